@@ -1,0 +1,152 @@
+"""What a registry holds, as values: blobs, manifests and whole images, made up on the spot.
+
+Bytes come from a seeded generator and differ with every call, so that no two tests meet in a cache by accident.
+"""
+
+import hashlib
+import json
+import random
+from dataclasses import dataclass
+from itertools import count
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+OCI_EMPTY = "application/vnd.oci.empty.v1+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+
+_seeds = count(1)
+
+Json = dict[str, object]
+
+
+def digest_of(content: bytes, algorithm: str = "sha256") -> str:
+    """The name under which a registry keeps these bytes."""
+    return f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
+
+
+def noise(size: int) -> bytes:
+    """*size* bytes that no earlier call has given."""
+    return random.Random(next(_seeds)).randbytes(size)
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Bytes under their digest."""
+
+    content: bytes
+    digest: str
+
+    @classmethod
+    def of(cls, content: bytes, algorithm: str = "sha256") -> "Blob":
+        """The blob that these bytes are."""
+        return cls(content, digest_of(content, algorithm))
+
+    @classmethod
+    def noise(cls, size: int, algorithm: str = "sha256") -> "Blob":
+        """A new blob of *size* bytes."""
+        return cls.of(noise(size), algorithm)
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return len(self.content)
+
+    @property
+    def hex(self) -> str:
+        """The digest without its algorithm."""
+        return self.digest.partition(":")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest of any media type, and what hangs below it."""
+
+    content: bytes
+    media_type: str
+    digest: str
+    blobs: tuple[Blob, ...] = ()
+    children: tuple["Manifest", ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        body: Json | bytes,
+        media_type: str,
+        *,
+        blobs: tuple[Blob, ...] = (),
+        children: tuple["Manifest", ...] = (),
+        algorithm: str = "sha256",
+    ) -> "Manifest":
+        """The manifest that this JSON (or, given as bytes, exactly these bytes) is."""
+        content = body if isinstance(body, bytes) else json.dumps(body, indent=3).encode()
+        return cls(content, media_type, digest_of(content, algorithm), blobs, children)
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return len(self.content)
+
+
+def image(
+    *sizes: int, docker: bool = False, algorithm: str = "sha256", extra: Json | None = None, tail: int = 0
+) -> Manifest:
+    """An image with one layer for each size; OCI, or Docker schema 2.
+
+    *extra* is merged into the manifest's JSON (a subject, annotations); *tail* appends that many blanks to its bytes.
+    """
+    kind, config_kind, layer_kind = (
+        (DOCKER_MANIFEST, DOCKER_CONFIG, DOCKER_LAYER) if docker else (OCI_MANIFEST, OCI_CONFIG, OCI_LAYER)
+    )
+    config = Blob.of(json.dumps({"architecture": "amd64", "os": "linux", "serial": next(_seeds)}).encode(), algorithm)
+    layers = tuple(Blob.noise(size, algorithm) for size in sizes)
+    body: Json = {
+        "schemaVersion": 2,
+        "mediaType": kind,
+        "config": descriptor(config, config_kind),
+        "layers": [descriptor(layer, layer_kind) for layer in layers],
+        **(extra or {}),
+    }
+    content = json.dumps(body, indent=3).encode() + b" " * tail
+    return Manifest.of(content, kind, blobs=(config, *layers), algorithm=algorithm)
+
+
+def index(*images: Manifest, docker: bool = False) -> Manifest:
+    """An index (Docker: manifest list) over images, one platform each."""
+    kind = DOCKER_LIST if docker else OCI_INDEX
+    platforms = ("amd64", "arm64", "s390x", "ppc64le", "riscv64")
+    body: Json = {
+        "schemaVersion": 2,
+        "mediaType": kind,
+        "manifests": [
+            {**descriptor(child, child.media_type), "platform": {"os": "linux", "architecture": architecture}}
+            for child, architecture in zip(images, platforms, strict=False)
+        ],
+    }
+    return Manifest.of(body, kind, children=images)
+
+
+def artifact(artifact_type: str, payload: Blob, subject: Manifest | None = None) -> Manifest:
+    """An OCI artifact (a signature, an SBOM), attached to *subject* if one is given."""
+    body: Json = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": artifact_type,
+        "config": descriptor(EMPTY, OCI_EMPTY),
+        "layers": [descriptor(payload, "application/octet-stream")],
+    }
+    if subject is not None:
+        body["subject"] = descriptor(subject, subject.media_type)
+    return Manifest.of(body, OCI_MANIFEST, blobs=(EMPTY, payload))
+
+
+def descriptor(content: Blob | Manifest, media_type: str) -> Json:
+    """The entry by which one manifest names another piece of content."""
+    return {"mediaType": media_type, "digest": content.digest, "size": content.size}
+
+
+EMPTY = Blob.of(b"{}")
