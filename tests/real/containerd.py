@@ -1,0 +1,70 @@
+"""containerd with a root, a state and a socket of its own, and `ctr` to talk to it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tests.real.program import running, short_directory, succeeded
+
+NOWHERE = "http://127.0.0.1:9"  # nobody listens on the discard port: whatever the mirror lacks fails at once
+
+
+class Containerd:
+    """A containerd that serves."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._hosts = directory / "certs.d"
+        self._runs = 0
+        self.socket = directory / "containerd.sock"
+
+    def configuration(self) -> str:
+        return (
+            f'version = 2\nroot = "{self._directory}/root"\nstate = "{self._directory}/state"\n'
+            f'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\naddress = "{self.socket}"\n'
+            f'[plugins."io.containerd.internal.v1.opt"]\npath = "{self._directory}/opt"\n'
+        )
+
+    def mirrored_by(self, url: str, *registries: str) -> None:
+        """hosts.toml for each registry: ask the mirror, which learns from `ns` what is meant."""
+        for registry in registries:
+            folder = self._hosts / registry
+            folder.mkdir(parents=True, exist_ok=True)
+            host = f'[host."{url}"]\ncapabilities = ["pull", "resolve"]\n'
+            (folder / "hosts.toml").write_text(f'server = "{NOWHERE}"\n{host}')
+
+    async def ctr(self, *arguments: str) -> str:
+        return await succeeded("ctr", "--address", str(self.socket), *arguments)
+
+    async def pull(self, reference: str, *options: str) -> None:
+        hosts = ["--hosts-dir", str(self._hosts), "--snapshotter", "native"]
+        await self.ctr("images", "pull", *hosts, *options, reference)
+
+    async def fetch(self, reference: str) -> None:
+        """Pull all content without unpacking it: for what is no image."""
+        await self.ctr("content", "fetch", "--hosts-dir", str(self._hosts), "--all-platforms", reference)
+
+    async def run(self, reference: str, *command: str) -> str:
+        options = ["run", "--rm", "--net-host", "--snapshotter", "native"]
+        self._runs += 1
+        return await self.ctr(*options, reference, f"run-{self._runs}", *command)
+
+    async def forget(self, *references: str) -> None:
+        """Images and the content that only they used."""
+        await self.ctr("images", "remove", "--sync", *references)
+
+    async def content(self) -> set[str]:
+        """The digests of everything stored."""
+        return set((await self.ctr("content", "ls", "--quiet")).split())
+
+
+@asynccontextmanager
+async def containerd() -> AsyncIterator[Containerd]:
+    """A containerd as long as the block lasts."""
+    with short_directory("containerd") as directory:
+        daemon = Containerd(directory)
+        configuration = directory / "config.toml"
+        configuration.write_text(daemon.configuration())
+        async with running(["containerd", "--config", str(configuration)], log=directory / "containerd.log") as program:
+            await program.until(lambda: "containerd successfully booted" in program.said())
+            yield daemon

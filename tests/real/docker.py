@@ -1,0 +1,72 @@
+"""dockerd with directories and a socket of its own; what it is told about registries is `registry-mirrors` alone."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tests.real.containerd import Containerd, containerd
+from tests.real.program import running, short_directory, succeeded
+
+PROXY = "http://127.0.0.1:9"  # whatever isn't loopback goes to a closed port: falling back to Docker Hub fails at once
+
+
+class Docker:
+    """A Docker engine and its command line."""
+
+    def __init__(self, directory: Path, engine: Containerd) -> None:
+        self._directory = directory
+        self._engine = engine
+        self.socket = directory / "docker.sock"
+
+    def daemon(self, registry_mirror: str) -> list[str]:
+        """The command that starts it; all flags keep it in its directory and out of this machine's network."""
+        configuration = self._directory / "daemon.json"
+        configuration.write_text(json.dumps({"registry-mirrors": [registry_mirror]}))
+        places = {
+            "config-file": configuration,
+            "data-root": self._directory / "data",
+            "exec-root": self._directory / "exec",
+            "pidfile": self._directory / "docker.pid",
+            "host": f"unix://{self.socket}",
+            "containerd": self._engine.socket,
+        }
+        network = ["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"]
+        return ["dockerd", *(f"--{name}={place}" for name, place in places.items()), *network]
+
+    async def _docker(self, *arguments: str) -> str:
+        env = {"DOCKER_CONFIG": str(self._directory / "client")}
+        return await succeeded("docker", "--host", f"unix://{self.socket}", *arguments, env=env)
+
+    async def pull(self, reference: str) -> None:
+        await self._docker("pull", "--quiet", reference)
+
+    async def run(self, reference: str, *command: str) -> str:
+        """What a container of an image that is already here prints."""
+        return await self._docker("run", "--rm", "--pull=never", "--network=none", reference, *command)
+
+    async def forget(self, *references: str) -> None:
+        """Remove images and every layer of theirs that no other image uses."""
+        await self._docker("rmi", "--force", *references)
+
+    async def images(self) -> list[str]:
+        """The ids of all images that are here."""
+        return (await self._docker("images", "--quiet", "--all")).split()
+
+    async def digests(self, reference: str) -> list[str]:
+        """The names by digest that the engine noted for an image."""
+        shown = json.loads(await self._docker("inspect", "--format", "{{json .RepoDigests}}", reference))
+        return [str(name).partition("@")[2] for name in shown]
+
+
+@asynccontextmanager
+async def docker(registry_mirror: str) -> AsyncIterator[Docker]:
+    """A Docker engine as long as the block lasts."""
+    async with containerd() as engine:
+        with short_directory("dockerd") as directory:
+            daemon = Docker(directory, engine)
+            env = {"HTTP_PROXY": PROXY, "HTTPS_PROXY": PROXY, "NO_PROXY": "127.0.0.1,localhost"}
+            argv = daemon.daemon(registry_mirror)
+            async with running(argv, log=directory / "dockerd.log", env=env) as program:
+                await program.until(lambda: "API listen on" in program.said())
+                yield daemon

@@ -1,0 +1,157 @@
+"""docker-registry: an upstream that nobody here wrote, with its storage in a directory and its access log kept."""
+
+import base64
+import json
+import re
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import aiohttp
+
+from tests.real.images import Blob, Image
+from tests.real.program import Program
+
+LISTENING = re.compile(r'msg="listening on 127\.0\.0\.1:(\d+)')
+ACCESS = re.compile(r'"(?P<method>[A-Z]+) (?P<path>\S+) HTTP/1\.[01]" (?P<status>\d{3}) (?P<size>\d+)')
+BLOB = re.compile(r"/v2/(?P<repository>.+)/blobs/(?P<digest>[a-z0-9]+:[0-9a-f]+)$")
+
+
+class Door(Protocol):
+    """Who may come in: how docker-registry is told, and how a push gets through."""
+
+    def configuration(self) -> dict[str, object]: ...
+
+    async def authorization(self, repository: str) -> str | None: ...
+
+
+class Open:
+    """Everybody may do everything."""
+
+    def configuration(self) -> dict[str, object]:
+        return {}
+
+    async def authorization(self, repository: str) -> str | None:
+        return None
+
+
+class Htpasswd:
+    """One user with a password (Basic)."""
+
+    user = "puller"
+    password = "correct horse"
+    line = "puller:$2y$05$umqaJNtzkK0lu4jlgqDe/..UMZjodxfDV1MbOpO7p7Bqu3zx/PfGW\n"
+
+    def __init__(self, directory: Path) -> None:
+        self._file = directory / "htpasswd"
+        self._file.write_text(self.line)
+
+    def configuration(self) -> dict[str, object]:
+        return {"htpasswd": {"realm": "test", "path": str(self._file)}}
+
+    async def authorization(self, repository: str) -> str | None:
+        return f"Basic {base64.b64encode(f'{self.user}:{self.password}'.encode()).decode()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One line of the access log."""
+
+    method: str
+    path: str
+    status: int
+    size: int  # bytes of the body that were sent
+
+
+class Registry:
+    """A docker-registry that can be switched off and on again at the same address with the same content."""
+
+    def __init__(self, directory: Path, door: Door) -> None:
+        self._directory = directory
+        self._door = door
+        self._program: Program | None = None
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        return self._directory / "registry.log"
+
+    async def start(self) -> None:
+        configuration = self._directory / "config.yml"
+        configuration.write_text(json.dumps(self._configuration()))  # JSON is YAML
+        self.log.touch()
+        earlier = self.log.stat().st_size
+        program = await Program.start(["docker-registry", "serve", str(configuration)], log=self.log)
+        self._program = program
+        await program.until(lambda: LISTENING.search(program.said(), earlier) is not None)
+        found = LISTENING.search(program.said(), earlier)
+        assert found
+        self.port = int(found[1])
+
+    async def stop(self) -> None:
+        """Switched off: connections are refused from now on, and the access log is complete."""
+        if self._program is not None:
+            program, self._program = self._program, None
+            await program.kill()
+
+    def _configuration(self) -> dict[str, object]:
+        return {
+            "version": "0.1",
+            "log": {"level": "info", "accesslog": {"disabled": False}},
+            "storage": {"filesystem": {"rootdirectory": str(self._directory / "storage")}},
+            "http": {"addr": f"127.0.0.1:{self.port}"},
+            "auth": self._door.configuration(),
+        }
+
+    async def push(self, image: Image, repository: str, *references: str) -> None:
+        """Everything that *image* names, then its manifest under each of *references* (tags; its digest if none)."""
+        for child in image.images:
+            await self.push(child, repository)
+        authorization = await self._door.authorization(repository)
+        headers = {"Authorization": authorization} if authorization else {}
+        async with aiohttp.ClientSession(headers=headers, raise_for_status=True) as session:
+            for blob in image.blobs:
+                await self._push_blob(session, blob, repository)
+            for reference in references or (image.digest,):
+                url = f"{self.url}/v2/{repository}/manifests/{reference}"
+                headers = {"Content-Type": image.manifest.media_type}
+                async with session.put(url, data=image.manifest.content, headers=headers):
+                    pass
+
+    async def _push_blob(self, session: aiohttp.ClientSession, blob: Blob, repository: str) -> None:
+        async with session.post(f"{self.url}/v2/{repository}/blobs/uploads/") as begun:
+            upload = begun.headers["Location"]
+        headers = {"Content-Type": "application/octet-stream"}
+        async with session.put(f"{upload}&digest={blob.digest}", data=blob.content, headers=headers):
+            pass
+
+    def accesses(self) -> list[Access]:
+        """What was asked so far, by anybody, pushes included."""
+        return [
+            Access(line["method"], line["path"], int(line["status"]), int(line["size"]))
+            for line in ACCESS.finditer(self.log.read_text())
+        ]
+
+    def blob_gets(self) -> Counter[str]:
+        """How often each blob's bytes were asked for, by digest."""
+        paths = (BLOB.match(access.path) for access in self.accesses() if access.method == "GET")
+        return Counter(path["digest"] for path in paths if path)
+
+
+@asynccontextmanager
+async def docker_registry(directory: Path, door: Door | None = None) -> AsyncIterator[Registry]:
+    """A docker-registry in *directory* as long as the block lasts, unless it is stopped before."""
+    directory.mkdir(parents=True, exist_ok=True)
+    registry = Registry(directory, door or Open())
+    try:
+        await registry.start()
+        yield registry
+    finally:
+        await registry.stop()

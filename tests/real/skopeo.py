@@ -1,0 +1,37 @@
+"""skopeo, with everything that it keeps in one directory."""
+
+import json
+from pathlib import Path
+
+from tests.real.program import succeeded
+
+
+class Skopeo:
+    """skopeo without any configuration of this machine."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        registries = directory / "registries.conf"
+        registries.write_text('unqualified-search-registries = []\nshort-name-mode = "disabled"\n')
+        self._env = {"CONTAINERS_REGISTRIES_CONF": str(registries), "HOME": str(directory)}
+
+    async def copy(self, reference: str, *, every_platform: bool = False) -> Path:
+        """Pull host/name:tag into a directory with the manifest and each blob under the hex of its digest."""
+        target = self._directory / f"copy-{len(list(self._directory.glob('copy-*')))}"
+        everything = ["--all"] if every_platform else []
+        source = f"docker://{reference}"
+        argv = ["skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", *everything]
+        await succeeded(*argv, source, f"dir:{target}", env=self._env)
+        return target
+
+    async def raw_manifest(self, reference: str) -> bytes:
+        """The manifest exactly as it was received."""
+        argv = ["skopeo", "--insecure-policy", "inspect", "--tls-verify=false", "--raw", f"docker://{reference}"]
+        return (await succeeded(*argv, env=self._env)).encode()
+
+    async def tags(self, name: str) -> list[str]:
+        """All tags of host/name."""
+        argv = ["skopeo", "--insecure-policy", "list-tags", "--tls-verify=false", f"docker://{name}"]
+        listed = json.loads(await succeeded(*argv, env=self._env))
+        return [str(tag) for tag in listed["Tags"]]
