@@ -1,0 +1,26 @@
+"""Link headers that lead to the next page (RFC 8288; distribution-spec 1.1, "Listing tags")."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+_NEXT = re.compile(r"""\s*<([^>]*)>\s*;(?:[^,"]|"[^"]*")*?\brel\s*=\s*"?next"?""", re.IGNORECASE)
+
+
+def next_page(link: str | None) -> tuple[tuple[str, str], ...] | None:
+    """The query of the page after this one, of upstream's Link header; None where this is the last."""
+    found = _NEXT.match(link or "")
+    if found is None:
+        return None
+    try:
+        query = urlsplit(found[1]).query
+        return tuple(pair for pair in parse_qsl(query, keep_blank_values=True, max_num_fields=32) if pair[0] != "ns")
+    except ValueError:
+        return None
+
+
+def link_to(path: str, query: tuple[tuple[str, str], ...], ns: str | None) -> str:
+    """The Link header for the page of the mirror at *path*; relative, so that it holds behind any front."""
+    pairs = query if ns is None else (*query, ("ns", ns))
+    return f'<{path}?{urlencode(pairs)}>; rel="next"'

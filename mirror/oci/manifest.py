@@ -1,0 +1,96 @@
+"""Manifests and what they reference (OCI image-spec 1.1; Docker image manifest V2, schema 2)."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from mirror.errors import DigestInvalid
+from mirror.oci.digest import Digest
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+ACCEPT = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST, "*/*"))
+"""What upstream is always asked for: asked for less, Quay converts (another digest) and GHCR answers 404."""
+
+LARGEST = 4 * 2**20
+"""Bytes; containerd refuses larger manifests (4 MiB), and distribution refuses to store them."""
+
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """What a manifest says of content: its digest, and its size in bytes (None where it says none)."""
+
+    digest: Digest
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A manifest or index: its bytes exactly as upstream sent them, under the media type that upstream gave."""
+
+    digest: Digest
+    media_type: str
+    body: bytes
+    is_index: bool
+    references: tuple[Descriptor, ...]
+
+    @classmethod
+    def read(cls, digest: Digest, body: bytes, media_type: str | None) -> Manifest:
+        """The manifest in *body*, which is already known to have this digest.
+
+        Args:
+            media_type: upstream's Content-Type; where it is None or malformed, the manifest's own word is taken.
+
+        Never raises: what is no JSON, or references nothing readable, references nothing.
+        """
+        content = _json_object(body)
+        children = _descriptors(content.get("manifests"))
+        own = content.get("mediaType")
+        chosen = parse_media_type(media_type) or parse_media_type(own if isinstance(own, str) else None)
+        return cls(
+            digest=digest,
+            media_type=chosen or (OCI_INDEX if children else OCI_MANIFEST),
+            body=body,
+            is_index=bool(children),
+            references=children or _descriptors([content.get("config"), *_entries(content.get("layers"))]),
+        )
+
+
+def parse_media_type(header: str | None) -> str | None:
+    """The media type in a Content-Type header, without parameters; None if there is none."""
+    text = (header or "").partition(";")[0].strip()
+    return text if _MEDIA_TYPE.fullmatch(text) else None
+
+
+def _json_object(body: bytes) -> dict[str, object]:
+    try:
+        content: object = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _entries(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def _descriptors(value: object) -> tuple[Descriptor, ...]:
+    found: dict[Digest, Descriptor] = {}
+    for entry in _entries(value):
+        if not isinstance(entry, dict) or entry.get("urls"):
+            continue  # foreign layers (urls) are not the registry's to deliver
+        text, size = entry.get("digest"), entry.get("size")
+        if not isinstance(text, str):
+            continue
+        try:
+            digest = Digest.parse(text)
+        except DigestInvalid:
+            continue
+        found.setdefault(digest, Descriptor(digest, size if type(size) is int and size >= 0 else None))
+    return tuple(found.values())

@@ -1,0 +1,108 @@
+"""Decisions, as plain functions of facts: no I/O, and the time is an argument (seconds since the epoch)."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
+
+from mirror.errors import ContentUnknown, MirrorError, PathThrottled, UpstreamError, UpstreamThrottled
+from mirror.oci.digest import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class TagFact:
+    """What upstream last said of a tag: the manifest it names, and when that was (seconds since the epoch)."""
+
+    digest: Digest
+    checked: float
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """The tag is fresh: answer from the store."""
+
+    fact: TagFact
+
+
+@dataclass(frozen=True, slots=True)
+class Revalidate:
+    """The tag is known, but upstream is to confirm it first."""
+
+    fact: TagFact
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Nothing is known of the tag."""
+
+
+Decision = Serve | Revalidate | Fetch
+
+
+def decide(fact: TagFact | None, *, now: float, fresh_for: float, offline: bool) -> Decision:
+    """Whether a tag may be answered as it was last seen.
+
+    A check in the future (the clock was set back) proves nothing, and is not fresh.
+    """
+    if fact is None:
+        return Fetch()
+    if offline or 0 <= now - fact.checked < fresh_for:
+        return Serve(fact)
+    return Revalidate(fact)
+
+
+def may_stand_in(fact: TagFact, failure: MirrorError, *, now: float, stale_for: float) -> bool:
+    """Whether a tag that upstream could not confirm may be served as it was last seen (RFC 9111, 4.2.4).
+
+    Not when upstream said that it is gone: then it is gone here too.
+    """
+    return isinstance(failure, UpstreamError) and now - fact.checked < stale_for
+
+
+def is_gone(failure: MirrorError) -> bool:
+    """Whether upstream itself said that it does not have what was asked for."""
+    return isinstance(failure, ContentUnknown)
+
+
+def as_told_to(failure: MirrorError, *, by_path: bool) -> MirrorError:
+    """The failure as this client should see it: who named the upstream in the path can't fall back, and may wait."""
+    if by_path and isinstance(failure, UpstreamThrottled):
+        return PathThrottled(str(failure), retry_after=failure.retry_after, **failure.detail)
+    return failure
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A blob in the store, as eviction sees it."""
+
+    digest: Digest
+    size: int
+
+
+def victims(oldest_first: Iterable[Stored], *, excess: int, held: Container[Digest]) -> list[Stored] | None:
+    """Which blobs to evict so that *excess* bytes become free: the least recently used that nobody holds.
+
+    Returns:
+        None when even all of them would not do: then none should go.
+    """
+    chosen: list[Stored] = []
+    for stored in oldest_first:
+        if excess <= 0:
+            break
+        if stored.digest in held or not stored.size:
+            continue
+        chosen.append(stored)
+        excess -= stored.size
+    return chosen if excess <= 0 else None
+
+
+def is_far(offset: int, *, arrived: int, seconds: float, patience: float) -> bool:
+    """Whether a running download will take more than *patience* seconds to come to *offset* at its pace so far.
+
+    Args:
+        arrived: bytes that came in *seconds*, since the first one.
+    """
+    ahead = offset - arrived
+    if ahead <= 0 or not arrived:
+        return ahead > 64 * 2**20
+    return ahead * seconds > patience * arrived

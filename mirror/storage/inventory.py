@@ -1,0 +1,107 @@
+"""The inventory: which blobs are stored, how much room they take, who holds them, and when each was last used.
+
+In memory, and without I/O. Its law: `occupied` is the sum of what is stored and what is reserved, always; and the
+order of `oldest_first` is the order of last use.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from mirror.oci.digest import Digest
+from mirror.policy import Stored
+
+
+@dataclass(slots=True)
+class _Entry:
+    size: int
+    used: float
+
+
+class Inventory:
+    """What one store holds."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Digest, _Entry] = {}  # in the order of last use
+        self._just_used: dict[Digest, float] = {}  # in the order of use, not yet in the entries' order
+        self._holders: Counter[Digest] = Counter()
+        self._stored = 0
+        self._reserved = 0
+
+    @property
+    def occupied(self) -> int:
+        """Bytes that are stored, and bytes that room was made for."""
+        return self._stored + self._reserved
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, digest: object) -> bool:
+        return digest in self._entries
+
+    def size(self, digest: Digest) -> int | None:
+        entry = self._entries.get(digest)
+        return None if entry is None else entry.size
+
+    def load(self, sizes: Mapping[Digest, tuple[int, float]]) -> None:
+        """Takes over what was found at the start: bytes and last use of each blob."""
+        for digest, (size, used) in sorted(sizes.items(), key=lambda item: item[1][1]):
+            self._entries[digest] = _Entry(size, used)
+            self._stored += size
+
+    def add(self, digest: Digest, size: int, *, now: float) -> None:
+        """Enters a blob that was just committed, as the last one used."""
+        self.remove(digest)
+        self._entries[digest] = _Entry(size, now)
+        self._stored += size
+
+    def remove(self, digest: Digest) -> None:
+        """Strikes a blob out; nothing happens if it isn't there."""
+        entry = self._entries.pop(digest, None)
+        if entry is not None:
+            self._stored -= entry.size
+
+    def reserve(self, size: int) -> None:
+        """Counts room for content that is to arrive; negative to give it back."""
+        self._reserved += size
+
+    def hold(self, digest: Digest) -> None:
+        self._holders[digest] += 1
+
+    def release(self, digest: Digest) -> None:
+        self._holders[digest] -= 1
+        if not self._holders[digest]:
+            del self._holders[digest]
+
+    @property
+    def held(self) -> Mapping[Digest, int]:
+        """How many hold each digest; only those that somebody holds."""
+        return self._holders
+
+    def note_use(self, digest: Digest, *, now: float) -> None:
+        """Notes a use, cheaply: the order changes when the noted uses are taken up."""
+        self._just_used.pop(digest, None)
+        self._just_used[digest] = now
+
+    def noted_uses(self) -> list[tuple[Digest, float]]:
+        """The uses since the last call, oldest first; for `used`, with what each digest references."""
+        noted = list(self._just_used.items())
+        self._just_used.clear()
+        return noted
+
+    def used(self, digest: Digest, *, now: float) -> None:
+        """Puts a blob at the end of the order. To be called in the order of time."""
+        entry = self._entries.pop(digest, None)
+        if entry is not None:
+            entry.used = max(entry.used, now)
+            self._entries[digest] = entry
+
+    def oldest_first(self) -> Iterator[Stored]:
+        """All blobs in the order of last use."""
+        return (Stored(digest, entry.size) for digest, entry in self._entries.items())
+
+    def last_uses(self) -> dict[Digest, float]:
+        """When each blob was last used, in seconds since the epoch."""
+        return {digest: entry.used for digest, entry in self._entries.items()}
