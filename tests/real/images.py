@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import json
+import platform
 import random
 import shutil
 import tarfile
@@ -21,6 +22,9 @@ DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # as uname says it, and as images do
+HERE = ARCHITECTURES[platform.machine()]
 
 Json = dict[str, object]
 
@@ -99,7 +103,7 @@ def _busybox_tar() -> bytes:
 
 
 def assembled(
-    tars: list[bytes], *, dialect: Dialect = OCI, architecture: str = "amd64", algorithm: str = "sha256"
+    tars: list[bytes], *, dialect: Dialect = OCI, architecture: str = HERE, algorithm: str = "sha256"
 ) -> Image:
     """An image with one layer for each tar; a tar of no bytes at all becomes a blob of no bytes at all."""
     layers = tuple(Blob(gzip.compress(tar, 1, mtime=0) if tar else b"", dialect.layer, algorithm) for tar in tars)
@@ -128,7 +132,7 @@ def assembled(
     return Image(Blob(manifest, dialect.manifest), (config, *layers))
 
 
-def runnable(greeting: str, *, dialect: Dialect = OCI, architecture: str = "amd64", ballast: int = 0) -> Image:
+def runnable(greeting: str, *, dialect: Dialect = OCI, architecture: str = HERE, ballast: int = 0) -> Image:
     """An image that prints *greeting* when it is run; *ballast* is a further layer of so many random bytes."""
     tars = [_busybox_tar(), _tar({"greeting": f"{greeting}\n".encode()})]
     if ballast:
@@ -138,7 +142,9 @@ def runnable(greeting: str, *, dialect: Dialect = OCI, architecture: str = "amd6
 
 def multi_arch(greeting: str, *, dialect: Dialect = OCI) -> Image:
     """An index of two images: amd64 and arm64 say so behind the *greeting*."""
-    images = {name: runnable(f"{greeting} {name}", dialect=dialect, architecture=name) for name in ("amd64", "arm64")}
+    images = {
+        name: runnable(f"{greeting} {name}", dialect=dialect, architecture=name) for name in ARCHITECTURES.values()
+    }
     entries = [
         {**image.manifest.descriptor(), "platform": {"architecture": name, "os": "linux"}}
         for name, image in images.items()

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +56,15 @@ async def succeeded(*argv: str, env: Mapping[str, str] | None = None, within: fl
     return result.output
 
 
+async def eventually(condition: Callable[[], Awaitable[bool]], *, within: float = 10.0) -> None:
+    """Wait until *condition* holds; the test fails when it doesn't after *within* seconds."""
+    async with asyncio.timeout(within):
+        while True:
+            if await condition():
+                return
+            await asyncio.sleep(0.05)
+
+
 class Program:
     """A program that runs until it is stopped, and everything that it said."""
 
@@ -100,7 +109,9 @@ class Program:
             raise AssertionError(f"not ready after {within} s: {self}") from None
 
     def signal(self, number: signal.Signals) -> None:
-        self._child.send_signal(number)
+        """Nothing happens to a program that has ended."""
+        if self.running:
+            self._child.send_signal(number)
 
     async def ended(self, *, within: float = ENDS_WITHIN) -> int:
         """The exit code of a program that ends by itself or after a signal."""
@@ -112,8 +123,7 @@ class Program:
 
     async def stop(self) -> int:
         """SIGTERM, then the exit code."""
-        if self.running:
-            self.signal(signal.SIGTERM)
+        self.signal(signal.SIGTERM)
         return await self.ended()
 
     async def kill(self) -> None:

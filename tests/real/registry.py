@@ -3,9 +3,10 @@
 import base64
 import json
 import re
+import signal
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -100,6 +101,16 @@ class Registry:
         if self._program is not None:
             program, self._program = self._program, None
             await program.kill()
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """Connections are accepted and nothing is said, until the block ends."""
+        assert self._program is not None
+        self._program.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._program.signal(signal.SIGCONT)
 
     def _configuration(self) -> dict[str, object]:
         return {

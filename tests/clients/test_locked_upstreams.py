@@ -1,0 +1,106 @@
+"""Upstreams that let in only those who have a password, or a token."""
+
+import asyncio
+import re
+from collections import Counter
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.real import images
+from tests.real.mirror import mirror
+from tests.real.registry import Htpasswd, docker_registry
+from tests.real.skopeo import Skopeo
+from tests.real.tokens import SERVICE, token_issuer
+
+pytestmark = pytest.mark.needs("busybox", "docker-registry", "openssl", "skopeo")
+
+
+def with_password(directory: Path, url: str, password: str) -> Path:
+    """A configuration whose docker.io is behind a password, kept in a file beside it."""
+    secret = directory / "password"
+    secret.write_text(f"{password}\n")
+    secret.chmod(0o600)
+    configuration = directory / "mirror.toml"
+    configuration.write_text(
+        f'[upstreams."docker.io"]\nurl = "{url}"\ndefault = true\n'
+        f'username = "{Htpasswd.user}"\npassword_file = "{secret}"\n'
+    )
+    return configuration
+
+
+async def test_a_password_in_the_configuration_opens_the_upstream_for_anonymous_clients(tmp_path: Path) -> None:
+    """The mirror knows the password; its clients need none, and its log doesn't show it."""
+    image = images.runnable("behind a password")
+    async with docker_registry(tmp_path / "locked", Htpasswd(tmp_path)) as locked:
+        await locked.push(image, "team/secret", "1")
+        configuration = with_password(tmp_path, locked.url, Htpasswd.password)
+
+        async with mirror(tmp_path / "mirror", "--config", str(configuration)) as mirrored:
+            skopeo = Skopeo(tmp_path / "skopeo")
+            await skopeo.copy(f"{mirrored.host}/docker.io/team/secret:1")
+            await locked.stop()
+            copy = await skopeo.copy(f"{mirrored.host}/docker.io/team/secret:1")
+
+            assert (copy / "manifest.json").read_bytes() == image.manifest.content
+            assert Htpasswd.password not in mirrored.program.said()
+
+    answered = Counter(access.path for access in locked.accesses() if access.method == "GET" and access.status == 200)
+    assert {path for path in answered if "/blobs/" in path} == {
+        f"/v2/team/secret/blobs/{digest}" for digest in image.blob_digests()
+    }
+
+
+async def test_a_wrong_password_is_not_found_and_named(tmp_path: Path) -> None:
+    """A client can't cure it and isn't asked to log in: it gets 'not found', and a message that names the upstream."""
+    async with docker_registry(tmp_path / "locked", Htpasswd(tmp_path)) as locked:
+        await locked.push(images.runnable("never seen"), "team/secret", "1")
+        configuration = with_password(tmp_path, locked.url, "wrong")
+
+        async with mirror(tmp_path / "mirror", "--config", str(configuration)) as mirrored:
+            url = f"{mirrored.url}/v2/docker.io/team/secret/manifests/1"
+            async with aiohttp.ClientSession() as session, session.get(url) as answer:
+                assert answer.status == 404
+                assert "WWW-Authenticate" not in answer.headers
+                assert "docker.io" in await answer.text()
+
+
+async def test_one_token_opens_all_blobs_of_an_image(tmp_path: Path) -> None:
+    """Sixty layers pulled by a client that takes six at a time: the issuer is asked once."""
+    image = images.layered(60)
+    async with token_issuer(tmp_path / "issuer") as issuer, docker_registry(tmp_path / "locked", issuer) as locked:
+        await locked.push(image, "team/tokens", "1")
+
+        async with mirror(tmp_path / "mirror", upstreams={"docker.io": locked.url}) as mirrored:
+            skopeo = Skopeo(tmp_path / "skopeo")
+            copy = await skopeo.copy(f"{mirrored.host}/docker.io/team/tokens:1")
+
+            assert (copy / "manifest.json").read_bytes() == image.manifest.content
+            assert [asked.scopes for asked in issuer.asked] == [("repository:team/tokens:pull",)]
+            assert issuer.asked[0].service == SERVICE
+            assert not re.search(r"eyJ[\w-]{20}", mirrored.program.said())  # no token in the log
+
+        await locked.stop()
+    assert locked.blob_gets() >= Counter(image.blob_digests())
+    served = [access for access in locked.accesses() if access.method == "GET" and access.status == 200]
+    assert len([access for access in served if "/blobs/" in access.path]) == len(image.blobs)
+
+
+async def test_two_repositories_at_once_are_one_token_each(tmp_path: Path) -> None:
+    """Tokens are kept by scope: a second image of the same repository asks for none."""
+    async with token_issuer(tmp_path / "issuer") as issuer, docker_registry(tmp_path / "locked", issuer) as locked:
+        await locked.push(images.runnable("a"), "team/a", "1")
+        await locked.push(images.runnable("a again"), "team/a", "2")
+        await locked.push(images.runnable("b"), "team/b", "1")
+
+        async with mirror(tmp_path / "mirror", upstreams={"docker.io": locked.url}) as mirrored:
+            clients = {name: Skopeo(tmp_path / f"skopeo-{name}") for name in ("a", "b")}
+            names = {name: f"{mirrored.host}/docker.io/team/{name}" for name in clients}
+            await asyncio.gather(*(client.copy(f"{names[name]}:1") for name, client in clients.items()))
+            await clients["a"].copy(f"{names['a']}:2")
+
+    assert sorted(asked.scopes for asked in issuer.asked) == [
+        ("repository:team/a:pull",),
+        ("repository:team/b:pull",),
+    ]
