@@ -1,6 +1,7 @@
 """docker-registry: an upstream that nobody here wrote, with its storage in a directory and its access log kept."""
 
 import base64
+import io
 import json
 import re
 import signal
@@ -140,7 +141,7 @@ class Registry:
         async with session.post(f"{self.url}/v2/{repository}/blobs/uploads/") as begun:
             upload = begun.headers["Location"]
         headers = {"Content-Type": "application/octet-stream"}
-        async with session.put(f"{upload}&digest={blob.digest}", data=blob.content, headers=headers):
+        async with session.put(f"{upload}&digest={blob.digest}", data=io.BytesIO(blob.content), headers=headers):
             pass
 
     def accesses(self) -> list[Access]:
