@@ -1,4 +1,4 @@
-"""`make demo`: a real client pulls one image twice through the mirror, then with the upstream switched off.
+"""`make demo`: a real client pulls an image through the mirror, and again with the upstream switched off.
 
 Everything is real and local: docker-registry as the upstream, dockerd (or skopeo, when not root) as the client.
 """
