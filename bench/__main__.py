@@ -1,0 +1,124 @@
+"""`python -m bench`: starts everything on loopback, measures, prints one table and writes it to bench/results/."""
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import contestants, machine, table, upstreams
+from bench.content import prepare
+from bench.measurements import cold_blob, crowd, manifests, memory, startup, warm_blob
+from bench.servers import BenchError
+from bench.stage import Stage
+
+RESULTS = Path(__file__).parent / "results"
+CROWDED_SIZE = 100 << 20
+CACHES_AT_ONCE = 8  # times the size of the large blob that the disk must have room for
+WARM_MEMORY = 6  # times the size of the large blob
+TABLE_WIDTH = 160
+MEASUREMENTS: dict[str, Callable[[Stage], list[table.Row]]] = {
+    "warm-blob": warm_blob.measure,
+    "warm-manifest": manifests.measure,
+    "cold-blob": cold_blob.measure,
+    "crowd": crowd.measure,
+    "memory": memory.measure,
+    "start": startup.measure,
+}
+CONTESTANTS = (*contestants.PEERS, contestants.MIRROR)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 also when targets are missed, which the table says."""
+    options = _options(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything started is stopped
+    RESULTS.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="run-", dir=options.dir or RESULTS))
+    try:
+        result = _run(options, folder)
+    except (BenchError, OSError) as error:
+        Console(stderr=True).print(f"bench: {error}", style="red", highlight=False)
+        return 1
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=TABLE_WIDTH)
+    console.print(table.for_terminal(result))
+    for note in result.notes():
+        console.print(note, highlight=False, markup=False)
+    (RESULTS / "latest.md").write_text(table.as_markdown(result))
+    (RESULTS / "latest.json").write_text(json.dumps(table.as_json(result), indent=2) + "\n")
+    return 0
+
+
+def _run(options: argparse.Namespace, folder: Path) -> table.Result:
+    size: int = options.size << 20
+    free = shutil.disk_usage(folder).free
+    if free < CACHES_AT_ONCE * size:
+        raise BenchError(f"{folder}: {free / 2**30:.1f} GiB free, {CACHES_AT_ONCE * size / 2**30:.1f} GiB needed")
+    began = time.monotonic()
+    comb = machine.warm_memory(WARM_MEMORY * size)
+    console = Console(stderr=True)
+    image = prepare(folder / "content", large=size, crowded=CROWDED_SIZE)
+    playing = [contestant for contestant in CONTESTANTS if contestant.name in options.contestants]
+    with upstreams.fast(image, folder / "upstream") as upstream:
+        stage = Stage(folder, image, upstream, playing, options.rounds, console)
+        rows = [row for name in options.only for row in MEASUREMENTS[name](stage)]
+    comb.close()
+    setting = (
+        f"medians of {options.rounds} rounds, contestants in turn; one worker each for mirror and nginx, "
+        f"docker-registry and drayage as many threads as they like; loopback; {time.monotonic() - began:.0f} s"
+    )
+    names = [cold_blob.DIRECT, *(contestant.name for contestant in playing)]
+    return table.Result(machine.description(), setting, names, rows, stage.problems)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("bench", description=__doc__)
+    names = [contestant.name for contestant in CONTESTANTS]
+    parser.add_argument(
+        "--only",
+        type=_choice(MEASUREMENTS),
+        default=list(MEASUREMENTS),
+        metavar="NAME,…",
+        help=f"measurements, of {', '.join(MEASUREMENTS)} (default: all)",
+    )
+    parser.add_argument(
+        "--contestants",
+        type=_choice(names),
+        default=names,
+        metavar="NAME,…",
+        help=f"of {', '.join(names)} (default: all)",
+    )
+    parser.add_argument("--rounds", type=_positive, default=3, help="of each measurement (default: 3)")
+    parser.add_argument("--size", type=_positive, default=1024, metavar="MIB", help="of the large blob (default: 1024)")
+    parser.add_argument("--dir", type=Path, help="folder for caches, on a real disk (default: bench/results)")
+    return parser.parse_args(arguments)
+
+
+def _choice(names: Sequence[str] | dict[str, Callable[[Stage], list[table.Row]]]) -> Callable[[str], list[str]]:
+    def chosen(text: str) -> list[str]:
+        wanted = text.split(",")
+        unknown = [name for name in wanted if name not in names]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(names)}")
+        return wanted
+
+    return chosen
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

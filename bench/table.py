@@ -1,0 +1,158 @@
+"""Rows, targets, verdicts; and the table they make."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from rich.table import Table as RichTable
+
+MIRROR = "mirror"
+
+
+class Verdict(Enum):
+    """What became of a target."""
+
+    REACHED = "reached"
+    MISSED = "missed"
+    OPEN = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A bound on the mirror's figure, or on its ratio to a peer's."""
+
+    sign: str  # ">=" or "<="
+    limit: float
+    peer: str | None = None
+    digits: int = 2
+
+    def judge(self, row: "Row") -> tuple[Verdict, str]:
+        """The verdict, and the sentence that says it with its figure."""
+        wish = f"{self.sign} {self.limit:g}{f' x {self.peer}' if self.peer else ''}"
+        figure = row.figure(MIRROR) if self.peer is None else row.ratio(MIRROR, self.peer)
+        if figure is None:
+            return Verdict.OPEN, f"open (target {wish})"
+        rounded = round(figure, self.digits)
+        kept = rounded >= self.limit if self.sign == ">=" else rounded <= self.limit
+        verdict = Verdict.REACHED if kept else Verdict.MISSED
+        return verdict, f"{verdict.value} {figure:.{self.digits}f} (target {wish})"
+
+
+@dataclass(slots=True)
+class Row:
+    """One figure, of every contestant, in every round."""
+
+    label: str
+    unit: str
+    digits: int = 2
+    targets: Sequence[Target] = ()
+    samples: dict[str, dict[int, float]] = field(default_factory=dict)
+    floors: set[str] = field(default_factory=set)  # whose figures are lower bounds: the measurement was ended
+
+    def add(self, contestant: str, turn: int, value: float, *, floor: bool = False) -> None:
+        """A contestant's value in round *turn*; with *floor* the true one is higher."""
+        self.samples.setdefault(contestant, {})[turn] = value
+        if floor:
+            self.floors.add(contestant)
+
+    def figure(self, contestant: str) -> float | None:
+        """The median over the rounds; None when there was none."""
+        values = self.samples.get(contestant)
+        return statistics.median(values.values()) if values else None
+
+    def ratio(self, contestant: str, peer: str) -> float | None:
+        """The median, over the rounds that both took part in, of one's value by the other's in the same round."""
+        ours, theirs = self.samples.get(contestant, {}), self.samples.get(peer, {})
+        ratios = [ours[turn] / theirs[turn] for turn in ours.keys() & theirs.keys() if theirs[turn]]
+        return statistics.median(ratios) if ratios else None
+
+    def verdicts(self) -> list[tuple[Verdict, str]]:
+        """One for each target."""
+        return [target.judge(self) for target in self.targets]
+
+
+@dataclass(slots=True)
+class Result:
+    """A whole run."""
+
+    machine: str
+    setting: str
+    contestants: list[str]
+    rows: list[Row] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)  # who was absent or failed, and where
+
+    def cell(self, row: Row, contestant: str) -> str:
+        """The figure as it stands in the table; `absent` for who took part in nothing."""
+        figure = row.figure(contestant)
+        if figure is None:
+            return "-" if any(contestant in played.samples for played in self.rows) else "absent"
+        return f"{'> ' if contestant in row.floors else ''}{figure:,.{row.digits}f}"
+
+    def notes(self) -> list[str]:
+        """What a reader of the table has to know."""
+        return [self.machine, self.setting, self.tally(), *self.problems]
+
+    def tally(self) -> str:
+        """How many targets were reached."""
+        verdicts = [verdict for row in self.rows for verdict, _ in row.verdicts()]
+        counts = ((verdicts.count(kind), kind.value) for kind in Verdict)
+        return "targets: " + ", ".join(f"{count} {name}" for count, name in counts if count)
+
+
+_COLOURS = {Verdict.REACHED: "green", Verdict.MISSED: "red", Verdict.OPEN: "yellow"}
+
+
+def for_terminal(result: Result) -> RichTable:
+    """The table in colours."""
+    table = RichTable()
+    table.add_column("measurement", overflow="fold")
+    for name in result.contestants:
+        table.add_column(name, justify="right", style="bold" if name == MIRROR else None)
+    table.add_column("target", overflow="fold")
+    for row in result.rows:
+        verdicts = "\n".join(f"[{_COLOURS[verdict]}]{text}[/]" for verdict, text in row.verdicts())
+        cells = [result.cell(row, name) for name in result.contestants]
+        table.add_row(f"{row.label}, {row.unit}", *cells, verdicts)
+    return table
+
+
+def as_markdown(result: Result) -> str:
+    """The table as a file to keep."""
+    head = ["measurement", *result.contestants, "target"]
+    lines = [
+        "# Bench",
+        "",
+        *(f"- {line}" for line in result.notes()),
+        "",
+        _markdown_row(head),
+        _markdown_row(["---", *("---:" for _ in result.contestants), "---"]),
+    ]
+    for row in result.rows:
+        cells = [result.cell(row, name) for name in result.contestants]
+        verdicts = "<br>".join(text for _, text in row.verdicts())
+        lines.append(_markdown_row([f"{row.label}, {row.unit}", *cells, verdicts]))
+    return "\n".join(lines) + "\n"
+
+
+def as_json(result: Result) -> dict[str, object]:
+    """Every value of every round."""
+    return {
+        "machine": result.machine,
+        "setting": result.setting,
+        "problems": result.problems,
+        "rows": [
+            {
+                "label": row.label,
+                "unit": row.unit,
+                "figures": {name: row.figure(name) for name in row.samples},
+                "samples": {name: list(values.values()) for name, values in row.samples.items()},
+                "targets": [text for _, text in row.verdicts()],
+            }
+            for row in result.rows
+        ],
+    }
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
