@@ -13,6 +13,7 @@ class Cdn(Origin):
     def __init__(self) -> None:
         super().__init__()
         self.heads_allowed = False  # an address presigned for GET is no use for HEAD
+        self.single_use = False  # whether an address is good for one answer only
         self._objects: dict[str, tuple[bytes, str]] = {}  # raw target -> content and media type
         self._serial = count(1)
 
@@ -36,6 +37,8 @@ class Cdn(Origin):
         if seen.target not in self._objects or (seen.method == "HEAD" and not self.heads_allowed):
             return problem(403, "SignatureDoesNotMatch", "not as it was signed")
         content, media_type = self._objects[seen.target]
+        if self.single_use:
+            del self._objects[seen.target]
         answer = Answer.whole(content, Content_Type=media_type, Accept_Ranges="bytes")
         answer.ranged(seen.range)
         return answer

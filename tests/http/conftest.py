@@ -1,0 +1,96 @@
+"""For each module one mirror process, and for each of its tests a registry of its own behind it.
+
+A module may set ``CONFIG`` (TOML, its own sections) and ``UPSTREAM`` (TOML, lines for each upstream's section;
+``{directory}`` stands for a directory in which ``FILES``, name to content, lie).
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+
+from tests.fake.cdn import Cdn
+from tests.fake.registry import Registry
+from tests.fake.tokens import TokenServer
+from tests.http.client import Client
+from tests.http.upstreams import SHORT_TIMES, Upstream, section, sections
+from tests.real.mirror import Mirror
+from tests.real.mirror import mirror as running_mirror
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def hub() -> AsyncIterator[Registry]:
+    """The default upstream, docker.io; shared by a module's tests."""
+    async with Registry.running() as registry:
+        yield registry
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def upstreams(request: pytest.FixtureRequest) -> AsyncIterator[list[Upstream]]:
+    """As many upstreams as the module has tests."""
+    tests = sum(item.getparent(pytest.Module) is request.node for item in request.session.items)
+    async with contextlib.AsyncExitStack() as stack:
+        yield [
+            Upstream(f"r{number}.test", await stack.enter_async_context(Registry.running())) for number in range(tests)
+        ]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def mirror(
+    request: pytest.FixtureRequest,
+    hub: Registry,
+    upstreams: list[Upstream],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Mirror]:
+    """The mirror process, configured as the module says."""
+    directory = tmp_path_factory.mktemp("mirror")
+    module = request.module
+    for name, content in getattr(module, "FILES", {}).items():
+        (directory / name).write_text(content)
+    lines = getattr(module, "UPSTREAM", "").replace("{directory}", str(directory))
+    config = directory / "mirror.toml"
+    config.write_text(
+        getattr(module, "CONFIG", SHORT_TIMES) + section("docker.io", hub.url) + sections(upstreams, lines)
+    )
+    async with running_mirror(directory, "--config", str(config)) as started:
+        yield started
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client(mirror: Mirror) -> AsyncIterator[Client]:
+    """Asks the module's mirror."""
+    async with Client.of(mirror.url) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def unused(upstreams: list[Upstream]) -> Iterator[Upstream]:
+    """The upstreams that no test has had yet."""
+    return iter(upstreams)
+
+
+@pytest.fixture
+def upstream(unused: Iterator[Upstream]) -> Upstream:
+    """An upstream of this test's own."""
+    return next(unused)
+
+
+@pytest.fixture
+def registry(upstream: Upstream) -> Registry:
+    """This test's upstream, as the registry that it is."""
+    return upstream.registry
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def cdn() -> AsyncIterator[Cdn]:
+    """Object storage on another origin."""
+    async with Cdn.running() as cdn:
+        yield cdn
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def tokens() -> AsyncIterator[TokenServer]:
+    """A token server on another origin."""
+    async with TokenServer.running() as tokens:
+        yield tokens

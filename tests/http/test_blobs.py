@@ -1,0 +1,204 @@
+"""Blobs: cold and warm, GET and HEAD, of every size and kind."""
+
+import asyncio
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from tests.fake.content import Blob, digest_of
+from tests.fake.faults import Gzipped, Header, Overrun, Status, Unframed, Without
+from tests.fake.registry import Registry
+from tests.http.client import Client, Reply
+from tests.http.upstreams import Upstream, by_ns
+from tests.real.mirror import Mirror
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+MIB = 2**20
+PASSING = {"Date", "Cache-Status", "Age", "Connection"}
+
+
+def check(reply: Reply, blob: Blob, body: bool = True) -> None:
+    """An answer is exactly this blob."""
+    assert (reply.status, reply.whole) == (200, True), reply
+    assert reply.headers["Docker-Content-Digest"] == blob.digest
+    assert reply.headers["ETag"] == f'"{blob.digest}"'
+    assert reply.headers["Accept-Ranges"] == "bytes"
+    assert reply.headers["Content-Type"] == "application/octet-stream"
+    assert reply.length == blob.size
+    assert "Content-Encoding" not in reply.headers
+    assert reply.body == (blob.content if body else b"")
+
+
+def stored_at(mirror: Mirror, blob: Blob) -> Path:
+    """Where the mirror keeps this blob."""
+    algorithm, _, name = blob.digest.partition(":")
+    return mirror.program.log.parent / "cache" / "blobs" / algorithm / name
+
+
+@pytest.mark.parametrize("size", [0, 1, 10, 65_535, 65_536, 65_537, MIB, 8 * MIB + 1])
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+async def test_cold_then_warm(client: Client, upstream: Upstream, mirror: Mirror, size: int, algorithm: str) -> None:
+    """One request upstream, whatever the size; the file is the blob, and nobody can write to it."""
+    blob = upstream.publish_blob(Blob.noise(size, algorithm) if size else Blob.of(b"", algorithm))
+    for outcome in ("mirror; fwd=uri-miss; stored", "mirror; hit"):
+        reply = await client.get(upstream.blob(blob))
+        check(reply, blob)
+        assert reply.cache_status == outcome
+    check(await client.head(upstream.blob(blob)), blob, body=False)
+    assert len(upstream.registry.of_blob(blob)) == 1
+    assert stored_at(mirror, blob).read_bytes() == blob.content
+    assert stored_at(mirror, blob).stat().st_mode & 0o222 == 0
+
+
+async def test_upstream_is_asked_for_bare_bytes(client: Client, upstream: Upstream) -> None:
+    """identity is asked whatever the client takes, and the client gets no encoding."""
+    blob = upstream.publish_blob(Blob.noise(1000))
+    headers = {"Accept-Encoding": "zstd;q=1.0, gzip;q=0.8, deflate;q=0.5"}
+    for _ in range(2):
+        check(await client.get(upstream.blob(blob), headers), blob)
+    assert {seen.headers["Accept-Encoding"] for seen in upstream.registry.journal.entries} == {"identity"}
+
+
+async def test_a_cold_head_downloads_nothing(client: Client, upstream: Upstream) -> None:
+    """Upstream is asked by HEAD; a GET comes only with the client's."""
+    blob = upstream.publish_blob(Blob.noise(MIB))
+    for target in (upstream.blob(blob), by_ns(upstream.blob(blob))):
+        check(await client.head(target), blob, body=False)
+    assert not upstream.registry.of_blob(blob, "GET")
+    check(await client.get(upstream.blob(blob)), blob)
+    assert len(upstream.registry.of_blob(blob, "GET")) == 1
+
+
+async def test_head_and_get_have_the_same_headers(client: Client, upstream: Upstream) -> None:
+    """Cold or warm, HEAD says what GET says."""
+    blob = upstream.publish_blob(Blob.noise(1000))
+    target = upstream.blob(blob)
+    replies = [await client.head(target), await client.get(target), await client.head(target)]
+    kept = [{name: value for name, value in reply.headers.items() if name not in PASSING} for reply in replies]
+    assert kept[0] == kept[1] == kept[2]
+
+
+@pytest.mark.parametrize("fault", [Status(403), Status(405), Unframed(), Without("Docker-Content-Digest")])
+async def test_head_where_upstreams_is_refused_or_bare(client: Client, upstream: Upstream, fault: Status) -> None:
+    """Storage that refuses HEAD, registries that send no length: complete all the same, and no download."""
+    blob = upstream.publish_blob(Blob.noise(8 * MIB))
+    upstream.registry.inject(fault, method="HEAD")
+    check(await client.head(upstream.blob(blob)), blob, body=False)
+    assert sum(seen.sent for seen in upstream.registry.of_blob(blob)) < blob.size
+    check(await client.get(upstream.blob(blob)), blob)
+
+
+async def test_a_missing_blob(client: Client, upstream: Upstream) -> None:
+    """404 on GET and HEAD, as JSON; nothing is left behind."""
+    upstream.publish_blob(Blob.noise(3))
+    missing = Blob.noise(4)
+    got, headed = await client.get(upstream.blob(missing)), await client.head(upstream.blob(missing))
+    assert (got.status, got.error["code"]) == (404, "BLOB_UNKNOWN")
+    assert (headed.status, headed.body) == (404, b"")
+
+
+@pytest.mark.parametrize("digest", ["sha384:" + "0" * 96, "blake3:" + "0" * 64, "sha256:xyz", "sha256:"])
+async def test_digests_that_cannot_be_verified_are_refused(client: Client, upstream: Upstream, digest: str) -> None:
+    """400 with its own code, and upstream isn't asked."""
+    reply = await client.get(upstream.blob(digest))
+    assert reply.status in (400, 404), reply
+    assert reply.error["code"] in ("DIGEST_INVALID", "UNSUPPORTED")
+    assert len(upstream.registry.journal) == 0
+
+
+async def test_a_blob_without_length(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """Chunked upstream: whole and verified, then stored like any other."""
+    blob = upstream.publish_blob(Blob.noise(MIB))
+    upstream.registry.inject(Unframed())
+    reply = await client.get(upstream.blob(blob))
+    assert (reply.status, reply.whole, reply.body) == (200, True, blob.content), reply
+    check(await client.get(upstream.blob(blob)), blob)
+    assert len(upstream.registry.of_blob(blob)) == 1
+    assert stored_at(mirror, blob).exists()
+
+
+async def test_bytes_behind_the_end_are_no_part_of_it(client: Client, upstream: Upstream) -> None:
+    """Junk after the declared length is dropped, and disturbs no later request."""
+    blob, other = (upstream.publish_blob(Blob.noise(MIB)) for _ in range(2))
+    upstream.registry.inject(Overrun(), times=1)
+    check(await client.get(upstream.blob(blob)), blob)
+    check(await client.get(upstream.blob(other)), other)
+
+
+async def test_an_encoding_that_nobody_asked_for(client: Client, upstream: Upstream) -> None:
+    """gzip from upstream: decoded or refused, but never bytes that aren't the digest's."""
+    blob = upstream.publish_blob(Blob.of(b"compressible " * 10_000))
+    upstream.registry.inject(Gzipped())
+    reply = await client.get(upstream.blob(blob))
+    if reply.status == 200 and reply.whole:
+        check(reply, blob)
+    upstream.registry.heal()
+    check(await client.get(upstream.blob(blob)), blob)
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/plain; charset=utf-8", "application/gzip"])
+async def test_a_blobs_type_is_octets(client: Client, upstream: Upstream, kind: str) -> None:
+    """A blob has no type of its own: one answer, whatever upstream calls it."""
+    blob = upstream.publish_blob(Blob.of(kind.encode()))
+    upstream.registry.inject(Header("Content-Type", kind))
+    for _ in range(2):
+        check(await client.get(upstream.blob(blob)), blob)
+
+
+async def test_a_layer_of_two_repositories_is_downloaded_once(client: Client, upstream: Upstream) -> None:
+    """Storage is shared: the second repository's registry is asked at most whether it has the blob."""
+    blob = upstream.publish_blob(Blob.noise(MIB))
+    upstream.registry.add("other/app", blob)
+    check(await client.get(upstream.blob(blob)), blob)
+    check(await client.get(f"/v2/{upstream.name}/other/app/blobs/{blob.digest}"), blob)
+    assert sum(seen.sent for seen in upstream.registry.of_blob(blob)) == blob.size
+
+
+async def test_a_layer_of_two_repositories_at_the_same_time(client: Client, upstream: Upstream) -> None:
+    """Also while it is still arriving."""
+    blob = upstream.publish_blob(Blob.noise(4 * MIB))
+    upstream.registry.add("other/app", blob)
+    targets = (upstream.blob(blob), f"/v2/{upstream.name}/other/app/blobs/{blob.digest}")
+    for reply in await asyncio.gather(*(client.get(target) for target in targets * 5)):
+        check(reply, blob)
+    assert sum(seen.sent for seen in upstream.registry.of_blob(blob)) == blob.size
+
+
+async def test_a_blob_is_not_served_under_a_repository_that_lacks_it(
+    client: Client, upstream: Upstream, hub: Registry
+) -> None:
+    """Having the bytes is not having the right: the repository that is asked must hold them, says its registry."""
+    blob = upstream.publish_blob(Blob.noise(1000))
+    check(await client.get(upstream.blob(blob)), blob)
+    upstream.registry.repository("other/app")
+    for target in (f"/v2/{upstream.name}/other/app/blobs/{blob.digest}", f"/v2/other/app/blobs/{blob.digest}"):
+        for method in ("GET", "HEAD"):
+            assert (await client.ask(method, target)).status == 404
+
+
+async def test_a_blob_is_not_a_manifest(client: Client, upstream: Upstream) -> None:
+    """The store is one, the questions are two: a cached layer is no answer to a question for a manifest."""
+    blob = upstream.publish_blob(Blob.noise(1000))
+    check(await client.get(upstream.blob(blob)), blob)
+    assert (await client.get(upstream.manifest(blob.digest))).status == 404
+
+
+async def test_if_none_match(client: Client, upstream: Upstream) -> None:
+    """304 on a cached and on a cold blob, which needs no download for it."""
+    blob = upstream.publish_blob(Blob.noise(1000))
+    validator = {"If-None-Match": f'"{blob.digest}"'}
+    assert (await client.get(upstream.blob(blob), validator)).status == 304
+    assert not any(seen.sent for seen in upstream.registry.of_blob(blob))
+    check(await client.get(upstream.blob(blob), {"If-None-Match": f'"{digest_of(b"")}"'}), blob)
+    reply = await client.get(upstream.blob(blob), validator)
+    assert (reply.status, reply.body, reply.headers["ETag"]) == (304, b"", f'"{blob.digest}"')
+
+
+async def test_many_blobs_at_once(client: Client, upstream: Upstream) -> None:
+    """A sixty-layer image: every layer right, each asked once."""
+    blobs = [upstream.publish_blob(Blob.noise(20_000 + number)) for number in range(60)]
+    replies = await asyncio.gather(*(client.get(upstream.blob(blob)) for blob in blobs))
+    assert [hashlib.sha256(reply.body).hexdigest() for reply in replies] == [blob.hex for blob in blobs]
+    assert len(upstream.registry.journal) == 60

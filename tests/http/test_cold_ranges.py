@@ -1,0 +1,132 @@
+"""Parts of blobs that aren't there yet, or only half."""
+
+import asyncio
+
+import pytest
+
+from tests.fake.answers import Valve
+from tests.fake.content import Blob
+from tests.fake.faults import Hold
+from tests.fake.registry import Registry
+from tests.http.client import Client, Reply, rest_of
+from tests.http.upstreams import Upstream
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+MIB = 2**20
+
+
+def check(reply: Reply, blob: Blob, first: int, stop: int) -> None:
+    """An answer is exactly this part."""
+    assert (reply.status, reply.whole) == (206, True), reply
+    assert reply.headers["Content-Range"] == f"bytes {first}-{stop - 1}/{blob.size}"
+    assert reply.length == stop - first
+    assert reply.body == blob.content[first:stop]
+
+
+def transferred(registry: Registry, blob: Blob) -> int:
+    """Bytes of a blob that upstream has sent."""
+    return sum(seen.sent for seen in registry.of_blob(blob))
+
+
+@pytest.mark.parametrize(
+    ("asked", "first", "stop"),
+    [
+        ("0-", 0, 2 * MIB),
+        ("0-1", 0, 2),
+        ("100-199", 100, 200),
+        ("1048576-", MIB, 2 * MIB),
+        ("-500", 2 * MIB - 500, 2 * MIB),
+        ("2097000-9999999", 2_097_000, 2 * MIB),
+    ],
+)
+async def test_a_part_of_a_cold_blob(client: Client, upstream: Upstream, asked: str, first: int, stop: int) -> None:
+    """206 with the part; the blob is then asked for in whole at most once more, and stays."""
+    blob = upstream.publish_blob(Blob.noise(2 * MIB))
+    check(await client.get(upstream.blob(blob), {"Range": f"bytes={asked}"}), blob, first, stop)
+    reply = await client.get(upstream.blob(blob))
+    assert (reply.status, reply.whole, reply.body) == (200, True, blob.content)
+    assert transferred(upstream.registry, blob) <= blob.size + (stop - first)
+    requests = len(upstream.registry.of_blob(blob))
+    assert requests <= 2
+    check(await client.get(upstream.blob(blob), {"Range": f"bytes={asked}"}), blob, first, stop)
+    assert len(upstream.registry.of_blob(blob)) == requests
+
+
+async def test_past_the_end_of_a_cold_blob(client: Client, upstream: Upstream) -> None:
+    """416 with the size, though the mirror had to ask for it."""
+    blob = upstream.publish_blob(Blob.noise(1000))
+    reply = await client.get(upstream.blob(blob), {"Range": "bytes=1000-"})
+    assert (reply.status, reply.headers.get("Content-Range")) == (416, "bytes */1000"), reply
+
+
+async def test_several_parts_of_a_cold_blob(client: Client, upstream: Upstream) -> None:
+    """The whole, the parts, or 400, which makes podman and stargz ask otherwise; 416 would be their end."""
+    blob = upstream.publish_blob(Blob.noise(MIB))
+    reply = await client.get(upstream.blob(blob), {"Range": "bytes=0-9,500-599"})
+    assert reply.status in (200, 206, 400), reply
+    if reply.status == 200:
+        assert reply.body == blob.content
+    if reply.status == 206:
+        assert reply.headers["Content-Type"].startswith("multipart/byteranges")
+        assert reply.body.count(b"Content-Range: bytes ") == 2
+    assert all("," not in (seen.range or "") for seen in upstream.registry.of_blob(blob))
+
+
+async def test_a_missing_blobs_part_is_404(client: Client, upstream: Upstream) -> None:
+    """Range or not."""
+    upstream.publish_blob(Blob.noise(3))
+    assert (await client.get(upstream.blob(Blob.noise(4)), {"Range": "bytes=0-1"})).status == 404
+
+
+async def test_parts_of_a_half_arrived_blob(client: Client, upstream: Upstream) -> None:
+    """What has arrived is served while upstream holds the rest; what hasn't is served when it comes, or asked apart."""
+    blob = upstream.publish_blob(Blob.noise(4 * MIB))
+    valve = Valve()
+    upstream.registry.inject(Hold(valve, at=2 * MIB), ranged=False)
+    async with client.open(upstream.blob(blob)) as answer:
+        await valve.reached()
+        here = await client.get(upstream.blob(blob), {"Range": "bytes=1000-1999"})
+        check(here, blob, 1000, 2000)
+        across = asyncio.create_task(client.get(upstream.blob(blob), {"Range": f"bytes={MIB}-{3 * MIB - 1}"}))
+        beyond = asyncio.create_task(client.get(upstream.blob(blob), {"Range": f"bytes={3 * MIB}-"}))
+        await asyncio.wait([across, beyond], timeout=0.3)
+        valve.open()
+        check(await across, blob, MIB, 3 * MIB)
+        check(await beyond, blob, 3 * MIB, 4 * MIB)
+        assert await rest_of(answer) == (blob.content, True)
+    assert len([seen for seen in upstream.registry.of_blob(blob) if seen.range is None]) == 1
+
+
+async def chunk(client: Client, target: str, first: int, size: int) -> bytes:
+    """One chunk as containerd's parallel fetch takes it: asked open-ended, left after *size* bytes."""
+    async with client.open(target, {"Range": f"bytes={first}-"}) as answer:
+        assert answer.status == 206
+        assert answer.headers["Content-Range"].startswith(f"bytes {first}-")
+        return await answer.content.readexactly(size)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+async def test_containerds_parallel_chunks(client: Client, upstream: Upstream, warm: bool) -> None:
+    """Eight open-ended ranges at once, each left after its chunk: right bytes, and upstream sends little more."""
+    blob = upstream.publish_blob(Blob.noise(8 * MIB))
+    if warm:
+        await client.get(upstream.blob(blob))
+    chunks = await asyncio.gather(*(chunk(client, upstream.blob(blob), n * MIB, MIB) for n in range(8)))
+    assert b"".join(chunks) == blob.content
+    reply = await client.get(upstream.blob(blob))
+    assert (reply.whole, reply.body) == (True, blob.content)
+    assert transferred(upstream.registry, blob) <= (1 if warm else 2) * blob.size
+
+
+async def test_a_lazy_snapshotters_cycle(client: Client, upstream: Upstream) -> None:
+    """stargz: two bytes, HEAD, then many small parts all over the place, on a blob that nobody has pulled."""
+    blob = upstream.publish_blob(Blob.noise(4 * MIB))
+    target = upstream.blob(blob)
+    check(await client.get(target, {"Range": "bytes=0-1"}), blob, 0, 2)
+    assert (await client.head(target)).length == blob.size
+    for first in (4 * MIB - 50_000, 0, 2 * MIB, 4 * MIB - 100, 17):
+        stop = min(first + 50_000, blob.size)
+        check(await client.get(target, {"Range": f"bytes={first}-{stop - 1}"}), blob, first, stop)
+    check(await client.get(target, {"Range": "bytes=0-1"}), blob, 0, 2)
+    assert transferred(upstream.registry, blob) <= 2 * blob.size

@@ -1,0 +1,217 @@
+"""Starts, ends and restarts: what was pulled stays pulled, and running pulls come to their end."""
+
+import asyncio
+import json
+import re
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.fake.answers import Valve
+from tests.fake.content import Blob, Manifest, image
+from tests.fake.faults import Hold
+from tests.fake.registry import Registry
+from tests.http.client import WITHIN, Client, rest_of
+from tests.http.upstreams import SHORT_TIMES, Upstream, sections
+from tests.real.mirror import COMMAND, Mirror, environment
+from tests.real.program import running
+
+MIB = 2**20
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    """The registry behind."""
+    async with Registry.running() as registry:
+        yield Upstream("r.test", registry)
+
+
+@asynccontextmanager
+async def started(
+    directory: Path, upstream: Upstream, *arguments: str, tags: str = ""
+) -> AsyncIterator[tuple[Mirror, Client]]:
+    """A mirror over this directory, and somebody who asks it; how it ends is the test's to see."""
+    config = directory / "mirror.toml"
+    config.write_text(SHORT_TIMES + f"[tags]\n{tags}\n" + sections([upstream]))
+    argv = [*COMMAND, "--listen", "127.0.0.1:0", "--cache", str(directory / "cache"), "--log-format", "json"]
+    log = directory / "mirror.log"
+    log.write_text("")
+    async with running([*argv, "--config", str(config), *arguments], log=log, env=environment()) as program:
+        mirror = Mirror(program)
+        await mirror.serving()
+        async with Client.of(mirror.url) as client:
+            yield mirror, client
+    assert "Traceback" not in program.said(), str(program)
+
+
+async def pull(client: Client, upstream: Upstream, manifest: Manifest) -> None:
+    """A pull of a whole image, by tag, that has to succeed."""
+    assert (await client.get(upstream.manifest("v1"))).body == manifest.content
+    assert (await client.get(upstream.manifest(manifest))).body == manifest.content
+    for blob in manifest.blobs:
+        reply = await client.get(upstream.blob(blob))
+        assert (reply.status, reply.whole, reply.body) == (200, True, blob.content)
+
+
+@pytest.mark.parametrize("fresh_for", ["60s", "0s"])
+async def test_a_cached_image_outlives_a_restart_without_upstream(
+    tmp_path: Path, upstream: Upstream, fresh_for: str
+) -> None:
+    """Tags, media types and blobs are known again, fresh or stale, though upstream is down from the start."""
+    manifest = upstream.publish(image(1000, MIB, docker=True), "v1")
+    tags = f'fresh_for = "{fresh_for}"'
+    async with started(tmp_path, upstream, tags=tags) as (_, client):
+        await pull(client, upstream, manifest)
+    await upstream.registry.go_down()
+    async with started(tmp_path, upstream, tags=tags) as (_, client):
+        await pull(client, upstream, manifest)
+        reply = await client.get(upstream.manifest("v1"))
+        assert reply.headers["Content-Type"] == manifest.media_type
+        assert ("Warning" in reply.headers) == (fresh_for == "0s")
+        assert (await client.get(upstream.manifest("v2"))).status in (503, 504)
+
+
+async def test_kill_9_loses_nothing_that_was_served(tmp_path: Path, upstream: Upstream) -> None:
+    """No farewell, and the next start has the image all the same."""
+    manifest = upstream.publish(image(1000, MIB), "v1")
+    async with started(tmp_path, upstream) as (mirror, client):
+        await pull(client, upstream, manifest)
+        await mirror.program.kill()
+    await upstream.registry.go_down()
+    async with started(tmp_path, upstream) as (_, client):
+        await pull(client, upstream, manifest)
+
+
+async def test_kill_9_in_mid_download(tmp_path: Path, upstream: Upstream) -> None:
+    """Nothing half is served after the restart; the download goes on where it was."""
+    blob = upstream.publish_blob(Blob.noise(16 * MIB))
+    valve = Valve()
+    upstream.registry.inject(Hold(valve, at=12 * MIB), times=1)
+    async with started(tmp_path, upstream) as (mirror, client), client.open(upstream.blob(blob)) as answer:
+        await answer.content.readexactly(11 * MIB)
+        await mirror.program.kill()
+    valve.open()
+    async with started(tmp_path, upstream) as (_, client):
+        reply = await client.get(upstream.blob(blob))
+        assert (reply.status, reply.whole, reply.body) == (200, True, blob.content)
+    resumed = re.fullmatch(r"bytes=(\d+)-", upstream.registry.of_blob(blob)[-1].range or "")
+    assert resumed, "the whole blob was asked for again"
+    assert int(resumed[1]) >= 4 * MIB
+
+
+async def test_sigterm_lets_running_pulls_end(tmp_path: Path, upstream: Upstream) -> None:
+    """New connections are refused, the pull in progress gets its last byte, the exit code is 0."""
+    blob = upstream.publish_blob(Blob.noise(4 * MIB))
+    valve = Valve()
+    upstream.registry.inject(Hold(valve, at=2 * MIB))
+    async with started(tmp_path, upstream) as (mirror, client):
+        async with client.open(upstream.blob(blob)) as answer:
+            begin = await answer.content.readexactly(MIB)
+            mirror.program.signal(signal.SIGTERM)
+            await silent(mirror)
+            valve.open()
+            rest, whole = await rest_of(answer)
+        assert await mirror.program.ended(within=5) == 0
+        assert whole
+        assert begin + rest == blob.content
+
+
+async def takes_connections(mirror: Mirror) -> bool:
+    """Whether anybody listens at the mirror's address."""
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", mirror.port)
+    except ConnectionRefusedError:
+        return False
+    writer.close()
+    return True
+
+
+async def silent(mirror: Mirror) -> None:
+    """Wait until nobody listens there any more."""
+    async with asyncio.timeout(WITHIN):
+        while await takes_connections(mirror):  # noqa: ASYNC110 - another process announces nothing
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_an_end_that_does_not_wait_for_ever(tmp_path: Path, upstream: Upstream, number: signal.Signals) -> None:
+    """A pull that hangs is given up after the configured time; exit code 0 even so."""
+    blob = upstream.publish_blob(Blob.noise(4 * MIB))
+    upstream.registry.inject(Hold(Valve(), at=2 * MIB))
+    async with started(tmp_path, upstream) as (mirror, client), client.open(upstream.blob(blob)) as answer:
+        await answer.content.readexactly(MIB)
+        mirror.program.signal(number)
+        assert await mirror.program.ended(within=8) == 0
+        with pytest.raises((aiohttp.ClientPayloadError, ConnectionError)):
+            await answer.read()
+
+
+async def test_an_idle_connection_does_not_keep_it(tmp_path: Path, upstream: Upstream) -> None:
+    """Clients keep connections open: they don't delay the end."""
+    async with started(tmp_path, upstream) as (mirror, _):
+        _, writer = await asyncio.open_connection("127.0.0.1", mirror.port)
+        mirror.program.signal(signal.SIGTERM)
+        assert await mirror.program.ended(within=5) == 0
+        writer.close()
+
+
+async def test_offline(tmp_path: Path, upstream: Upstream) -> None:
+    """What is here is served as it is, what isn't is 404, and upstream doesn't hear a thing."""
+    manifest = upstream.publish(image(1000), "v1")
+    missing = upstream.publish(image(1000), "v2")
+    async with started(tmp_path, upstream, tags='fresh_for = "0s"') as (_, client):
+        await pull(client, upstream, manifest)
+    upstream.registry.journal.entries.clear()
+    async with started(tmp_path, upstream, "--offline", tags='fresh_for = "0s"') as (_, client):
+        await pull(client, upstream, manifest)
+        for target in (upstream.manifest("v2"), upstream.manifest(missing), upstream.blob(missing.blobs[1])):
+            reply = await client.get(target)
+            assert reply.status in (404, 503, 504), reply
+            assert "offline" in str(reply.error["message"])
+            assert (await client.head(target)).status == reply.status
+    assert len(upstream.registry.journal) == 0
+
+
+async def test_the_cache_is_an_oci_layout(tmp_path: Path, upstream: Upstream) -> None:
+    """Other tools can read it: the marker file, and every blob under its digest."""
+    manifest = upstream.publish(image(1000), "v1")
+    async with started(tmp_path, upstream) as (_, client):
+        await pull(client, upstream, manifest)
+    cache = tmp_path / "cache"
+    assert json.loads((cache / "oci-layout").read_text()) == {"imageLayoutVersion": "1.0.0"}
+    for content, digest in [(manifest.content, manifest.digest), *((b.content, b.digest) for b in manifest.blobs)]:
+        algorithm, _, name = digest.partition(":")
+        path = cache / "blobs" / algorithm / name
+        assert path.read_bytes() == content
+        assert path.stat().st_mode & 0o222 == 0
+    assert not [path for path in (cache / "ingest").rglob("*") if path.is_file()]
+
+
+async def test_a_lost_ledger_costs_no_download(tmp_path: Path, upstream: Upstream) -> None:
+    """Facts can be asked for again, and found in blobs/; no byte of a blob is fetched a second time."""
+    manifest = upstream.publish(image(1000, MIB), "v1")
+    async with started(tmp_path, upstream) as (_, client):
+        await pull(client, upstream, manifest)
+    shutil.rmtree(tmp_path / "cache" / "ledger")
+    upstream.registry.journal.entries.clear()
+    async with started(tmp_path, upstream) as (_, client):
+        await pull(client, upstream, manifest)
+    assert sum(seen.sent for seen in upstream.registry.journal.of("GET", "*/blobs/*")) == 0
+
+
+async def test_files_that_are_none_of_ours_do_not_stop_the_start(tmp_path: Path, upstream: Upstream) -> None:
+    """Somebody's notes and lost+found in the cache directory are left alone."""
+    blobs = tmp_path / "cache" / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    (blobs / "README").write_text("mine")
+    (blobs / ("A" * 64)).write_text("mine")
+    (tmp_path / "cache" / "lost+found").mkdir()
+    manifest = upstream.publish(image(1000), "v1")
+    async with started(tmp_path, upstream) as (_, client):
+        await pull(client, upstream, manifest)
+    assert (blobs / "README").read_text() == "mine"

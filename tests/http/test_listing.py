@@ -1,0 +1,183 @@
+"""Lists of tags and of referrers: passed on, their pages leading back to the mirror."""
+
+import json
+import re
+
+import pytest
+
+from tests.fake.content import OCI_INDEX, Blob, Manifest, artifact, image
+from tests.fake.faults import Cut, Header, Reset, Status
+from tests.http.client import Client, Reply
+from tests.http.upstreams import SHORT_TIMES, Upstream, by_ns
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CONFIG = SHORT_TIMES
+TAGS = [f"v{number}" for number in range(7)]
+
+
+def tags_target(upstream: Upstream) -> str:
+    """The mirror's target for the list of tags, by path."""
+    return f"/v2/{upstream.name}/{upstream.repository}/tags/list"
+
+
+def referrers_target(upstream: Upstream, subject: Manifest) -> str:
+    """The mirror's target for a manifest's referrers, by path."""
+    return f"/v2/{upstream.name}/{upstream.repository}/referrers/{subject.digest}"
+
+
+def following(reply: Reply) -> str | None:
+    """Where Link leads: a path of the mirror's own, as clients may require; None at the end."""
+    if "Link" not in reply.headers:
+        return None
+    link = re.fullmatch(r'<(/v2/[^>]+)>; ?rel="?next"?', reply.headers["Link"])
+    assert link, reply.headers["Link"]
+    return link[1]
+
+
+async def pages(client: Client, target: str | None) -> list[Reply]:
+    """All pages from this one on."""
+    found: list[Reply] = []
+    while target is not None:
+        reply = await client.get(target)
+        assert reply.status == 200, reply
+        found.append(reply)
+        assert len(found) < 20
+        target = following(reply)
+    return found
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("spelled", [str, by_ns])
+async def test_tags_page_by_page(client: Client, upstream: Upstream, absolute: bool, spelled: type[str]) -> None:
+    """The client follows Link through the mirror, which keeps the registry in the path or in ns as it was asked."""
+    upstream.publish(image(1), *TAGS)
+    upstream.registry.absolute_links = absolute
+    upstream.registry.page_size = 3
+    target = spelled(tags_target(upstream))
+    replies = await pages(client, target)
+    assert [len(json.loads(reply.body)["tags"]) for reply in replies] == [3, 3, 1]
+    assert [tag for reply in replies for tag in json.loads(reply.body)["tags"]] == TAGS
+    for reply in replies[:-1]:
+        link = following(reply)
+        assert link is not None
+        assert link.partition("?")[0] == target.partition("?")[0]
+        assert ("ns=" in link) == ("ns=" in target)
+    assert all("ns=" not in seen.target for seen in upstream.registry.journal.entries)
+    assert len(upstream.registry.journal) == 3
+
+
+@pytest.mark.parametrize(
+    ("query", "tags"), [("n=2", TAGS[:2]), ("n=3&last=v4", TAGS[5:]), ("n=0", []), ("last=v5", TAGS[6:])]
+)
+async def test_n_and_last_go_upstream(client: Client, upstream: Upstream, query: str, tags: list[str]) -> None:
+    """The registry does the paging."""
+    upstream.publish(image(1), *TAGS)
+    reply = await client.get(f"{tags_target(upstream)}?{query}")
+    assert (reply.status, json.loads(reply.body)["tags"]) == (200, tags), reply
+    assert reply.headers["Content-Type"] == "application/json"
+    assert upstream.registry.journal.entries[-1].query == query
+
+
+async def test_a_lists_head(client: Client, upstream: Upstream) -> None:
+    """HEAD is answered like GET, without the body."""
+    upstream.publish(image(1), *TAGS)
+    reply = await client.head(tags_target(upstream))
+    assert (reply.status, reply.body) == (200, b"")
+
+
+async def test_a_list_is_of_the_moment(client: Client, upstream: Upstream) -> None:
+    """A tag that was pushed just now is listed."""
+    upstream.publish(image(1), "v1")
+    assert json.loads((await client.get(tags_target(upstream))).body)["tags"] == ["v1"]
+    upstream.publish(image(1), "v2")
+    assert json.loads((await client.get(tags_target(upstream))).body)["tags"] == ["v1", "v2"]
+
+
+async def test_no_such_repository(client: Client, upstream: Upstream) -> None:
+    """404 with the code that says so."""
+    reply = await client.get(tags_target(upstream))
+    assert (reply.status, reply.error["code"]) == (404, "NAME_UNKNOWN")
+
+
+@pytest.mark.parametrize("fault", [Status(500), Reset(), Cut(at=3)])
+async def test_no_list_without_upstream(client: Client, upstream: Upstream, fault: Status) -> None:
+    """503 or 504 (502 for half a list): never half a list, and never an empty one."""
+    upstream.publish(image(1), *TAGS)
+    upstream.registry.inject(fault)
+    reply = await client.get(tags_target(upstream))
+    assert reply.status in (502, 503, 504), reply
+    assert reply.error["message"]
+
+
+@pytest.mark.parametrize(
+    "link", ["garbage", '<http://[::1>; rel="next"', '<>; rel="next"', '<http://evil.test/x?last=1>; rel="next"']
+)
+async def test_a_link_that_leads_elsewhere_is_not_passed_on(client: Client, upstream: Upstream, link: str) -> None:
+    """Whatever upstream writes, the client is never sent to another host."""
+    upstream.publish(image(1), *TAGS)
+    upstream.registry.inject(Header("Link", link))
+    reply = await client.get(tags_target(upstream))
+    assert reply.status == 200, reply
+    assert "evil.test" not in reply.headers.get("Link", "")
+    assert following(reply) is None or str(following(reply)).startswith(tags_target(upstream))
+
+
+def published(upstream: Upstream) -> tuple[Manifest, list[str]]:
+    """An image with three signatures and an SBOM; and the signatures' digests."""
+    subject = upstream.publish(image(1), "v1")
+    upstream.publish(artifact("x/sbom", Blob.noise(3), subject))
+    signatures = [upstream.publish(artifact("x/sig", Blob.noise(3), subject)) for _ in range(3)]
+    return subject, [signature.digest for signature in signatures]
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("spelled", [str, by_ns])
+async def test_referrers_page_by_page(client: Client, upstream: Upstream, absolute: bool, spelled: type[str]) -> None:
+    """Exactly the OCI index type, without parameters; Link leads through the mirror."""
+    subject, _ = published(upstream)
+    upstream.registry.absolute_links = absolute
+    upstream.registry.page_size = 2
+    replies = await pages(client, spelled(referrers_target(upstream, subject)))
+    assert [len(json.loads(reply.body)["manifests"]) for reply in replies] == [2, 2]
+    assert {reply.headers["Content-Type"] for reply in replies} == {OCI_INDEX}
+
+
+async def test_referrers_of_one_type(client: Client, upstream: Upstream) -> None:
+    """The filter goes upstream, and what upstream says of it comes back, on every page."""
+    subject, signatures = published(upstream)
+    upstream.registry.page_size = 2
+    target = f"{referrers_target(upstream, subject)}?artifactType=x%2Fsig"
+    replies = await pages(client, target)
+    found = [entry["digest"] for reply in replies for entry in json.loads(reply.body)["manifests"]]
+    assert found == signatures
+    assert {reply.headers["OCI-Filters-Applied"] for reply in replies} == {"artifactType"}
+
+
+async def test_a_filter_that_upstream_ignores_is_not_claimed(client: Client, upstream: Upstream) -> None:
+    """Without OCI-Filters-Applied the client filters for itself."""
+    subject, _ = published(upstream)
+    upstream.registry.filters_referrers = False
+    reply = await client.get(f"{referrers_target(upstream, subject)}?artifactType=x/sig")
+    assert len(json.loads(reply.body)["manifests"]) == 4
+    assert "OCI-Filters-Applied" not in reply.headers
+
+
+async def test_no_referrers_upstream(client: Client, upstream: Upstream) -> None:
+    """404, and not by the code NAME_UNKNOWN, so that clients try the tag sha256-…, which works."""
+    subject = upstream.publish(image(1), "v1")
+    tag = f"sha256-{subject.digest.partition(':')[2]}"
+    fallback = upstream.publish(image(2), tag)
+    upstream.registry.has_referrers = False
+    reply = await client.get(referrers_target(upstream, subject))
+    assert reply.status == 404, reply
+    assert reply.error["code"] != "NAME_UNKNOWN"
+    assert (await client.get(upstream.manifest(tag))).body == fallback.content
+
+
+async def test_no_referrers_without_upstream(client: Client, upstream: Upstream) -> None:
+    """An outage isn't an empty list: that would say that nothing is signed."""
+    subject, _ = published(upstream)
+    await upstream.registry.go_down()
+    reply = await client.get(referrers_target(upstream, subject))
+    assert reply.status in (503, 504), reply

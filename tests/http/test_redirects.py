@@ -1,0 +1,178 @@
+"""Registries that send one elsewhere: followed to the letter, and without our login."""
+
+import time
+
+import pytest
+
+from tests.fake.cdn import Cdn
+from tests.fake.content import Blob, image
+from tests.fake.faults import Cut, Redirect, Status
+from tests.fake.tokens import Basic
+from tests.http.client import Client, settled
+from tests.http.upstreams import SHORT_TIMES, Upstream
+from tests.real.mirror import Mirror
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+MIB = 2**20
+CONFIG = SHORT_TIMES
+UPSTREAM = 'username = "me"\npassword_file = "{directory}/password"\n'
+FILES = {"password": "secret"}
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+async def test_a_blob_from_a_cdn(client: Client, upstream: Upstream, cdn: Cdn, code: int) -> None:
+    """The presigned address arrives as it was spelled and without Authorization, else the CDN refuses."""
+    upstream.registry.gate = Basic("me", "secret")
+    upstream.registry.blobs_at, upstream.registry.redirect_code = cdn, code
+    blob = upstream.publish_blob(Blob.noise(MIB))
+    for outcome in ("mirror; fwd=uri-miss; stored", "mirror; hit"):
+        reply = await client.get(upstream.blob(blob))
+        assert (reply.status, reply.whole, reply.body) == (200, True, blob.content), reply
+        assert reply.cache_status == outcome
+        assert "Location" not in reply.headers
+    assert [seen.status for seen in cdn.journal.entries] == [200]
+    assert any("Authorization" in seen.headers for seen in upstream.registry.of_blob(blob))
+    assert all("Authorization" not in seen.headers for seen in cdn.journal.entries)
+
+
+@pytest.mark.parametrize("redirects_heads", [False, True])
+async def test_head_of_a_blob_from_a_cdn(client: Client, upstream: Upstream, cdn: Cdn, redirects_heads: bool) -> None:
+    """An address presigned for GET refuses HEAD: complete all the same, and without the download."""
+    upstream.registry.blobs_at, upstream.registry.redirects_heads = cdn, redirects_heads
+    blob = upstream.publish_blob(Blob.noise(8 * MIB))
+    reply = await client.head(upstream.blob(blob))
+    assert (reply.status, reply.length, reply.headers["Docker-Content-Digest"]) == (200, blob.size, blob.digest)
+    assert sum(seen.sent for seen in cdn.journal.of("GET")) < blob.size
+
+
+@pytest.mark.parametrize("heads_allowed", [True, False])
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+async def test_a_manifest_from_elsewhere(
+    client: Client, upstream: Upstream, cdn: Cdn, heads_allowed: bool, method: str
+) -> None:
+    """registry.k8s.io redirects manifests too; where the target refuses HEAD, GET tells."""
+    upstream.registry.gate = Basic("me", "secret")
+    upstream.registry.manifests_at, cdn.heads_allowed = cdn, heads_allowed
+    manifest = upstream.publish(image(10), "v1")
+    for reference in ("v1", manifest.digest):
+        reply = await client.ask(method, upstream.manifest(reference))
+        assert reply.status == 200, reply
+        assert reply.headers["Docker-Content-Digest"] == manifest.digest
+        assert reply.headers["Content-Type"] == manifest.media_type
+        assert reply.length == manifest.size
+        assert reply.body == (manifest.content if method == "GET" else b"")
+    assert all("Authorization" not in seen.headers for seen in cdn.journal.entries)
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "/v2/hidden/place/blobs/{digest}",
+        "../../../hidden/place/blobs/{digest}",
+        "//127.0.0.1:{port}/v2/hidden/place/blobs/{digest}",
+        "http://127.0.0.1:{port}/v2/hidden/place/blobs/{digest}",
+        "/v2/hidden/place/blobs/{digest}?x=a%2Fb+c%20d==",
+        "/v2/hidden/place/blobs/{digest}#part",
+    ],
+)
+async def test_a_location_of_any_form(client: Client, upstream: Upstream, spelling: str) -> None:
+    """Relative ones are resolved against the address that was asked; the same origin still gets our login."""
+    blob = Blob.noise(1000)
+    upstream.registry.add("hidden/place", blob)
+    upstream.registry.gate = Basic("me", "secret")
+    location = spelling.format(digest=blob.digest, port=upstream.registry.port)
+    upstream.registry.inject(Redirect(location), "*/team/app/blobs/*")
+    reply = await client.get(upstream.blob(blob))
+    assert (reply.status, reply.body) == (200, blob.content), reply
+    assert upstream.registry.journal.entries[-1].target == location.partition("#")[0].replace(
+        f"http://127.0.0.1:{upstream.registry.port}", ""
+    ).replace(f"//127.0.0.1:{upstream.registry.port}", "").replace("../../../", "/v2/")
+
+
+async def test_a_few_redirects_one_after_another(client: Client, upstream: Upstream, cdn: Cdn) -> None:
+    """Storage behind a regional host behind a registry."""
+    blob = upstream.publish_blob(Blob.noise(1000))
+    for number in range(4):
+        following = cdn.presign(blob.content) if number == 3 else f"/v2/hop/{number}/blobs/{blob.digest}"
+        place = f"hop/{number - 1}" if number else "team/app"
+        upstream.registry.inject(Redirect(following), f"/v2/{place}/blobs/*")
+    reply = await client.get(upstream.blob(blob))
+    assert (reply.status, reply.body) == (200, blob.content), reply
+
+
+@pytest.mark.parametrize("code", [302, 307])
+async def test_redirects_in_a_circle_end(client: Client, upstream: Upstream, code: int) -> None:
+    """An error, soon, after a limited number of steps."""
+    blob = upstream.publish_blob(Blob.noise(1000))
+    upstream.registry.inject(Redirect(f"/v2/team/app/blobs/{blob.digest}", code))
+    began = time.monotonic()
+    reply = await client.get(upstream.blob(blob))
+    assert reply.status in (502, 503, 504), reply
+    assert reply.error["message"]
+    assert time.monotonic() - began < 10
+    assert len(upstream.registry.journal) <= 50
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://127.0.0.1/", "http://", "http://[::1", "", "https://"],
+)
+async def test_redirects_to_nowhere(client: Client, upstream: Upstream, location: str) -> None:
+    """What isn't http or https, or no address at all, isn't followed: an error, not a hang and not a file."""
+    blob = upstream.publish_blob(Blob.noise(1000))
+    upstream.registry.inject(Redirect(location))
+    reply = await client.get(upstream.blob(blob))
+    assert reply.status in (502, 503, 504), reply
+    upstream.registry.heal()
+    await settled(lambda: client.get(upstream.blob(blob)), lambda reply: reply.status == 200)
+
+
+async def test_a_redirect_without_a_location(client: Client, upstream: Upstream) -> None:
+    """As well an error, and never a redirect for the client."""
+    blob = upstream.publish_blob(Blob.noise(1000))
+    upstream.registry.inject(Status(307))
+    assert (await client.get(upstream.blob(blob))).status in (502, 503, 504)
+
+
+async def test_an_address_that_has_expired_when_the_body_is_cut(client: Client, upstream: Upstream, cdn: Cdn) -> None:
+    """The resumption asks the registry for a new address, and goes on where the old broke off."""
+    upstream.registry.blobs_at = cdn
+    cdn.single_use = True
+    cdn.inject(Cut(at=MIB), times=1)
+    blob = upstream.publish_blob(Blob.noise(2 * MIB))
+    reply = await client.get(upstream.blob(blob))
+    assert (reply.status, reply.whole, reply.body) == (200, True, blob.content), reply
+    assert [seen.range for seen in cdn.journal.entries if seen.status == 206] == [f"bytes={MIB}-"]
+
+
+async def test_a_cdn_that_refuses(client: Client, upstream: Upstream, cdn: Cdn) -> None:
+    """The storage's refusal isn't passed to the client, and no junk of it in a body."""
+    upstream.registry.blobs_at = cdn
+    cdn.inject(Status(403, {"WWW-Authenticate": "Basic"}))
+    blob = upstream.publish_blob(Blob.noise(1000))
+    reply = await client.get(upstream.blob(blob))
+    assert reply.status in (404, 502, 503), reply
+    assert "WWW-Authenticate" not in reply.headers
+    assert b"JUNK" not in reply.body
+
+
+async def test_a_part_of_a_cold_blob_from_a_cdn(client: Client, upstream: Upstream, cdn: Cdn) -> None:
+    """Range goes along with the redirect."""
+    upstream.registry.blobs_at = cdn
+    blob = upstream.publish_blob(Blob.noise(2 * MIB))
+    reply = await client.get(upstream.blob(blob), {"Range": "bytes=2097000-"})
+    assert (reply.status, reply.body) == (206, blob.content[2_097_000:]), reply
+
+
+async def test_signed_addresses_are_not_logged(client: Client, upstream: Upstream, cdn: Cdn, mirror: Mirror) -> None:
+    """A presigned query is a login, in good times and in bad."""
+    upstream.registry.blobs_at = cdn
+    good, bad = (upstream.publish_blob(Blob.noise(1000)) for _ in range(2))
+    await client.get(upstream.blob(good))
+    cdn.inject(Status(500))
+    reply = await client.get(upstream.blob(bad))
+    assert good.digest in mirror.program.said()
+    for text in (mirror.program.said(), str(reply)):
+        assert "X-Cred" not in text
+        assert "Zm9v" not in text

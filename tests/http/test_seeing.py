@@ -1,0 +1,163 @@
+"""What an operator sees: health, metrics, one event for each pull, nothing that looks like an error where none is."""
+
+import json
+import re
+
+import pytest
+
+from tests.fake.answers import Valve
+from tests.fake.content import Blob, image
+from tests.fake.faults import Hold, Wrong
+from tests.http.client import Client
+from tests.http.upstreams import SHORT_TIMES, Upstream, by_ns
+from tests.real.mirror import Event, Mirror
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CONFIG = SHORT_TIMES
+MIB = 2**20
+
+
+async def pull_of(mirror: Mirror, reference: str, count: int = 1) -> list[Event]:
+    """The pull events of this reference; there have to be so many, soon."""
+
+    def found() -> list[Event]:
+        return [event for event in mirror.events("pull_served") if event["reference"] == reference]
+
+    await mirror.program.until(lambda: len(found()) >= count, within=5)
+    assert len(found()) == count
+    return found()
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_health_does_not_depend_on_upstreams(client: Client, upstream: Upstream, path: str, method: str) -> None:
+    """A mirror whose upstreams are down is alive and ready: it serves what it has."""
+    await upstream.registry.go_down()
+    await client.get(upstream.manifest("v1"))
+    assert (await client.ask(method, path)).status == 200
+
+
+async def test_metrics_are_prometheus(client: Client, upstream: Upstream) -> None:
+    """Every name that is promised is there, in the text format, also those that count nothing yet."""
+    manifest = upstream.publish(image(100), "v1")
+    await client.get(upstream.manifest("v1"))
+    await client.get(upstream.blob(manifest.blobs[1]))
+    reply = await client.get("/metrics")
+    assert reply.status == 200
+    assert reply.headers["Content-Type"].startswith("text/plain; version=")
+    text = reply.body.decode()
+    for name, kind in {
+        "mirror_requests_total": "counter",
+        "mirror_upstream_requests_total": "counter",
+        "mirror_served_bytes_total": "counter",
+        "mirror_upstream_bytes_total": "counter",
+        "mirror_cache_bytes": "gauge",
+        "mirror_cache_limit_bytes": "gauge",
+        "mirror_evictions_total": "counter",
+        "mirror_downloads_running": "gauge",
+        "mirror_first_byte_seconds": "histogram",
+    }.items():
+        assert f"# TYPE {name} {kind}\n" in text, name
+        assert re.search(rf"(?m)^{name}(_bucket|_count|_sum)?(\{{.*\}})? \d", text), name
+    for labels in ('mirror_requests_total{kind="', 'mirror_upstream_requests_total{status="', 'upstream="'):
+        assert labels in text
+
+
+async def test_every_request_is_counted_once(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """Hits, misses and failures add up to what was asked; bytes to what was sent."""
+    manifest = upstream.publish(image(50_000), "v1")
+    layer = manifest.blobs[1]
+    before = await mirror.metrics()
+    targets = [upstream.manifest("v1"), upstream.manifest("v1"), upstream.manifest("none")]
+    targets += [upstream.blob(layer), upstream.blob(layer), upstream.blob(Blob.noise(1))]
+    for target in targets:
+        await client.get(target)
+    await pull_of(mirror, layer.digest, 2)
+    after = await mirror.metrics()
+
+    def growth(name: str, label: str = "") -> float:
+        def total(metrics: dict[str, float]) -> float:
+            return sum(v for n, v in metrics.items() if n.partition("{")[0] == name and label in n)
+
+        return total(after) - total(before)
+
+    assert growth("mirror_requests_total") == len(targets)
+    assert growth("mirror_served_bytes_total") == 2 * (manifest.size + layer.size)
+    assert growth("mirror_upstream_bytes_total") == manifest.size + layer.size
+    assert growth("mirror_upstream_requests_total", f'upstream="{upstream.name}"') == len(upstream.registry.journal)
+    assert growth("mirror_upstream_requests_total", 'status="404"') == 2
+    assert growth("mirror_cache_bytes") == manifest.size + layer.size
+    assert growth("mirror_first_byte_seconds_count") >= 4
+
+
+async def test_running_downloads_are_seen(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """A gauge that goes up and down again."""
+    blob = upstream.publish_blob(Blob.noise(MIB))
+    valve = Valve()
+    upstream.registry.inject(Hold(valve, at=1000))
+    async with client.open(upstream.blob(blob)) as answer:
+        await valve.reached()
+        assert await mirror.total("mirror_downloads_running") == 1
+        valve.open()
+        await answer.read()
+    await pull_of(mirror, blob.digest)
+    assert await mirror.total("mirror_downloads_running") == 0
+
+
+async def test_one_event_for_a_pull(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """With who asked for what of whom, what came of it, how much and how long."""
+    manifest = upstream.publish(image(5000), "event-tag")
+    layer = manifest.blobs[1]
+    for _ in range(2):
+        await client.get(upstream.manifest("event-tag"))
+        await client.get(by_ns(upstream.blob(layer)))
+    for reference, digest, size in (
+        ("event-tag", manifest.digest, manifest.size),
+        (layer.digest, layer.digest, layer.size),
+    ):
+        events = await pull_of(mirror, reference, 2)
+        for event in events:
+            assert event["upstream"] == upstream.name
+            assert event["repository"] == upstream.repository
+            assert event["digest"] == digest
+            assert event["bytes"] == size
+            assert event["client"] == "127.0.0.1"
+            assert isinstance(event["seconds"], float)
+            assert 0 <= event["seconds"] < 10
+        assert len({event["outcome"] for event in events}) == 2
+
+
+async def test_an_event_says_what_was_really_sent(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """A pull that was cut is no success in the log, and its bytes are those that went out."""
+    blob = upstream.publish_blob(Blob.noise(MIB))
+    upstream.registry.inject(Wrong())
+    reply = await client.get(upstream.blob(blob))
+    assert not reply.whole
+    (event,) = await pull_of(mirror, blob.digest)
+    assert event["bytes"] == len(reply.body)
+    assert event["outcome"] not in ("hit", "stored", "miss")
+
+
+async def test_a_client_that_leaves_is_no_error(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """Parallel fetches hang up by design: no warning, no error, no traceback."""
+    blob = upstream.publish_blob(Blob.noise(16 * MIB))
+    await client.get(upstream.blob(blob))
+    said = len(mirror.events())
+    for _ in range(5):
+        async with client.open(upstream.blob(blob)) as answer:
+            await answer.content.readexactly(1000)
+    await pull_of(mirror, blob.digest, 6)
+    levels = {event["level"] for event in mirror.events()[said:]}
+    assert levels <= {"debug", "info"}
+
+
+async def test_every_line_of_the_log_is_an_event(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """JSON to the last line, with time, level and name, whatever was asked."""
+    await client.get(upstream.manifest("none\n".strip()))
+    await client.get("/v2/%0a%0d%22/manifests/x")
+    await client.raw(b"nonsense\r\n\r\n")
+    for line in mirror.program.said().splitlines():
+        event = json.loads(line)
+        assert {"event", "level", "timestamp"} <= set(event), line
+        assert re.fullmatch("[a-z][a-z0-9_]*", event["event"]), line

@@ -1,0 +1,274 @@
+"""The limit on the cache's size holds at every moment, and what was used last stays."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.fake.answers import Valve
+from tests.fake.content import Blob, Manifest, image
+from tests.fake.faults import Hold, Unframed, Wrong
+from tests.fake.registry import Registry
+from tests.http.client import WITHIN, Client, rest_of
+from tests.http.upstreams import SHORT_TIMES, Upstream
+from tests.real.mirror import mirror as running_mirror
+
+MIB = 2**20
+LIMIT = 4 * MIB
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    """The registry behind the small mirror."""
+    async with Registry.running() as registry:
+        yield Upstream("r.test", registry)
+
+
+@asynccontextmanager
+async def small_mirror(
+    directory: Path, upstream: Upstream, max_size: int = LIMIT, min_free: str = "0"
+) -> AsyncIterator[Client]:
+    """A mirror that may store *max_size* bytes, and somebody who asks it."""
+    config = directory / "mirror.toml"
+    config.write_text(f'{SHORT_TIMES}\n[cache]\nmax_size = {max_size}\nmin_free = "{min_free}"\n')
+    arguments = ("--config", str(config))
+    async with (
+        running_mirror(directory, *arguments, upstreams={upstream.name: upstream.registry.url}) as mirror,
+        Client.of(mirror.url) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+async def client(tmp_path: Path, upstream: Upstream) -> AsyncIterator[Client]:
+    """Asks a mirror with 4 MiB."""
+    async with small_mirror(tmp_path, upstream) as client:
+        yield client
+
+
+def stored(directory: Path) -> int:
+    """Bytes in blobs/ and ingest/ at this moment."""
+    total = 0
+    for part in ("blobs", "ingest"):
+        for folder, _, names in os.walk(directory / "cache" / part):
+            for name in names:
+                try:
+                    total += os.lstat(f"{folder}/{name}").st_size
+                except FileNotFoundError:
+                    continue  # gone since it was listed
+    return total
+
+
+class Watch:
+    """The most that was stored while one looked."""
+
+    def __init__(self) -> None:
+        self.most = 0
+        self.looks = 0
+
+
+@contextmanager
+def watched(directory: Path) -> Iterator[Watch]:
+    """Looks at the directory all the while."""
+    watch = Watch()
+
+    async def look() -> None:
+        while True:
+            watch.most = max(watch.most, stored(directory))
+            watch.looks += 1
+            await asyncio.sleep(0.001)
+
+    looking = asyncio.get_running_loop().create_task(look())
+    try:
+        yield watch
+    finally:
+        looking.cancel()
+
+
+async def fetch(client: Client, upstream: Upstream, blob: Blob) -> None:
+    """A pull of one blob, with right bytes."""
+    reply = await client.get(upstream.blob(blob))
+    assert (reply.status, reply.whole, reply.body) == (200, True, blob.content), reply
+
+
+async def asked(client: Client, upstream: Upstream, blob: Blob) -> bool:
+    """Whether a pull of this blob had to go upstream."""
+    before = len(upstream.registry.of_blob(blob))
+    await fetch(client, upstream, blob)
+    return len(upstream.registry.of_blob(blob)) > before
+
+
+def blobs_of(upstream: Upstream, count: int, size: int) -> list[Blob]:
+    """New blobs in the registry."""
+    return [upstream.publish_blob(Blob.noise(size)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 12])
+async def test_three_times_the_limit_never_stands_above_it(
+    client: Client, upstream: Upstream, tmp_path: Path, at_once: int
+) -> None:
+    """Room is made before the bytes arrive, however many come together; every client gets its bytes."""
+    blobs = blobs_of(upstream, 12, MIB)
+    with watched(tmp_path) as watch:
+        for start in range(0, 12, at_once):
+            await asyncio.gather(*(fetch(client, upstream, blob) for blob in blobs[start : start + at_once]))
+    assert watch.looks > 12
+    assert MIB < watch.most <= LIMIT
+
+
+async def test_blobs_of_all_sizes(client: Client, upstream: Upstream, tmp_path: Path) -> None:
+    """The same with odd sizes, manifests and unknown lengths among them."""
+    with watched(tmp_path) as watch:
+        for number in range(1, 25):
+            manifest = upstream.publish(image(number * 40_000, MIB // number), f"v{number}")
+            if number % 3 == 0:
+                upstream.registry.inject(Unframed(), f"*/blobs/{manifest.blobs[1].digest}")
+            assert (await client.get(upstream.manifest(f"v{number}"))).body == manifest.content
+            await asyncio.gather(*(fetch(client, upstream, blob) for blob in manifest.blobs))
+    assert 2 * MIB < watch.most <= LIMIT
+
+
+async def test_what_was_used_last_stays(client: Client, upstream: Upstream) -> None:
+    """Eviction goes by last use, not by age."""
+    first, second, third, fourth = blobs_of(upstream, 4, 1_200_000)
+    for blob in (first, second, third, first, fourth):
+        await fetch(client, upstream, blob)
+    assert not await asked(client, upstream, first)
+    assert not await asked(client, upstream, third)
+    assert not await asked(client, upstream, fourth)
+    assert await asked(client, upstream, second)
+
+
+async def test_head_and_range_are_uses_too(client: Client, upstream: Upstream) -> None:
+    """Lazy snapshotters read parts, others look whether a blob is there."""
+    first, second, third, fourth = blobs_of(upstream, 4, 1_200_000)
+    for blob in (first, second, third):
+        await fetch(client, upstream, blob)
+    await client.get(upstream.blob(first), {"Range": "bytes=0-1"})
+    await client.head(upstream.blob(second))
+    await fetch(client, upstream, fourth)
+    assert not await asked(client, upstream, first)
+    assert not await asked(client, upstream, second)
+
+
+async def pull(client: Client, upstream: Upstream, manifest: Manifest) -> None:
+    """A pull of a whole image by digest."""
+    assert (await client.get(upstream.manifest(manifest))).body == manifest.content
+    for blob in manifest.blobs:
+        await fetch(client, upstream, blob)
+
+
+@pytest.mark.parametrize("by", ["digest", "tag"])
+async def test_using_a_manifest_uses_its_layers(client: Client, upstream: Upstream, by: str) -> None:
+    """Clients skip the layers they have: a base image that is pulled every day must not lose its layers for it."""
+    daily = upstream.publish(image(1_500_000), "v1")
+    (other, newcomer) = blobs_of(upstream, 2, 1_500_000)
+    await client.get(upstream.manifest("v1"))
+    await pull(client, upstream, daily)
+    await fetch(client, upstream, other)
+    assert (await client.get(upstream.manifest("v1" if by == "tag" else daily))).cache_status == "mirror; hit"
+    await fetch(client, upstream, newcomer)
+    assert not await asked(client, upstream, daily.blobs[1])
+    assert await asked(client, upstream, other)
+
+
+async def test_a_blob_being_read_is_not_cut(client: Client, upstream: Upstream, tmp_path: Path) -> None:
+    """A reader in the middle of a blob gets its end, though three times the limit was pulled meanwhile."""
+    (read,) = blobs_of(upstream, 1, 3 * MIB)
+    await fetch(client, upstream, read)
+    with watched(tmp_path) as watch:
+        async with client.open(upstream.blob(read)) as answer:
+            begin = await answer.content.readexactly(1000)
+            for blob in blobs_of(upstream, 12, MIB):
+                await fetch(client, upstream, blob)
+            rest, whole = await rest_of(answer)
+    assert whole
+    assert begin + rest == read.content
+    assert watch.most <= LIMIT
+
+
+async def test_what_is_arriving_is_not_evicted(client: Client, upstream: Upstream, tmp_path: Path) -> None:
+    """A download held in the middle survives any number of others, and is stored in the end."""
+    (slow,) = blobs_of(upstream, 1, 2 * MIB)
+    valve = Valve()
+    upstream.registry.inject(Hold(valve, at=MIB), f"*/{slow.digest}")
+    with watched(tmp_path) as watch:
+        arriving = asyncio.create_task(client.get(upstream.blob(slow)))
+        await valve.reached()
+        upstream.registry.heal()
+        for blob in blobs_of(upstream, 6, MIB):
+            await fetch(client, upstream, blob)
+        valve.open()
+        assert (await arriving).body == slow.content
+    assert watch.most <= LIMIT
+    assert not await asked(client, upstream, slow)
+
+
+async def test_a_blob_larger_than_the_cache_passes_through(client: Client, upstream: Upstream, tmp_path: Path) -> None:
+    """Served whole, verified, not stored, and nothing else is thrown out for it."""
+    (small,), (large,) = blobs_of(upstream, 1, MIB), blobs_of(upstream, 1, LIMIT + 1)
+    await fetch(client, upstream, small)
+    with watched(tmp_path) as watch:
+        for _ in range(2):
+            reply = await client.get(upstream.blob(large))
+            assert (reply.status, reply.whole, reply.body) == (200, True, large.content), reply
+            assert "stored" not in reply.cache_status
+            assert reply.cache_status.startswith("mirror; fwd=uri-miss")
+    assert watch.most <= LIMIT
+    assert len(upstream.registry.of_blob(large)) == 2
+    assert not await asked(client, upstream, small)
+
+
+async def test_a_part_of_a_blob_larger_than_the_cache(client: Client, upstream: Upstream) -> None:
+    """Range works on what passes through."""
+    (large,) = blobs_of(upstream, 1, LIMIT + 1)
+    reply = await client.get(upstream.blob(large), {"Range": "bytes=1000-1999"})
+    assert (reply.status, reply.body) == (206, large.content[1000:2000]), reply
+
+
+async def test_wrong_bytes_do_not_pass_through_whole(client: Client, upstream: Upstream) -> None:
+    """Unstored is not unverified."""
+    (large,) = blobs_of(upstream, 1, LIMIT + 1)
+    upstream.registry.inject(Wrong())
+    reply = await client.get(upstream.blob(large))
+    assert (reply.status, reply.whole) == (200, False)
+    assert len(reply.body) < large.size
+
+
+async def test_a_length_that_turns_out_too_large(client: Client, upstream: Upstream, tmp_path: Path) -> None:
+    """Without a Content-Length nobody knows before: right bytes or a clean cut, and never above the limit."""
+    (large,) = blobs_of(upstream, 1, LIMIT + MIB)
+    upstream.registry.inject(Unframed())
+    with watched(tmp_path) as watch:
+        reply = await client.get(upstream.blob(large))
+    if reply.status == 200:
+        assert reply.body == large.content[: len(reply.body)]
+        assert reply.whole == (len(reply.body) == large.size)
+    assert watch.most <= LIMIT
+
+
+async def test_a_floor_of_free_disk(tmp_path: Path, upstream: Upstream) -> None:
+    """Where less is free than min_free wants nothing is stored, and everything still served."""
+    async with small_mirror(tmp_path, upstream, min_free="4000TiB") as client:
+        manifest = upstream.publish(image(1000, MIB), "v1")
+        for _ in range(2):
+            assert (await client.get(upstream.manifest("v1"))).body == manifest.content
+            await pull(client, upstream, manifest)
+        assert len(upstream.registry.of_blob(manifest.blobs[1])) == 2
+    assert stored(tmp_path) == 0
+
+
+async def test_a_restart_with_less_room(tmp_path: Path, upstream: Upstream) -> None:
+    """What is too much is evicted soon after the start, by last use also over the restart."""
+    blobs = blobs_of(upstream, 3, MIB)
+    async with small_mirror(tmp_path, upstream) as client:
+        for blob in (*blobs, blobs[0]):
+            await fetch(client, upstream, blob)
+    async with small_mirror(tmp_path, upstream, max_size=MIB + MIB // 2) as client:
+        async with asyncio.timeout(WITHIN):
+            while stored(tmp_path) > MIB + MIB // 2:  # noqa: ASYNC110 - a directory announces nothing
+                await asyncio.sleep(0.05)
+        assert not await asked(client, upstream, blobs[0])

@@ -1,0 +1,62 @@
+"""Registries in the mirror's configuration: one for every test, so that none sees another's breaker or counts."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tests.fake.content import Blob, Manifest
+from tests.fake.registry import Registry
+
+SHORT_TIMES = """
+[timeouts]
+connect = "1s"
+first_byte = "1s"
+silence = "1s"
+shutdown = "2s"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A registry, and the name by which the mirror knows it."""
+
+    name: str
+    registry: Registry
+    repository: str = "team/app"
+
+    def manifest(self, reference: str | Manifest) -> str:
+        """The mirror's target for a manifest, by path."""
+        return self._target("manifests", reference)
+
+    def blob(self, blob: str | Blob) -> str:
+        """The mirror's target for a blob, by path."""
+        return self._target("blobs", blob)
+
+    def _target(self, kind: str, reference: str | Manifest | Blob) -> str:
+        name = reference if isinstance(reference, str) else reference.digest
+        return f"/v2/{self.name}/{self.repository}/{kind}/{name}"
+
+    def publish(self, manifest: Manifest, *tags: str) -> Manifest:
+        """Push an image to the registry."""
+        self.registry.publish(self.repository, manifest, *tags)
+        return manifest
+
+    def publish_blob(self, blob: Blob) -> Blob:
+        """Push a blob to the registry."""
+        self.registry.add(self.repository, blob)
+        return blob
+
+
+def by_ns(target: str) -> str:
+    """The same target as a client spells it that was told of a mirror: without the name in the path, with ``ns``."""
+    _, _, name, rest = target.split("/", 3)
+    return f"/v2/{rest}?ns={name}"
+
+
+def section(name: str, url: str, more: str = "") -> str:
+    """An upstream's section in the configuration."""
+    return f'[upstreams."{name}"]\nurl = "{url}"\n{more}\n'
+
+
+def sections(upstreams: Iterable[Upstream], more: str = "") -> str:
+    """All of these upstreams' sections."""
+    return "".join(section(upstream.name, upstream.registry.url, more) for upstream in upstreams)
