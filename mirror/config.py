@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -222,12 +222,12 @@ class Settings(BaseSettings):
         return next((name for name, upstream in self.upstreams.items() if upstream.default), None)
 
 
-def read_settings(file: Path | None, flags: dict[str, dict[str, object]], upstreams: list[str]) -> Settings:
+def read_settings(file: Path | None, flags: Mapping[str, Mapping[str, object]], upstreams: list[str]) -> Settings:
     """The settings in force.
 
     Args:
         file: a TOML file; None for none.
-        flags: what the command line says, by section and key; it goes above everything else.
+        flags: what the command line says, by section and key (None: nothing); it goes above everything else.
         upstreams: NAME=URL, each added to the upstreams or replacing one's address.
 
     Raises:
@@ -237,13 +237,19 @@ def read_settings(file: Path | None, flags: dict[str, dict[str, object]], upstre
     _merge_upstreams(found, upstreams)
     try:
         settings = Settings(**found)
-        overridden = {
-            section: type(getattr(settings, section))(**{**getattr(settings, section).model_dump(), **keys})
-            for section, keys in flags.items()
-        }
     except ValidationError as error:
         raise ConfigurationInvalid(_explain(error, file)) from error
-    return settings.model_copy(update=overridden)
+    return settings.model_copy(
+        update={name: _overridden(name, getattr(settings, name), keys) for name, keys in flags.items()}
+    )
+
+
+def _overridden(name: str, section: Section, keys: Mapping[str, object]) -> Section:
+    said = {key: value for key, value in keys.items() if value is not None}
+    try:
+        return type(section)(**{**section.model_dump(), **said})
+    except ValidationError as error:
+        raise ConfigurationInvalid(_explain(error, None, section=name)) from error
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -293,10 +299,10 @@ def _is_address(url: str) -> bool:
     return whole and parts.username is None and not (parts.query or parts.fragment or re.search(r"\s", url))
 
 
-def _explain(error: ValidationError, file: Path | None) -> str:
+def _explain(error: ValidationError, file: Path | None, *, section: str = "") -> str:
     lines = [] if file is None else [f"the configuration {file} can't be used:"]
     for fault in error.errors(include_url=False, include_context=False):
-        path = ".".join(map(str, fault["loc"])) or "settings"
+        path = ".".join(map(str, (section, *fault["loc"]) if section else fault["loc"])) or "settings"
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             message = "unknown key; see config/mirror.toml for every key there is"

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from mirror.errors import ContentUnknown, MirrorError, PathThrottled, UpstreamError, UpstreamThrottled
 from mirror.oci.digest import Digest
 
+_NEAR = 2**20  # bytes; asking for them anew would take no less time
+_UNKNOWN_PACE = 64 * 2**20  # bytes; few uplinks bring so many in the time a client waits
+
 
 @dataclass(frozen=True, slots=True)
 class TagFact:
@@ -96,13 +99,12 @@ def victims(oldest_first: Iterable[Stored], *, excess: int, held: Container[Dige
     return chosen if excess <= 0 else None
 
 
-def is_far(offset: int, *, arrived: int, seconds: float, patience: float) -> bool:
-    """Whether a running download will take more than *patience* seconds to come to *offset* at its pace so far.
+def is_far(ahead: int, *, came: int, seconds: float, patience: float) -> bool:
+    """Whether *ahead* bytes more will take a running download longer than *patience* seconds, at its pace so far.
 
     Args:
-        arrived: bytes that came in *seconds*, since the first one.
+        came: bytes that came in *seconds*, since the first one.
     """
-    ahead = offset - arrived
-    if ahead <= 0 or not arrived:
-        return ahead > 64 * 2**20
-    return ahead * seconds > patience * arrived
+    if ahead <= _NEAR:
+        return False
+    return ahead * seconds > patience * came if came else ahead > _UNKNOWN_PACE

@@ -31,6 +31,15 @@ class Descriptor:
 
 
 @dataclass(frozen=True, slots=True)
+class ManifestHead:
+    """What a HEAD tells of a manifest. Media type and size are None where upstream left them out."""
+
+    digest: Digest
+    media_type: str | None
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """A manifest or index: its bytes exactly as upstream sent them, under the media type that upstream gave."""
 
@@ -39,6 +48,10 @@ class Manifest:
     body: bytes
     is_index: bool
     references: tuple[Descriptor, ...]
+
+    @property
+    def head(self) -> ManifestHead:
+        return ManifestHead(self.digest, self.media_type, len(self.body))
 
     @classmethod
     def read(cls, digest: Digest, body: bytes, media_type: str | None) -> Manifest:

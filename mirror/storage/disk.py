@@ -224,7 +224,7 @@ class DiskStore:
                 raise NoRoom(
                     f"there is no room for {size} bytes: {self._inventory.occupied} of {self._limit} are taken "
                     f"(max_size), {excess} too many with them (min_free is {self._floor}), and the rest is in use",
-                    size=size,
+                    needed=size,
                     limit=self._limit,
                 )
             await self._evict(chosen)

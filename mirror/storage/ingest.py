@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import suppress
 
+from mirror.errors import NoRoom
 from mirror.oci.digest import Digest, Verifier
 from mirror.storage.layout import Layout, storage_errors
 
@@ -73,13 +74,17 @@ class DiskIngest:
 
     async def reserve(self, size: int) -> None:
         if size > self.reserved:
-            await self._make_room(size - self.reserved)
+            try:
+                await self._make_room(size - self.reserved)
+            except NoRoom as error:
+                raise NoRoom(f"{self.digest} is not stored: {error}", size=size) from error
             self.reserved = size
 
     async def append(self, pieces: list[bytes]) -> None:
         coming = self.written + sum(map(len, pieces))
         if coming > self.reserved:  # a body whose size nobody announced
-            await self.reserve(coming)
+            await self._make_room(coming - self.reserved)
+            self.reserved = coming
         await self._run(lambda: self._append(pieces))
 
     def _append(self, pieces: list[bytes]) -> None:

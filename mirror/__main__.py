@@ -1,0 +1,92 @@
+"""Builds the parts, nests their lifetimes, and runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import AsyncExitStack
+
+import structlog
+import uvloop
+
+from mirror import log as events
+from mirror.cli import command_line
+from mirror.config import Settings, UpstreamSettings
+from mirror.downloads import Downloads
+from mirror.metrics import Metrics
+from mirror.oci.names import Upstreams, canonical_upstream
+from mirror.pulls import Pulls
+from mirror.server.app import App
+from mirror.server.listener import listening
+from mirror.storage.catalog import Catalog
+from mirror.storage.disk import DiskStore
+from mirror.storage.layout import Layout
+from mirror.storage.ledger import DiskLedger
+from mirror.upkeep import upkeep
+from mirror.upstream.authorizer import Authorizer, Credentials
+from mirror.upstream.registry import Registry
+from mirror.upstream.session import Session
+
+log = structlog.get_logger()
+
+
+async def serve(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+        MirrorError: it can't start; the message says why.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    metrics = Metrics()
+    async with AsyncExitStack() as lifetimes:
+        Layout(settings.cache.path).create()
+        ledger = await lifetimes.enter_async_context(DiskLedger.open(settings.cache.path / "ledger"))
+        store = await lifetimes.enter_async_context(DiskStore.at(settings.cache, ledger, metrics))
+        session = await lifetimes.enter_async_context(Session.opened(settings.timeouts, metrics))
+        registries = {
+            canonical_upstream(name): await lifetimes.enter_async_context(
+                _registry(canonical_upstream(name), upstream, session, settings.timeouts.first_byte, metrics)
+            )
+            for name, upstream in settings.upstreams.items()
+        }
+        downloads = await lifetimes.enter_async_context(Downloads(store, metrics))
+        pulls = await lifetimes.enter_async_context(
+            Pulls(
+                registries,
+                store,
+                Catalog(store, ledger),
+                downloads,
+                settings.tags,
+                offline=settings.server.offline,
+            )
+        )
+        await lifetimes.enter_async_context(upkeep(store))
+        log.info("store_opened", path=str(settings.cache.path), blobs=len(store), bytes=store.occupied)
+        app = App(Upstreams(settings.upstreams, default=settings.default_upstream), pulls, registries, metrics)
+        await lifetimes.enter_async_context(listening(app, settings.server, shutdown=settings.timeouts.shutdown))
+        await stop.wait()
+    log.info("stopped")
+
+
+def _registry(name: str, settings: UpstreamSettings, session: Session, first_byte: float, metrics: Metrics) -> Registry:
+    password = settings.password()
+    known = settings.username is not None and password is not None
+    credentials = Credentials(settings.username or "", password or "") if known else None
+    authorizer = Authorizer(name, settings.url, credentials, session)
+    return Registry(name, settings.url, session, authorizer, first_byte=first_byte, metrics=metrics)
+
+
+def main() -> None:
+    """The program."""
+
+    def run(settings: Settings) -> None:
+        events.configure(settings.log)
+        uvloop.run(serve(settings))
+
+    command_line(run)()
+
+
+if __name__ == "__main__":
+    main()

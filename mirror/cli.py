@@ -1,0 +1,77 @@
+"""The commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mirror.config import Settings, read_settings
+from mirror.errors import MirrorError
+
+
+def command_line(serve: Callable[[Settings], None]) -> typer.Typer:
+    """The program's commands; *serve* is what `mirror serve` does with its settings."""
+    app = typer.Typer(
+        name="mirror",
+        help="A pull-through caching mirror for OCI and Docker registries.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+
+    @app.callback()
+    def _root() -> None:
+        """A pull-through caching mirror for OCI and Docker registries."""
+
+    @app.command("serve")
+    def _serve(
+        config: Annotated[
+            Path | None,
+            typer.Option(help="Configuration file (TOML); config/mirror.toml shows every key.", envvar="MIRROR_CONFIG"),
+        ] = None,
+        listen: Annotated[
+            str | None,
+            typer.Option(
+                metavar="HOST:PORT", help="Where to listen (default: 127.0.0.1:5000).", envvar="MIRROR_LISTEN"
+            ),
+        ] = None,
+        cache: Annotated[
+            Path | None,
+            typer.Option(
+                metavar="DIR", help="Where to keep content (default: ~/.cache/mirror).", envvar="MIRROR_CACHE"
+            ),
+        ] = None,
+        max_size: Annotated[
+            str | None,
+            typer.Option(metavar="SIZE", help="How much content to keep (default: 50GiB).", envvar="MIRROR_MAX_SIZE"),
+        ] = None,
+        upstream: Annotated[
+            list[str] | None,
+            typer.Option(metavar="NAME=URL", help="An upstream registry; repeatable.", envvar="MIRROR_UPSTREAM"),
+        ] = None,
+        offline: Annotated[
+            bool | None, typer.Option("--offline/--online", help="Never ask an upstream.", envvar="MIRROR_OFFLINE")
+        ] = None,
+        log_format: Annotated[
+            str | None,
+            typer.Option(
+                metavar="json|console", help="How to log (default: console on a terminal).", envvar="MIRROR_LOG_FORMAT"
+            ),
+        ] = None,
+    ) -> None:
+        """Serve pulls, from the cache or through it. Works without any configuration."""
+        flags: dict[str, Mapping[str, object]] = {
+            "server": {"listen": listen, "offline": offline},
+            "cache": {"path": cache, "max_size": max_size},
+            "log": {"format": log_format},
+        }
+        try:
+            serve(read_settings(config, flags, upstream or []))
+        except MirrorError as error:
+            typer.secho(f"mirror: {error}", err=True)
+            raise typer.Exit(2) from error
+
+    return app

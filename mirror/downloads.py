@@ -1,0 +1,320 @@
+"""Downloads: one for each digest, owned by the mirror, followed by any number of readers.
+
+A download is a task that fills an ingest. Its readers read the same growing file, each at its own pace, and may come
+and go: nothing they do changes it. Its law: the last bytes are not to be had before all of them are verified, so that
+no client can take wrong bytes for a whole blob.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import Protocol, Self
+
+import structlog
+
+from mirror.errors import MirrorError, UpstreamCorrupt, UpstreamCut, UpstreamUnavailable
+from mirror.metrics import Metrics
+from mirror.oci.digest import Digest
+from mirror.oci.ranges import Span
+from mirror.policy import is_far
+from mirror.storage import BlobStore, Ingest
+
+_WITHHELD = 64 * 2**10  # bytes at the end that wait for the verification
+_QUEUED = 4 * 2**20  # bytes that may wait for the disk before reading from upstream pauses
+_FRUITLESS = 5  # tries in a row that brought no byte
+_PAUSES = (0.1, 2.0)  # seconds before another try: the first, and the longest
+_PATIENCE = 2.0  # seconds a reader waits for a byte far ahead; SOCI gives up after 3
+
+log = structlog.get_logger()
+
+
+class Arriving(Protocol):
+    """A blob's bytes as they come from wherever they come from."""
+
+    start: int
+    size: int | None
+
+    def pieces(self) -> AsyncIterator[bytes]: ...
+
+
+Source = Callable[[Span | None], AbstractAsyncContextManager[Arriving]]
+"""Opens one digest's content, from some offset on if a span is given. Upstream today; another mirror one day."""
+
+
+class Download:
+    """One blob on its way; for those who follow it, something to read (see Readable)."""
+
+    def __init__(self, digest: Digest) -> None:
+        self.digest = digest
+        self._size: int | None = None
+        self._arrived = 0  # bytes in the file
+        self._came = 0  # bytes that upstream sent
+        self._first_at = 0.0
+        self._descriptor = -1
+        self._users = 1  # the task that fills it, and each follower
+        self._verified = False
+        self._failure: MirrorError | None = None
+        self._changed = asyncio.Event()
+
+    @property
+    def size(self) -> int:
+        assert self._size is not None, "known when the download has begun"  # noqa: S101
+        return self._size
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    async def begun(self) -> None:
+        """Waits until the size is known and the first bytes are here, or all of them if upstream told no size.
+
+        Raises:
+            MirrorError: why they will not come. NoRoom: they will, but can't be stored.
+        """
+        while not (self._verified or (self._size is not None and self._arrived)):
+            await self._change()
+
+    async def reach(self, offset: int) -> int:
+        while True:
+            if self._verified:
+                return self._arrived
+            readable = min(self._arrived, max(0, self.size - _WITHHELD))
+            if readable > offset:
+                return readable
+            await self._change()
+
+    def is_far(self, offset: int) -> bool:
+        """Whether waiting for *offset* would take longer than a client does."""
+        seconds = time.monotonic() - self._first_at
+        return not self._verified and is_far(
+            offset - self._arrived, came=self._came, seconds=seconds, patience=_PATIENCE
+        )
+
+    async def _change(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        await self._changed.wait()
+
+    def _announce(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def join(self) -> None:
+        self._users += 1
+
+    def leave(self) -> None:
+        """Closes the file behind the last one: it outlives the task while anybody reads it."""
+        self._users -= 1
+        if not self._users and self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    # What follows is for the task that fills the download.
+
+    @property
+    def is_open(self) -> bool:
+        """Whether upstream has answered once."""
+        return self._descriptor >= 0
+
+    def opened(self, ingest: Ingest, size: int | None) -> None:
+        """Upstream has answered, and told the size or not; the ingest holds what there is."""
+        if not self.is_open:
+            self._descriptor = os.dup(ingest.fileno())
+        self._size = size
+        self.advanced(ingest.written)
+
+    def came(self, size: int) -> None:
+        """Upstream sent so many bytes more."""
+        self._first_at = self._first_at or time.monotonic()
+        self._came += size
+
+    def advanced(self, arrived: int) -> None:
+        """So many bytes are in the file."""
+        self._arrived = arrived
+        self._announce()
+
+    def verified(self) -> None:
+        """All bytes are there, and right."""
+        self._size = self._arrived
+        self._verified = True
+        self._announce()
+
+    def failed(self, failure: MirrorError) -> None:
+        """No more bytes will come."""
+        self._failure = failure
+        self._announce()
+
+
+class Downloads:
+    """All downloads under way. Ends with them: leaving the context cancels what runs, and keeps what has arrived."""
+
+    def __init__(self, store: BlobStore, metrics: Metrics) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._running: dict[Digest, Download] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        metrics.downloads_running.set_function(lambda: len(self._running))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def __contains__(self, digest: object) -> bool:
+        return digest in self._running
+
+    @asynccontextmanager
+    async def follow(self, digest: Digest, source: Source, size: int | None) -> AsyncIterator[Download]:
+        """Joins the download of *digest*, or begins it.
+
+        Args:
+            source: where the bytes are to be had, if this begins the download.
+            size: bytes, as far as a manifest told; None if none did.
+
+        Raises:
+            MirrorError: it failed before its first byte. NoRoom: it can't be stored, but passed through.
+        """
+        download = self._running.get(digest) or self._begin(digest, source, size)
+        download.join()
+        try:
+            async with self._store.hold(digest):
+                await download.begun()
+                yield download
+        finally:
+            download.leave()
+
+    def _begin(self, digest: Digest, source: Source, size: int | None) -> Download:
+        download = Download(digest)
+        self._running[digest] = download
+        task = asyncio.create_task(self._run(download, source, size), name=f"download {digest}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return download
+
+    async def _run(self, download: Download, source: Source, size: int | None) -> None:
+        """Never raises, but for cancellation: what fails is told to those who follow."""
+        try:
+            async with self._store.ingest(download.digest) as ingest:
+                await self._fill(download, ingest, source, size)
+                download.verified()
+                await ingest.commit()
+        except MirrorError as error:
+            log.warning("download_failed", digest=str(download.digest), reason=str(error), error=type(error).__name__)
+            download.failed(error)
+        except asyncio.CancelledError:
+            download.failed(UpstreamUnavailable("the mirror is shutting down", retry_after=5))
+            raise
+        except Exception as error:
+            log.exception("download_crashed", digest=str(download.digest))
+            download.failed(MirrorError(f"the mirror failed over {download.digest}: {type(error).__name__}"))
+        finally:
+            # Only now: the ingest has become a blob or is closed, so whoever comes next finds the one or begins anew.
+            del self._running[download.digest]
+            download.leave()
+
+    async def _fill(self, download: Download, ingest: Ingest, source: Source, size: int | None) -> None:
+        """Brings all bytes into the ingest, over as many interruptions as upstream makes while it still delivers."""
+        fruitless, pause = 0, _PAUSES[0]
+        while True:
+            before = ingest.written
+            try:
+                await self._take(download, ingest, source, size)
+            except UpstreamCorrupt:
+                ingest.restart()
+                raise
+            except (UpstreamCut, UpstreamUnavailable) as error:
+                fruitless = 0 if ingest.written > before else fruitless + 1
+                if not download.is_open or fruitless >= _FRUITLESS:
+                    raise
+                log.info("download_resumes", digest=str(download.digest), at=ingest.written, reason=str(error))
+                await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter
+                pause = _PAUSES[0] if not fruitless else min(2 * pause, _PAUSES[1])
+            else:
+                return
+
+    async def _take(self, download: Download, ingest: Ingest, source: Source, size: int | None) -> None:
+        """One connection's worth of bytes."""
+        span = Span(ingest.written, ingest.written) if ingest.written else None
+        async with source(span) as body:
+            total = size if body.size is None else body.size
+            if total is not None:
+                await ingest.reserve(total)
+            download.opened(ingest, total)
+            queue = _Queue()
+            writing = asyncio.create_task(self._write(download, ingest, queue))
+            try:
+                await self._read(download, body, queue, skip=ingest.written - body.start, most=total)
+            finally:
+                queue.end()
+                await writing  # what came before a cut is kept
+            if total is not None and ingest.written < total:
+                raise UpstreamCut(f"{download.digest} ended after {ingest.written} of {total} bytes")
+            ingest.verify(total)
+
+    async def _read(self, download: Download, body: Arriving, queue: _Queue, *, skip: int, most: int | None) -> None:
+        """Takes pieces from upstream while others are hashed and written; *skip* bytes are here already."""
+        at = body.start
+        async for piece in body.pieces():
+            if queue.ended:
+                return
+            download.came(len(piece))
+            at += len(piece)
+            if most is not None and at > most:
+                raise UpstreamCorrupt(f"upstream sends more than the {most} bytes of {download.digest}")
+            if skip >= len(piece):
+                skip -= len(piece)
+                continue
+            await queue.put(piece[skip:] if skip else piece)
+            skip = 0
+
+    async def _write(self, download: Download, ingest: Ingest, queue: _Queue) -> None:
+        try:
+            while pieces := await queue.take():
+                await ingest.append(pieces)
+                download.advanced(ingest.written)
+        finally:
+            queue.end()  # if the disk fails, reading has to stop too
+
+
+class _Queue:
+    """Pieces between the reading and the writing half of a download; bounded in bytes, taken all at once."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._filled = asyncio.Event()
+        self._emptied = asyncio.Event()
+        self.ended = False
+
+    async def put(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._size += len(piece)
+        self._filled.set()
+        while self._size > _QUEUED and not self.ended:
+            self._emptied.clear()
+            await self._emptied.wait()
+
+    def end(self) -> None:
+        """No more comes, or no more is taken."""
+        self.ended = True
+        self._filled.set()
+        self._emptied.set()
+
+    async def take(self) -> list[bytes]:
+        """All pieces that wait, once there is one; none at the end."""
+        while not self._pieces and not self.ended:
+            self._filled.clear()
+            await self._filled.wait()
+        pieces, self._pieces, self._size = self._pieces, [], 0
+        self._emptied.set()
+        return pieces

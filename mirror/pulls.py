@@ -1,0 +1,379 @@
+"""Pulls: from a client's question to the answer. Hit, join, begin, revalidate, or serve stale."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from types import TracebackType
+from typing import Self, TypeVar, assert_never
+
+import structlog
+
+from mirror.collapse import Collapsed
+from mirror.config import TagSettings
+from mirror.downloads import Download, Downloads
+from mirror.errors import (
+    BlobUnknown,
+    ContentUnknown,
+    ManifestUnknown,
+    MirrorError,
+    NoRoom,
+    StorageFailed,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamUnavailable,
+)
+from mirror.hints import Hints
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import Manifest, ManifestHead
+from mirror.oci.names import Reference, Repository, Tag
+from mirror.oci.ranges import Span
+from mirror.passages import Passage
+from mirror.policy import Fetch, Revalidate, Serve, TagFact, decide, is_gone, may_stand_in
+from mirror.storage import BlobStore, Readable
+from mirror.storage.catalog import Catalog
+from mirror.upstream.registry import Page, Registry
+
+_Answer = TypeVar("_Answer")
+log = structlog.get_logger()
+
+
+class Outcome(Enum):
+    """How a pull was answered; the value is its name in figures and events."""
+
+    HIT = "hit"
+    STORED = "stored"  # upstream was asked, and the answer is kept
+    COLLAPSED = "collapsed"  # another pull was asking the same
+    PASSED = "passed"  # upstream was asked, and the answer is not kept
+    STALE = "stale"  # upstream could not confirm what is served
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestPull:
+    """A manifest; for HEAD perhaps only its head.
+
+    Attributes:
+        age: seconds since upstream last confirmed it, where it is stale.
+        failure: why upstream could not confirm it, where it is stale.
+    """
+
+    head: ManifestHead
+    manifest: Manifest | None
+    outcome: Outcome
+    age: int = 0
+    failure: MirrorError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlobPull:
+    """A blob that can be delivered: its size is known, and its first bytes are here or on their way.
+
+    Attributes:
+        readable: where to read it; None if it can only be passed through.
+    """
+
+    registry: Registry
+    repository: Repository
+    digest: Digest
+    size: int
+    outcome: Outcome
+    readable: Readable | None
+
+    @asynccontextmanager
+    async def content(self, span: Span) -> AsyncIterator[Readable | Passage]:
+        """Where to take the bytes of *span* from: something to read at offsets, or a passage of just these bytes.
+
+        Raises:
+            MirrorError: they can't be had.
+        """
+        async with AsyncExitStack() as exits:
+            yield await self._open(exits, span)
+
+    async def _open(self, exits: AsyncExitStack, span: Span) -> Readable | Passage:
+        readable = self.readable
+        if isinstance(readable, Download) and not readable.is_far(span.start):
+            return readable
+        if readable is not None and not isinstance(readable, Download):
+            return readable
+        asked = None if len(span) == self.size else span
+        try:
+            body = await exits.enter_async_context(self.registry.blob(self.repository.name, self.digest, asked))
+        except UpstreamError:
+            if readable is None:
+                raise
+            return readable  # the download goes on, and will come there too
+        return Passage(self.digest, body, span, self.size)
+
+
+class Pulls:
+    """Answers pulls for all upstreams."""
+
+    def __init__(
+        self,
+        registries: Mapping[str, Registry],
+        store: BlobStore,
+        catalog: Catalog,
+        downloads: Downloads,
+        settings: TagSettings,
+        *,
+        offline: bool,
+    ) -> None:
+        self._registries = registries
+        self._store = store
+        self._catalog = catalog
+        self._downloads = downloads
+        self._settings = settings
+        self._offline = offline
+        self._fetches = Collapsed[tuple[Repository, Reference], Manifest]()
+        self._checks = Collapsed[tuple[Repository, Digest], None]()
+        self._missing = Hints[ContentUnknown]()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._fetches.__aexit__(kind, error, trace)
+        await self._checks.__aexit__(kind, error, trace)
+
+    # Manifests
+
+    async def manifest(self, repository: Repository, reference: Reference, *, head_only: bool = False) -> ManifestPull:
+        """The manifest that *reference* names.
+
+        Args:
+            head_only: nothing needs to be downloaded that is not here.
+
+        Raises:
+            ManifestUnknown, UpstreamError, StorageFailed
+        """
+        if isinstance(reference, Digest):
+            return await self._by_digest(repository, reference, head_only=head_only)
+        now = time.time()
+        fact = await self._catalog.tag(repository, reference)
+        decision = decide(fact, now=now, fresh_for=self._settings.fresh_for, offline=self._offline)
+        match decision:
+            case Serve(fact):
+                return await self._by_digest(repository, fact.digest, head_only=head_only)
+            case Revalidate(fact):
+                return await self._revalidated(repository, reference, fact)
+            case Fetch():
+                if head_only and (pull := await self._head(repository, reference)) is not None:
+                    return pull
+                return await self._fetched(repository, reference)
+            case _:
+                assert_never(decision)
+
+    async def _by_digest(self, repository: Repository, digest: Digest, *, head_only: bool) -> ManifestPull:
+        manifest = await self._catalog.manifest(digest)
+        if manifest is not None and await self._catalog.holds(repository, digest):
+            self._store.use(digest)
+            registry = self._registries[repository.upstream]
+            if registry.is_down and not await self._catalog.is_complete(digest):
+                # podman does not come back from a manifest whose blobs it can't have; from a 503 it does.
+                raise UpstreamUnavailable(
+                    f"{repository.upstream} is down, and not all of {repository}@{digest} is cached: try again later",
+                    retry_after=5,
+                    upstream=repository.upstream,
+                )
+            return ManifestPull(manifest.head, manifest, Outcome.HIT)
+        if head_only and (pull := await self._head(repository, digest)) is not None:
+            return pull
+        return await self._fetched(repository, digest)
+
+    async def _head(self, repository: Repository, reference: Reference) -> ManifestPull | None:
+        """The head alone, as upstream tells it; None where it doesn't tell all of it."""
+        await self._check_askable(repository, reference, ManifestUnknown)
+        head = await self._asking(
+            repository, reference, self._registries[repository.upstream].resolve(repository.name, reference)
+        )
+        if head is None or head.media_type is None or head.size is None:
+            return None
+        if isinstance(reference, Tag):
+            await self._catalog.keep_tag(repository, reference, TagFact(head.digest, time.time()))
+        return ManifestPull(head, None, Outcome.PASSED)
+
+    async def _fetched(self, repository: Repository, reference: Reference) -> ManifestPull:
+        await self._check_askable(repository, reference, ManifestUnknown)
+        manifest, joined = await self._fetches.ask((repository, reference), partial(self._fetch, repository, reference))
+        stored = Outcome.STORED if manifest.digest in self._store else Outcome.PASSED
+        return ManifestPull(manifest.head, manifest, Outcome.COLLAPSED if joined else stored)
+
+    async def _fetch(self, repository: Repository, reference: Reference) -> Manifest:
+        registry = self._registries[repository.upstream]
+        manifest = await self._asking(repository, reference, registry.manifest(repository.name, reference))
+        try:
+            await self._catalog.keep_manifest(repository, manifest)
+        except StorageFailed as error:
+            log.warning("manifest_not_stored", repository=str(repository), reason=str(error))
+            self._catalog.expect(manifest)
+        if isinstance(reference, Tag):
+            await self._catalog.keep_tag(repository, reference, TagFact(manifest.digest, time.time()))
+        return manifest
+
+    async def _revalidated(self, repository: Repository, tag: Tag, fact: TagFact) -> ManifestPull:
+        try:
+            manifest, _ = await self._fetches.ask((repository, tag), partial(self._revalidate, repository, tag, fact))
+        except MirrorError as failure:
+            if is_gone(failure):
+                await self._catalog.drop_tag(repository, tag)
+            elif may_stand_in(fact, failure, now=time.time(), stale_for=self._settings.stale_for):
+                return await self._stale(repository, tag, fact, failure)
+            raise
+        self._store.use(manifest.digest)
+        return ManifestPull(manifest.head, manifest, Outcome.HIT if manifest.digest == fact.digest else Outcome.STORED)
+
+    async def _revalidate(self, repository: Repository, tag: Tag, fact: TagFact) -> Manifest:
+        """Asks upstream by HEAD what the tag names now, and fetches that if it is not here."""
+        registry = self._registries[repository.upstream]
+        head = await registry.resolve(repository.name, tag)
+        if head is None:
+            return await self._fetch(repository, tag)
+        manifest = await self._catalog.manifest(head.digest) if head.digest == fact.digest else None
+        if manifest is None:
+            manifest = await self._fetch(repository, head.digest)
+        await self._catalog.keep_tag(repository, tag, TagFact(head.digest, time.time()))
+        return manifest
+
+    async def _stale(self, repository: Repository, tag: Tag, fact: TagFact, failure: MirrorError) -> ManifestPull:
+        manifest = await self._catalog.manifest(fact.digest)
+        if manifest is None or not await self._catalog.is_complete(fact.digest):
+            raise failure
+        self._store.use(fact.digest)
+        age = max(0, int(time.time() - fact.checked))
+        log.warning("stale_served", repository=str(repository), tag=str(tag), age=age, reason=str(failure))
+        return ManifestPull(manifest.head, manifest, Outcome.STALE, age=age, failure=failure)
+
+    # Blobs
+
+    async def blob_size(self, repository: Repository, digest: Digest) -> tuple[int | None, Outcome]:
+        """Bytes of a blob, without downloading it; None where nobody knows.
+
+        Raises:
+            BlobUnknown, UpstreamError
+        """
+        size = self._store.size(digest)
+        if size is not None and await self._catalog.holds(repository, digest):
+            self._store.use(digest)
+            return size, Outcome.HIT
+        await self._check_askable(repository, digest, BlobUnknown)
+        registry = self._registries[repository.upstream]
+        told = await self._asking(repository, digest, registry.blob_size(repository.name, digest))
+        await self._catalog.keep_holding(repository, digest)
+        if told is None:
+            told = self._catalog.expected_size(digest)
+        return (size, Outcome.HIT) if size is not None else (told, Outcome.PASSED)
+
+    @asynccontextmanager
+    async def blob(self, repository: Repository, digest: Digest) -> AsyncIterator[BlobPull]:
+        """A blob, from the store, from the download under way, or from one that begins now.
+
+        Raises:
+            BlobUnknown, UpstreamError, StorageFailed
+        """
+        async with AsyncExitStack() as exits:
+            pull = partial(BlobPull, self._registries[repository.upstream], repository, digest)
+            if digest in self._store or digest in self._downloads:
+                await self._check_holds(repository, digest)
+            else:
+                await self._check_askable(repository, digest, BlobUnknown)
+            # From here to the download nothing waits, unless there is a blob: or two would begin the same one.
+            blob = await exits.enter_async_context(self._store.open(digest))
+            if blob is not None:
+                yield pull(blob.size, Outcome.HIT, blob)
+                return
+            joined = digest in self._downloads
+            try:
+                download = await self._follow(exits, repository, digest)
+            except NoRoom as error:
+                size = error.detail.get("size") or self._catalog.expected_size(digest)
+                if not isinstance(size, int):
+                    raise
+                yield pull(size, Outcome.PASSED, None)
+            else:
+                yield pull(download.size, Outcome.COLLAPSED if joined else Outcome.STORED, download)
+
+    async def _follow(self, exits: AsyncExitStack, repository: Repository, digest: Digest) -> Download:
+        registry = self._registries[repository.upstream]
+        source = partial(registry.blob, repository.name, digest)
+        size = self._catalog.expected_size(digest)
+        joined = digest in self._downloads
+        try:
+            following = self._downloads.follow(digest, source, size)
+            download = await self._asking(repository, digest, exits.enter_async_context(following))
+        except (ContentUnknown, UpstreamRefused):
+            if not joined:
+                raise
+            # The download was another repository's, and upstream said no to that one.
+            following = self._downloads.follow(digest, source, size)
+            download = await self._asking(repository, digest, exits.enter_async_context(following))
+        await self._catalog.keep_holding(repository, digest)
+        return download
+
+    async def _check_holds(self, repository: Repository, digest: Digest) -> None:
+        """Lets pass who asks a repository for what is its own: bytes are shared between repositories, rights are not.
+
+        Raises:
+            BlobUnknown, UpstreamError: upstream does not confirm it.
+        """
+        if not await self._catalog.holds(repository, digest):
+            await self._checks.ask((repository, digest), partial(self._ask_holds, repository, digest))
+
+    async def _ask_holds(self, repository: Repository, digest: Digest) -> None:
+        await self._check_askable(repository, digest, BlobUnknown)
+        registry = self._registries[repository.upstream]
+        await self._asking(repository, digest, registry.blob_size(repository.name, digest))
+        await self._catalog.keep_holding(repository, digest)
+
+    # Asking upstream
+
+    def _check_online(self, unknown: type[ContentUnknown], what: str) -> None:
+        if self._offline:
+            raise unknown(
+                f"{what} is not here and the mirror is offline: start it without --offline where it can reach "
+                f"upstream and pull it once, then carry the cache directory over",
+                offline="yes",
+            )
+
+    async def _check_askable(self, repository: Repository, reference: Reference, unknown: type[ContentUnknown]) -> None:
+        """Lets a question to upstream pass, unless it must not be asked, or was just answered with 404."""
+        self._check_online(
+            unknown, f"{repository}:{reference}" if isinstance(reference, Tag) else f"{repository}@{reference}"
+        )
+        known = await self._missing.get(f"{unknown.code} {repository} {reference}")
+        if known is not None:
+            raise known
+
+    async def _asking(self, repository: Repository, reference: Reference, answer: Awaitable[_Answer]) -> _Answer:
+        """Upstream's answer; a 404 is remembered for a while."""
+        try:
+            return await answer
+        except ContentUnknown as unknown:
+            key = f"{unknown.code} {repository} {reference}"
+            await self._missing.keep(key, unknown, seconds=self._settings.missing_for)
+            raise
+
+    # Lists
+
+    async def tags(self, repository: Repository, query: tuple[tuple[str, str], ...]) -> Page:
+        """A page of upstream's list of tags.
+
+        Raises:
+            ManifestUnknown, UpstreamError
+        """
+        self._check_online(ManifestUnknown, f"the list of {repository}'s tags")
+        return await self._registries[repository.upstream].tags(repository.name, query)
+
+    async def referrers(self, repository: Repository, digest: Digest, query: tuple[tuple[str, str], ...]) -> Page:
+        """A page of upstream's list of what refers to *digest*.
+
+        Raises:
+            ManifestUnknown, UpstreamError
+        """
+        self._check_online(ManifestUnknown, f"the list of what refers to {repository}@{digest}")
+        return await self._registries[repository.upstream].referrers(repository.name, digest, query)

@@ -1,0 +1,1 @@
+"""The only HTTP server: the registry API, health and metrics."""

@@ -1,0 +1,98 @@
+"""Answers: the heads that go with what a pull came to (distribution-spec 1.1; RFC 9110; RFC 9211)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from mirror.errors import MethodUnsupported, MirrorError, RangeUnsatisfiable
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import ManifestHead
+from mirror.oci.ranges import Span
+from mirror.oci.routes import Asked
+from mirror.pulls import ManifestPull, Outcome
+from mirror.server.wire import Headers
+
+_CACHE_STATUS = {
+    Outcome.HIT: "mirror; hit",
+    Outcome.STORED: "mirror; fwd=uri-miss; stored",
+    Outcome.COLLAPSED: "mirror; fwd=uri-miss; collapsed",
+    Outcome.PASSED: "mirror; fwd=uri-miss",
+    Outcome.STALE: "mirror; fwd=stale; detail=unconfirmed",
+}
+_API = ("Docker-Distribution-Api-Version", "registry/2.0")
+_DEFAULT_RETRY = 5  # seconds
+
+
+def content_headers(asked: Asked, digest: Digest, media_type: str, size: int | None, outcome: Outcome) -> Headers:
+    """What every manifest and blob is sent with, for GET and HEAD alike. *size* None: nobody knows it."""
+    yield "Content-Type", media_type
+    if size is not None:
+        yield "Content-Length", str(size)
+    yield "Docker-Content-Digest", str(digest)
+    yield "ETag", f'"{digest}"'
+    yield _API
+    yield "Cache-Status", _CACHE_STATUS[outcome]
+    if asked.ns is not None:
+        yield "OCI-Namespace", asked.ns
+
+
+def manifest_headers(asked: Asked, head: ManifestHead, pull: ManifestPull) -> Headers:
+    yield from content_headers(asked, head.digest, head.media_type or "", head.size, pull.outcome)
+    if pull.failure is not None:
+        yield "Age", str(pull.age)
+        yield "Warning", f'299 - "{_quotable(str(pull.failure))}; served as it was {pull.age} s ago"'
+
+
+def blob_headers(asked: Asked, digest: Digest, size: int | None, outcome: Outcome) -> Headers:
+    yield from content_headers(asked, digest, "application/octet-stream", size, outcome)
+    yield "Accept-Ranges", "bytes"
+
+
+def part_headers(asked: Asked, digest: Digest, span: Span, size: int, outcome: Outcome) -> Headers:
+    yield from blob_headers(asked, digest, len(span), outcome)
+    yield "Content-Range", span.content_range(size)
+
+
+def multipart_headers(asked: Asked, digest: Digest, boundary: str, length: int, outcome: Outcome) -> Headers:
+    for name, value in blob_headers(asked, digest, length, outcome):
+        yield name, f"multipart/byteranges; boundary={boundary}" if name == "Content-Type" else value
+
+
+def part_opening(boundary: str, span: Span, size: int) -> bytes:
+    """What goes before one part of several (RFC 9110, 14.6)."""
+    return (
+        f"\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\n"
+        f"Content-Range: {span.content_range(size)}\r\n\r\n"
+    ).encode()
+
+
+def error_answer(failure: MirrorError) -> tuple[int, Headers, bytes]:
+    """Status, headers and the OCI error JSON. `detail` always holds something: dockerd retries what has none."""
+    detail = {"error": type(failure).__name__, **failure.detail}
+    body = json.dumps({"errors": [{"code": failure.code, "message": str(failure), "detail": detail}]}).encode()
+    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), _API]
+    if isinstance(failure, RangeUnsatisfiable):
+        headers.append(("Content-Range", f"bytes */{failure.size}"))
+    if isinstance(failure, MethodUnsupported):
+        headers.append(("Allow", "GET, HEAD"))
+    if failure.status in {429, 503, 504}:
+        headers.append(("Retry-After", str(_DEFAULT_RETRY if failure.retry_after is None else failure.retry_after)))
+    return failure.status, headers, body
+
+
+def api_answer() -> tuple[Headers, bytes]:
+    """To `/v2/`: yes, this is a registry; come in."""
+    return [("Content-Type", "application/json"), ("Content-Length", "2"), _API], b"{}"
+
+
+def is_known(if_none_match: Iterable[str], digest: Digest) -> bool:
+    """Whether the client has this content already (RFC 9110, 13.1.2; weak comparison)."""
+    tags = (tag.strip().removeprefix("W/") for line in if_none_match for tag in line.split(","))
+    return any(tag in {"*", f'"{digest}"'} for tag in tags)
+
+
+def _quotable(text: str) -> str:
+    """*text* as it may stand in a quoted string of a header."""
+    plain = "".join(character if character.isascii() and character.isprintable() else "?" for character in text)
+    return plain.replace("\\", "/").replace('"', "'")[:512]

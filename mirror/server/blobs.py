@@ -1,0 +1,130 @@
+"""Answers to blob requests: whole, in part, in several parts (RFC 9110, 14)."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+from aiohttp import web
+
+from mirror.errors import MirrorError
+from mirror.oci.digest import Digest
+from mirror.oci.ranges import Span, requested_spans
+from mirror.oci.routes import BlobRoute
+from mirror.passages import Passage
+from mirror.pulls import BlobPull, Pulls
+from mirror.server.answers import blob_headers, is_known, multipart_headers, part_headers, part_opening
+from mirror.server.record import Record
+from mirror.server.wire import Channel, ClientGone, Sent, answer, render
+from mirror.storage import Readable
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What to send: a head, parts (each with the bytes to say before it), and the bytes to end with."""
+
+    status: int
+    head: bytes
+    parts: tuple[tuple[bytes, Span], ...]
+    ending: bytes = b""
+
+
+class Blobs:
+    """`/v2/<name>/blobs/<digest>`."""
+
+    def __init__(self, pulls: Pulls, record: Record) -> None:
+        self._pulls = pulls
+        self._record = record
+
+    async def answer(self, request: web.BaseRequest, route: BlobRoute, started: float) -> Sent:
+        known = is_known(request.headers.getall("If-None-Match", ()), route.digest)
+        if request.method == "HEAD":
+            size, outcome = await self._pulls.blob_size(route.asked.repository, route.digest)
+        else:
+            async with self._pulls.blob(route.asked.repository, route.digest) as pull:
+                size, outcome = pull.size, pull.outcome
+                if not known:
+                    return await self._stream(request, route, pull, _plan(request, route, pull), started)
+        head = render(304 if known else 200, blob_headers(route.asked, route.digest, size, outcome))
+        self._record.first_byte(started)
+        sent = answer(request, 304 if known else 200, head)
+        self._record.served(request, "blob", route.asked, str(route.digest), route.digest, outcome, 0, started)
+        return sent
+
+    async def _stream(
+        self, request: web.BaseRequest, route: BlobRoute, pull: BlobPull, plan: _Plan, started: float
+    ) -> Sent:
+        """Sends what is planned. A failure before the head is an error answer; one after it cuts the connection."""
+        channel = Channel(request)
+        name = str(route.digest)
+        try:
+            async with channel:
+                await _transmit(channel, pull, plan, lambda: self._record.first_byte(started))
+        except MirrorError as failure:
+            if not channel.begun:
+                raise
+            self._record.broken_off(request, "blob", name, "cut", channel.sent, started, str(failure))
+        except ClientGone:
+            self._record.broken_off(request, "blob", name, "left", channel.sent, started, "the client left")
+        except asyncio.CancelledError:
+            self._record.broken_off(request, "blob", name, "left", channel.sent, started, "the client left")
+            raise
+        else:
+            self._record.served(request, "blob", route.asked, name, route.digest, pull.outcome, channel.sent, started)
+            return Sent(plan.status, keep_alive=request.keep_alive)
+        return Sent(plan.status, keep_alive=False)
+
+
+def _plan(request: web.BaseRequest, route: BlobRoute, pull: BlobPull) -> _Plan:
+    asked, digest, size = route.asked, route.digest, pull.size
+    spans = requested_spans(_range(request, digest), size)
+    if spans is None:
+        return _Plan(200, render(200, blob_headers(asked, digest, size, pull.outcome)), ((b"", Span(0, size)),))
+    if len(spans) == 1:
+        head = render(206, part_headers(asked, digest, spans[0], size, pull.outcome))
+        return _Plan(206, head, ((b"", spans[0]),))
+    boundary = secrets.token_hex(16)
+    parts = tuple((part_opening(boundary, span, size), span) for span in spans)
+    ending = f"\r\n--{boundary}--\r\n".encode()
+    length = sum(len(opening) + len(span) for opening, span in parts) + len(ending)
+    head = render(206, multipart_headers(asked, digest, boundary, length, pull.outcome))
+    return _Plan(206, head, parts, ending)
+
+
+def _range(request: web.BaseRequest, digest: Digest) -> str | None:
+    """The Range header, unless If-Range says that it is about other content (RFC 9110, 13.1.5)."""
+    condition = request.headers.get("If-Range")
+    return request.headers.get("Range") if condition in {None, f'"{digest}"'} else None
+
+
+async def _transmit(channel: Channel, pull: BlobPull, plan: _Plan, on_first_byte: Callable[[], None]) -> None:
+    for number, (opening, span) in enumerate(plan.parts):
+        async with pull.content(span) as content:
+            # No status line before there is a byte to follow it: nobody recovers from a 200 with nothing behind it.
+            ready = await _ready(content, span)
+            if not number:
+                on_first_byte()
+                await channel.head(plan.head)
+            await channel.say(opening)
+            await ready(channel)
+    await channel.say(plan.ending)
+
+
+async def _ready(content: Readable | Passage, span: Span) -> Callable[[Channel], Awaitable[None]]:
+    """Waits for the first byte of *span*; what is returned sends all of it."""
+    if isinstance(content, Passage):
+        pieces = content.pieces()
+        first = await anext(pieces, b"")
+
+        async def passing(channel: Channel) -> None:
+            await channel.write(first)
+            async for piece in pieces:
+                await channel.write(piece)
+
+        return passing
+    if span:
+        await content.reach(span.start)
+    return partial(Channel.copy, readable=content, start=span.start, end=span.end)

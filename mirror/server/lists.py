@@ -1,0 +1,41 @@
+"""Answers to list requests: tags and referrers, page by page."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from mirror.oci.links import link_to
+from mirror.oci.routes import ReferrersRoute, TagsRoute
+from mirror.pulls import Pulls
+from mirror.server.record import Record
+from mirror.server.wire import Sent, answer, render
+
+
+class Lists:
+    """`/v2/<name>/tags/list` and `/v2/<name>/referrers/<digest>`."""
+
+    def __init__(self, pulls: Pulls, record: Record) -> None:
+        self._pulls = pulls
+        self._record = record
+
+    async def answer(self, request: web.BaseRequest, route: TagsRoute | ReferrersRoute, started: float) -> Sent:
+        asked = route.asked
+        if isinstance(route, TagsRoute):
+            kind, path = "tags", f"{asked.path}/tags/list"
+            page = await self._pulls.tags(asked.repository, route.query)
+        else:
+            kind, path = "referrers", f"{asked.path}/referrers/{route.digest}"
+            page = await self._pulls.referrers(asked.repository, route.digest, route.query)
+        headers = [
+            ("Content-Type", page.media_type),
+            ("Content-Length", str(len(page.body))),
+            ("Docker-Distribution-Api-Version", "registry/2.0"),
+            ("Cache-Status", "mirror; fwd=uri-miss"),
+        ]
+        if page.following is not None:
+            headers.append(("Link", link_to(path, page.following, asked.ns)))
+        if page.filtered:
+            headers.append(("OCI-Filters-Applied", "artifactType"))
+        self._record.first_byte(started)
+        self._record.count(kind, "passed")
+        return answer(request, 200, render(200, headers), page.body)

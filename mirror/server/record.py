@@ -1,0 +1,95 @@
+"""The record of answered requests: one event and a few figures for each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import structlog
+from aiohttp import web
+
+from mirror.errors import MirrorError
+from mirror.metrics import Metrics
+from mirror.oci.digest import Digest
+from mirror.oci.routes import Asked
+from mirror.pulls import Outcome
+
+log = structlog.get_logger()
+
+
+class Record:
+    """Writes down what became of requests, where that is known."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._counts: dict[tuple[str, str], Callable[[], None]] = {}
+
+    def first_byte(self, started: float) -> None:
+        """The head of an answer to a request that came at *started* (time.perf_counter) is leaving now."""
+        self._metrics.first_byte.observe(time.perf_counter() - started)
+
+    def served(
+        self,
+        request: web.BaseRequest,
+        kind: str,
+        asked: Asked,
+        reference: str,
+        digest: Digest,
+        outcome: Outcome,
+        size: int,
+        started: float,
+    ) -> None:
+        """A pull was answered with *size* bytes of content."""
+        self.count(kind, outcome.value)
+        self._metrics.served_bytes.inc(size)
+        log.info(
+            "pull_served",
+            kind=kind,
+            method=request.method,
+            upstream=asked.repository.upstream,
+            repository=asked.repository.name,
+            reference=reference,
+            digest=str(digest),
+            outcome=outcome.value,
+            bytes=size,
+            seconds=round(time.perf_counter() - started, 4),
+            client=request.remote,
+        )
+
+    def broken_off(
+        self, request: web.BaseRequest, kind: str, reference: str, outcome: str, size: int, started: float, why: str
+    ) -> None:
+        """An answer ended before its end: the client left, or the mirror cut it off."""
+        self.count(kind, outcome)
+        self._metrics.served_bytes.inc(size)
+        (log.warning if outcome == "cut" else log.info)(
+            f"pull_{outcome}",
+            kind=kind,
+            target=request.raw_path[:256],
+            reference=reference,
+            bytes=size,
+            seconds=round(time.perf_counter() - started, 4),
+            client=request.remote,
+            reason=why,
+        )
+
+    def failed(self, request: web.BaseRequest, failure: MirrorError, started: float) -> None:
+        """A request was answered with an error."""
+        self.count("error", failure.code.lower())
+        (log.warning if failure.status >= 500 else log.info)(
+            "pull_failed",
+            method=request.method,
+            target=request.raw_path[:256],
+            status=failure.status,
+            code=failure.code,
+            reason=str(failure),
+            seconds=round(time.perf_counter() - started, 4),
+            client=request.remote,
+        )
+
+    def count(self, kind: str, outcome: str) -> None:
+        key = (kind, outcome)
+        count = self._counts.get(key)
+        if count is None:
+            count = self._counts[key] = self._metrics.requests.labels(kind, outcome).inc
+        count()

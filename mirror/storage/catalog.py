@@ -1,0 +1,154 @@
+"""The catalog: what is known of stored content. The ledger's facts, with those in use at hand in memory.
+
+Bytes are shared between repositories, rights are not: a digest is known to be a repository's own when upstream
+answered for it under that repository, or when a manifest of that repository references it.
+"""
+
+from __future__ import annotations
+
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import LARGEST, Manifest
+from mirror.oci.names import Repository, Tag
+from mirror.policy import TagFact
+from mirror.recent import Recent
+from mirror.storage import BlobStore, Ledger, ManifestFact
+
+_MANIFEST_BYTES = 32 * 2**20  # of memory for manifests
+_TAGS = 65_536
+_SIZES = 262_144
+_REPOSITORIES = 4_096
+
+
+class Catalog:
+    """Facts about tags, manifests and repositories."""
+
+    def __init__(self, store: BlobStore, ledger: Ledger) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._tags = Recent[tuple[Repository, Tag], TagFact](_TAGS)
+        self._manifests = Recent[Digest, Manifest](_MANIFEST_BYTES, weigh=lambda manifest: len(manifest.body) + 1024)
+        self._sizes = Recent[Digest, int](_SIZES)
+        self._holdings = Recent[Repository, _Holdings](_REPOSITORIES)
+
+    async def tag(self, repository: Repository, tag: Tag) -> TagFact | None:
+        """What upstream last said of the tag; None where it said nothing, or that there is none."""
+        key = (repository, tag)
+        fact = self._tags.get(key)
+        if fact is None:
+            fact = await self._ledger.tag(repository, tag)
+            if fact is not None:
+                self._tags.keep(key, fact)
+        return fact
+
+    async def keep_tag(self, repository: Repository, tag: Tag, fact: TagFact) -> None:
+        self._tags.keep((repository, tag), fact)
+        await self._ledger.keep_tag(repository, tag, fact)
+
+    async def drop_tag(self, repository: Repository, tag: Tag) -> None:
+        self._tags.drop((repository, tag))
+        await self._ledger.drop_tag(repository, tag)
+
+    async def manifest(self, digest: Digest) -> Manifest | None:
+        """The stored manifest; None where it is not stored, or is no manifest.
+
+        Raises:
+            StorageFailed
+        """
+        if digest not in self._store:
+            return None
+        manifest = self._manifests.get(digest)
+        if manifest is None:
+            manifest = await self._read(digest)
+            if manifest is not None:
+                self._remember(manifest)
+        return manifest
+
+    async def _read(self, digest: Digest) -> Manifest | None:
+        fact = await self._ledger.manifest(digest)
+        if fact is None and (self._store.size(digest) or LARGEST) >= LARGEST:
+            return None  # the ledger does not know it, and it is too large for a manifest: a layer
+        body = await self._store.read(digest)
+        if body is None or Digest.of(body, digest.algorithm) != digest:
+            return None
+        manifest = Manifest.read(digest, body, None if fact is None else fact.media_type)
+        return manifest if fact is not None or manifest.references else None
+
+    def _remember(self, manifest: Manifest) -> None:
+        self._manifests.keep(manifest.digest, manifest)
+        for reference in manifest.references:
+            if reference.size is not None:
+                self._sizes.keep(reference.digest, reference.size)
+
+    async def keep_manifest(self, repository: Repository, manifest: Manifest) -> None:
+        """Stores a manifest, and that it is this repository's own.
+
+        Raises:
+            StorageFailed: it could not be stored (NoRoom: for lack of room); nothing is kept.
+        """
+        references = tuple(reference.digest for reference in manifest.references)
+        # The facts first: content whose media type is not known would be the worse half to have alone.
+        await self._ledger.keep_manifest(manifest.digest, ManifestFact(manifest.media_type, references))
+        await self._store.put(manifest.digest, manifest.body)
+        self._remember(manifest)
+        await self.keep_holding(repository, manifest.digest, *references)
+
+    def expect(self, manifest: Manifest) -> None:
+        """Notes the sizes of what a manifest references, stored or not."""
+        self._remember(manifest)
+
+    def expected_size(self, digest: Digest) -> int | None:
+        """Bytes that a manifest said *digest* has; None where none did lately."""
+        return self._sizes.get(digest)
+
+    async def holds(self, repository: Repository, digest: Digest) -> bool:
+        """Whether *digest* is known to be this repository's own."""
+        return digest in (await self._held_by(repository)).all
+
+    async def keep_holding(self, repository: Repository, digest: Digest, *references: Digest) -> None:
+        """Notes that *digest*, and with it what it references, is this repository's own."""
+        holdings = await self._held_by(repository)
+        holdings.all.update(references)
+        if digest not in holdings.roots:
+            holdings.all.add(digest)
+            holdings.roots.add(digest)
+            await self._ledger.keep_holdings(repository, holdings.roots)
+
+    async def _held_by(self, repository: Repository) -> _Holdings:
+        holdings = self._holdings.get(repository)
+        if holdings is None:
+            roots = set(await self._ledger.holdings(repository))
+            held = set(roots)
+            for root in roots:
+                fact = await self._ledger.manifest(root)
+                held.update(fact.references if fact is not None else ())
+            # Another asker may have been here meanwhile: there is only one set of a repository's holdings.
+            holdings = self._holdings.get(repository) or _Holdings(roots, held)
+            self._holdings.keep(repository, holdings)
+        return holdings
+
+    async def is_complete(self, digest: Digest) -> bool:
+        """Whether a client that gets this manifest can get all that it will ask for next.
+
+        Of an index, what is stored must be complete, and that must be something: nobody pulls all its platforms.
+
+        Raises:
+            StorageFailed
+        """
+        manifest = await self.manifest(digest)
+        if manifest is None:
+            return False
+        stored = [reference.digest for reference in manifest.references if reference.digest in self._store]
+        if not manifest.is_index:
+            return len(stored) == len(manifest.references)
+        complete = [await self.is_complete(child) for child in stored]
+        return bool(complete) and all(complete)
+
+
+class _Holdings:
+    """What one repository holds: roots as the ledger has them, and all with what the roots reference."""
+
+    __slots__ = ("all", "roots")
+
+    def __init__(self, roots: set[Digest], held: set[Digest]) -> None:
+        self.roots = roots
+        self.all = held

@@ -1,0 +1,60 @@
+"""The breaker: an upstream that just failed is not asked again at once, so that clients hear it in no time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from mirror.errors import UpstreamUnavailable
+
+_TOLERATED = 2  # failures in a row: one may be a blip
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 30.0
+
+
+class Breaker:
+    """Counts failures in a row, and closes the way for a while when there are too many.
+
+    After the pause one request may try; while none succeeds, each pause is twice the one before.
+    """
+
+    def __init__(self, upstream: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._upstream = upstream
+        self._clock = clock
+        self._failures = 0
+        self._pause = _FIRST_PAUSE
+        self._open_until = 0.0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether upstream counts as down."""
+        return self._failures >= _TOLERATED
+
+    def admit(self) -> None:
+        """Lets a request pass, or not.
+
+        Raises:
+            UpstreamUnavailable: upstream is down, and it is not yet time to try.
+        """
+        if not self.is_open:
+            return
+        left = self._open_until - self._clock()
+        if left > 0:
+            raise UpstreamUnavailable(
+                f"{self._upstream} failed {self._failures} times in a row; it is tried again in {left:.1f} s",
+                retry_after=int(left) + 1,
+                upstream=self._upstream,
+            )
+        self._open_until = self._clock() + self._pause  # this request is the probe; others wait for what it finds
+
+    def succeeded(self) -> None:
+        self._failures = 0
+        self._pause = _FIRST_PAUSE
+
+    def failed(self) -> None:
+        self._failures += 1
+        if self._failures == _TOLERATED:
+            self._open_until = self._clock() + self._pause
+        elif self._failures > _TOLERATED:
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            self._open_until = self._clock() + self._pause
