@@ -122,6 +122,7 @@ async def pulled(puller: Client, mirrored: Mirror, upstream: Registry) -> Pull:
 def table(name: str, miss: Pull, hit: Pull) -> Table:
     """Miss against hit."""
     shown = Table(title=f"{REPOSITORY}, pulled by {name}", title_style="bold")
+    shown.caption = "All on this machine: most of the seconds are the client's, unpacking."
     shown.add_column()
     shown.add_column("miss\n(empty cache)", justify="right")
     shown.add_column("hit\n(upstream off)", justify="right")
