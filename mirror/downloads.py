@@ -63,6 +63,11 @@ class Download:
         self._changed = asyncio.Event()
 
     @property
+    def is_verified(self) -> bool:
+        """Whether all bytes are there and right: what is left is to make them outlast a power failure."""
+        return self._verified
+
+    @property
     def size(self) -> int:
         assert self._size is not None, "known when the download has begun"  # noqa: S101
         return self._size
@@ -172,6 +177,11 @@ class Downloads:
 
     def __contains__(self, digest: object) -> bool:
         return digest in self._running
+
+    def has_whole(self, digest: Digest) -> bool:
+        """Whether the download of *digest* is about to become a blob."""
+        download = self._running.get(digest)
+        return download is not None and download.is_verified
 
     @asynccontextmanager
     async def follow(self, digest: Digest, source: Source, size: int | None) -> AsyncIterator[Download]:

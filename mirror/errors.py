@@ -95,6 +95,12 @@ class ManifestUnknown(ContentUnknown):
     code = "MANIFEST_UNKNOWN"
 
 
+class RepositoryUnknown(ContentUnknown):
+    """Upstream has no such repository."""
+
+    code = "NAME_UNKNOWN"
+
+
 class BlobUnknown(ContentUnknown):
     """No such blob in that repository."""
 

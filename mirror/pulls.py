@@ -22,6 +22,7 @@ from mirror.errors import (
     ManifestUnknown,
     MirrorError,
     NoRoom,
+    RepositoryUnknown,
     StorageFailed,
     UpstreamError,
     UpstreamRefused,
@@ -174,7 +175,7 @@ class Pulls:
         if manifest is not None and await self._catalog.holds(repository, digest):
             self._store.use(digest)
             registry = self._registries[repository.upstream]
-            if registry.is_down and not await self._catalog.is_complete(digest):
+            if registry.is_down and not await self._is_complete(digest):
                 # podman does not come back from a manifest whose blobs it can't have; from a 503 it does.
                 raise UpstreamUnavailable(
                     f"{repository.upstream} is down, and not all of {repository}@{digest} is cached: try again later",
@@ -242,12 +243,15 @@ class Pulls:
 
     async def _stale(self, repository: Repository, tag: Tag, fact: TagFact, failure: MirrorError) -> ManifestPull:
         manifest = await self._catalog.manifest(fact.digest)
-        if manifest is None or not await self._catalog.is_complete(fact.digest):
+        if manifest is None or not await self._is_complete(fact.digest):
             raise failure
         self._store.use(fact.digest)
         age = max(0, int(time.time() - fact.checked))
         log.warning("stale_served", repository=str(repository), tag=str(tag), age=age, reason=str(failure))
         return ManifestPull(manifest.head, manifest, Outcome.STALE, age=age, failure=failure)
+
+    async def _is_complete(self, digest: Digest) -> bool:
+        return await self._catalog.is_complete(digest, arrived=self._downloads.has_whole)
 
     # Blobs
 
@@ -282,21 +286,27 @@ class Pulls:
                 await self._check_holds(repository, digest)
             else:
                 await self._check_askable(repository, digest, BlobUnknown)
+                size = self._catalog.expected_size(digest)
+                if size is not None and not await self._store.has_room(size):
+                    yield pull(size, Outcome.PASSED, None)
+                    return
             # From here to the download nothing waits, unless there is a blob: or two would begin the same one.
             blob = await exits.enter_async_context(self._store.open(digest))
             if blob is not None:
                 yield pull(blob.size, Outcome.HIT, blob)
                 return
-            joined = digest in self._downloads
+            joined, whole = digest in self._downloads, self._downloads.has_whole(digest)
             try:
                 download = await self._follow(exits, repository, digest)
             except NoRoom as error:
-                size = error.detail.get("size") or self._catalog.expected_size(digest)
-                if not isinstance(size, int):
+                told = error.detail.get("size") or self._catalog.expected_size(digest)
+                if not isinstance(told, int):
                     raise
-                yield pull(size, Outcome.PASSED, None)
+                self._catalog.expect_size(digest, told)
+                yield pull(told, Outcome.PASSED, None)
             else:
-                yield pull(download.size, Outcome.COLLAPSED if joined else Outcome.STORED, download)
+                outcome = Outcome.COLLAPSED if joined else Outcome.STORED
+                yield pull(download.size, Outcome.HIT if whole else outcome, download)
 
     async def _follow(self, exits: AsyncExitStack, repository: Repository, digest: Digest) -> Download:
         registry = self._registries[repository.upstream]
@@ -364,9 +374,9 @@ class Pulls:
         """A page of upstream's list of tags.
 
         Raises:
-            ManifestUnknown, UpstreamError
+            RepositoryUnknown, UpstreamError
         """
-        self._check_online(ManifestUnknown, f"the list of {repository}'s tags")
+        self._check_online(RepositoryUnknown, f"the list of {repository}'s tags")
         return await self._registries[repository.upstream].tags(repository.name, query)
 
     async def referrers(self, repository: Repository, digest: Digest, query: tuple[tuple[str, str], ...]) -> Page:

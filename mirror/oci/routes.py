@@ -18,7 +18,7 @@ from mirror.oci.names import Reference, Repository, Upstreams, canonical_upstrea
 _LONGEST_TARGET = 4096
 _MOST_PARAMETERS = 32
 _ENCODED_COLON = re.compile("%3a", re.IGNORECASE)
-_BY_REFERENCE = re.compile(r"(.+)/(manifests|blobs|referrers)/([^/]*)")
+_BY_REFERENCE = re.compile(r"(.+)/(manifests|blobs|referrers)/([^/]+)")
 _LAST_TAGS = "/tags/list"
 
 
@@ -112,8 +112,7 @@ def _parse_endpoint(rest: str, path: str, ns: str | None, query: str, upstreams:
         return Asked(repository, path[: len(path) - ending], ns, by_path)
 
     if rest.endswith(_LAST_TAGS):
-        wanted = _wanted(query, ("n", "last"))
-        return TagsRoute(asked(rest.removesuffix(_LAST_TAGS), len(_LAST_TAGS)), wanted)
+        return TagsRoute(asked(rest.removesuffix(_LAST_TAGS), len(_LAST_TAGS)), _own(query))
     found = _BY_REFERENCE.fullmatch(rest)
     if found is None:
         raise _no_such(path)
@@ -125,7 +124,7 @@ def _parse_endpoint(rest: str, path: str, ns: str | None, query: str, upstreams:
         case "blobs":
             return BlobRoute(origin, Digest.parse(reference))
         case _:
-            return ReferrersRoute(origin, Digest.parse(reference), _wanted(query, ("artifactType", "n", "last")))
+            return ReferrersRoute(origin, Digest.parse(reference), _own(query))
 
 
 def _namespace(query: str) -> str | None:
@@ -140,8 +139,9 @@ def _namespace(query: str) -> str | None:
     return canonical_upstream(values[0]) if values else None
 
 
-def _wanted(query: str, names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    return tuple((name, value) for name, value in _pairs(query) if name in names)
+def _own(query: str) -> tuple[tuple[str, str], ...]:
+    """The list's own parameters: n, last, artifactType, and whatever upstream's links to the next page hold."""
+    return tuple((name, value) for name, value in _pairs(query) if name != "ns")
 
 
 def _pairs(query: str) -> list[tuple[str, str]]:

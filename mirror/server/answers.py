@@ -59,12 +59,12 @@ def multipart_headers(asked: Asked, digest: Digest, boundary: str, length: int, 
         yield name, f"multipart/byteranges; boundary={boundary}" if name == "Content-Type" else value
 
 
-def part_opening(boundary: str, span: Span, size: int) -> bytes:
+def part_opening(boundary: str, span: Span, size: int, *, first: bool) -> bytes:
     """What goes before one part of several (RFC 9110, 14.6)."""
-    return (
-        f"\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\n"
-        f"Content-Range: {span.content_range(size)}\r\n\r\n"
-    ).encode()
+    opening = (
+        f"--{boundary}\r\nContent-Type: application/octet-stream\r\nContent-Range: {span.content_range(size)}\r\n\r\n"
+    )
+    return (opening if first else "\r\n" + opening).encode()
 
 
 def error_answer(failure: MirrorError) -> tuple[int, Headers, bytes]:

@@ -41,17 +41,15 @@ class Blobs:
 
     async def answer(self, request: web.BaseRequest, route: BlobRoute, started: float) -> Sent:
         known = is_known(request.headers.getall("If-None-Match", ()), route.digest)
-        if request.method == "HEAD":
+        if known or request.method == "HEAD":
             size, outcome = await self._pulls.blob_size(route.asked.repository, route.digest)
         else:
             async with self._pulls.blob(route.asked.repository, route.digest) as pull:
-                size, outcome = pull.size, pull.outcome
-                if not known:
-                    return await self._stream(request, route, pull, _plan(request, route, pull), started)
+                return await self._stream(request, route, pull, _plan(request, route, pull), started)
         head = render(304 if known else 200, blob_headers(route.asked, route.digest, size, outcome))
         self._record.first_byte(started)
         sent = answer(request, 304 if known else 200, head)
-        self._record.served(request, "blob", route.asked, str(route.digest), route.digest, outcome, 0, started)
+        self._record.served(request, "blob", route.asked, str(route.digest), route.digest, outcome.value, 0, started)
         return sent
 
     async def _stream(
@@ -60,22 +58,26 @@ class Blobs:
         """Sends what is planned. A failure before the head is an error answer; one after it cuts the connection."""
         channel = Channel(request)
         name = str(route.digest)
+        outcome = pull.outcome.value
+        reason: str | None = None
         try:
             async with channel:
                 await _transmit(channel, pull, plan, lambda: self._record.first_byte(started))
         except MirrorError as failure:
             if not channel.begun:
                 raise
-            self._record.broken_off(request, "blob", name, "cut", channel.sent, started, str(failure))
+            outcome, reason = "cut", str(failure)
         except ClientGone:
-            self._record.broken_off(request, "blob", name, "left", channel.sent, started, "the client left")
+            outcome, reason = "left", "the client closed the connection"
         except asyncio.CancelledError:
-            self._record.broken_off(request, "blob", name, "left", channel.sent, started, "the client left")
+            outcome, reason = "left", "the client closed the connection"
             raise
-        else:
-            self._record.served(request, "blob", route.asked, name, route.digest, pull.outcome, channel.sent, started)
-            return Sent(plan.status, keep_alive=request.keep_alive)
-        return Sent(plan.status, keep_alive=False)
+        finally:
+            if channel.begun:
+                self._record.served(
+                    request, "blob", route.asked, name, route.digest, outcome, channel.sent, started, reason
+                )
+        return Sent(plan.status, keep_alive=reason is None and request.keep_alive)
 
 
 def _plan(request: web.BaseRequest, route: BlobRoute, pull: BlobPull) -> _Plan:
@@ -87,7 +89,7 @@ def _plan(request: web.BaseRequest, route: BlobRoute, pull: BlobPull) -> _Plan:
         head = render(206, part_headers(asked, digest, spans[0], size, pull.outcome))
         return _Plan(206, head, ((b"", spans[0]),))
     boundary = secrets.token_hex(16)
-    parts = tuple((part_opening(boundary, span, size), span) for span in spans)
+    parts = tuple((part_opening(boundary, span, size, first=not at), span) for at, span in enumerate(spans))
     ending = f"\r\n--{boundary}--\r\n".encode()
     length = sum(len(opening) + len(span) for opening, span in parts) + len(ending)
     head = render(206, multipart_headers(asked, digest, boundary, length, pull.outcome))

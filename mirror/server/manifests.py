@@ -34,7 +34,7 @@ class Manifests:
         self._record.first_byte(started)
         sent = answer(request, status, head, body)
         self._record.served(
-            request, "manifest", route.asked, str(route.reference), digest, pull.outcome, len(body), started
+            request, "manifest", route.asked, str(route.reference), digest, pull.outcome.value, len(body), started
         )
         return sent
 

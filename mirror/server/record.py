@@ -12,7 +12,6 @@ from mirror.errors import MirrorError
 from mirror.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.oci.routes import Asked
-from mirror.pulls import Outcome
 
 log = structlog.get_logger()
 
@@ -35,14 +34,20 @@ class Record:
         asked: Asked,
         reference: str,
         digest: Digest,
-        outcome: Outcome,
+        outcome: str,
         size: int,
         started: float,
+        reason: str | None = None,
     ) -> None:
-        """A pull was answered with *size* bytes of content."""
-        self.count(kind, outcome.value)
+        """A pull was answered with *size* bytes of content.
+
+        Args:
+            outcome: how, or "left" (the client went before the end) or "cut" (the mirror had to end it).
+            reason: why it ended before its end; None where it did not.
+        """
+        self.count(kind, outcome)
         self._metrics.served_bytes.inc(size)
-        log.info(
+        (log.warning if outcome == "cut" else log.info)(
             "pull_served",
             kind=kind,
             method=request.method,
@@ -50,27 +55,11 @@ class Record:
             repository=asked.repository.name,
             reference=reference,
             digest=str(digest),
-            outcome=outcome.value,
+            outcome=outcome,
             bytes=size,
             seconds=round(time.perf_counter() - started, 4),
             client=request.remote,
-        )
-
-    def broken_off(
-        self, request: web.BaseRequest, kind: str, reference: str, outcome: str, size: int, started: float, why: str
-    ) -> None:
-        """An answer ended before its end: the client left, or the mirror cut it off."""
-        self.count(kind, outcome)
-        self._metrics.served_bytes.inc(size)
-        (log.warning if outcome == "cut" else log.info)(
-            f"pull_{outcome}",
-            kind=kind,
-            target=request.raw_path[:256],
-            reference=reference,
-            bytes=size,
-            seconds=round(time.perf_counter() - started, 4),
-            client=request.remote,
-            reason=why,
+            **({} if reason is None else {"reason": reason}),
         )
 
     def failed(self, request: web.BaseRequest, failure: MirrorError, started: float) -> None:

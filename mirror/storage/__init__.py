@@ -93,6 +93,9 @@ class BlobStore(Protocol):
     def size(self, digest: Digest) -> int | None:
         """Bytes of a stored blob; None where it is not stored."""
 
+    async def has_room(self, size: int) -> bool:
+        """Whether *size* bytes could be stored now, evicting what may go for them. Evicts nothing."""
+
     def use(self, digest: Digest) -> None:
         """Notes that the blob, and what it references if it is a manifest, was used just now."""
 

@@ -6,6 +6,8 @@ answered for it under that repository, or when a manifest of that repository ref
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import LARGEST, Manifest
 from mirror.oci.names import Repository, Tag
@@ -96,6 +98,9 @@ class Catalog:
         """Notes the sizes of what a manifest references, stored or not."""
         self._remember(manifest)
 
+    def expect_size(self, digest: Digest, size: int) -> None:
+        self._sizes.keep(digest, size)
+
     def expected_size(self, digest: Digest) -> int | None:
         """Bytes that a manifest said *digest* has; None where none did lately."""
         return self._sizes.get(digest)
@@ -126,10 +131,13 @@ class Catalog:
             self._holdings.keep(repository, holdings)
         return holdings
 
-    async def is_complete(self, digest: Digest) -> bool:
+    async def is_complete(self, digest: Digest, *, arrived: Callable[[Digest], bool]) -> bool:
         """Whether a client that gets this manifest can get all that it will ask for next.
 
         Of an index, what is stored must be complete, and that must be something: nobody pulls all its platforms.
+
+        Args:
+            arrived: whether a blob that is not stored is here all the same.
 
         Raises:
             StorageFailed
@@ -137,10 +145,10 @@ class Catalog:
         manifest = await self.manifest(digest)
         if manifest is None:
             return False
-        stored = [reference.digest for reference in manifest.references if reference.digest in self._store]
+        here = [one.digest for one in manifest.references if one.digest in self._store or arrived(one.digest)]
         if not manifest.is_index:
-            return len(stored) == len(manifest.references)
-        complete = [await self.is_complete(child) for child in stored]
+            return len(here) == len(manifest.references)
+        complete = [await self.is_complete(child, arrived=arrived) for child in here]
         return bool(complete) and all(complete)
 
 

@@ -206,6 +206,10 @@ class DiskStore:
                     self._kept_ingests[digest] = ingest.written
                     self._inventory.reserve(ingest.written)
 
+    async def has_room(self, size: int) -> bool:
+        excess = await self._excess(size) - sum(self._kept_ingests.values())
+        return victims(self._inventory.oldest_first(), excess=excess, held=self._inventory.held) is not None
+
     async def make_room(self, size: int) -> None:
         """Reserves *size* bytes, evicting what must go for them first.
 

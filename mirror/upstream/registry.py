@@ -18,6 +18,7 @@ from mirror.errors import (
     ContentUnknown,
     DigestInvalid,
     ManifestUnknown,
+    RepositoryUnknown,
     UpstreamCorrupt,
     UpstreamRefused,
     UpstreamSilent,
@@ -40,7 +41,7 @@ from mirror.upstream.throttle import Throttle, retry_after
 _TRIES = 2
 _TRY_AGAIN_WITHIN = (0.05, 0.25)  # seconds, at random: a blip is over, and not everybody comes back at once
 _TRANSIENT = frozenset({500, 502, 503, 504})
-_DOWN = frozenset({502, 503, 504})  # 500 may be about one image only
+_DOWN = frozenset({502, 503, 504})
 _NO_HEAD = frozenset({400, 403, 405, 501})  # what storages answer to a HEAD of an address that is signed for GET
 _LARGEST_PAGE = 16 * 2**20
 
@@ -131,7 +132,8 @@ class Registry:
         async with self._ask("HEAD", path, repository, {}) as response:
             if response.status not in _NO_HEAD:
                 self._check(response, BlobUnknown, f"{repository}@{digest}")
-                return _length(response)
+                if (size := _length(response)) is not None:
+                    return size
         async with self._ask("GET", path, repository, {}) as response:
             self._check(response, BlobUnknown, f"{repository}@{digest}")
             return _length(response)
@@ -184,9 +186,9 @@ class Registry:
         """A page of the repository's tags.
 
         Raises:
-            ManifestUnknown, UpstreamError
+            RepositoryUnknown, UpstreamError
         """
-        return await self._page(f"{repository}/tags/list", repository, query, "application/json")
+        return await self._page(f"{repository}/tags/list", repository, query, "application/json", RepositoryUnknown)
 
     async def referrers(self, repository: str, digest: Digest, query: tuple[tuple[str, str], ...]) -> Page:
         """A page of the manifests that refer to *digest*.
@@ -195,12 +197,19 @@ class Registry:
             ManifestUnknown: upstream has no such list; clients then try the tag `<algorithm>-<hex>`.
             UpstreamError
         """
-        return await self._page(f"{repository}/referrers/{digest}", repository, query, OCI_INDEX)
+        return await self._page(f"{repository}/referrers/{digest}", repository, query, OCI_INDEX, ManifestUnknown)
 
-    async def _page(self, path: str, repository: str, query: tuple[tuple[str, str], ...], media_type: str) -> Page:
+    async def _page(
+        self,
+        path: str,
+        repository: str,
+        query: tuple[tuple[str, str], ...],
+        media_type: str,
+        unknown: type[ContentUnknown],
+    ) -> Page:
         target = f"{path}?{urlencode(query)}" if query else path
         async with self._limited(), self._ask("GET", target, repository, {"Accept": media_type}) as response:
-            self._check(response, ManifestUnknown, path)
+            self._check(response, unknown, path)
             body = await self._content(response, _LARGEST_PAGE)
             return Page(
                 body,
@@ -258,15 +267,19 @@ class Registry:
                 if not left or self._breaker.is_open:
                     raise
             else:
-                if response.status in _DOWN:
-                    self._breaker.failed()
-                else:
-                    self._breaker.succeeded()
+                self._note(response.status, last=not left)
                 if response.status not in _TRANSIENT or not left:
                     return response
                 response.release()
             await asyncio.sleep(random.uniform(*_TRY_AGAIN_WITHIN))  # noqa: S311 - jitter
         raise AssertionError("the last try returns or raises")
+
+    def _note(self, status: int, *, last: bool) -> None:
+        """Tells the breaker. A 500 may be about one image only, and counts once a request, not once a try."""
+        if status < 500 or status == 501:
+            self._breaker.succeeded()
+        elif status in _DOWN or last:
+            self._breaker.failed()
 
     async def _authorized(
         self, exits: AsyncExitStack, method: str, url: str, repository: str, headers: Mapping[str, str]
