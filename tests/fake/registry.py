@@ -43,6 +43,7 @@ class Registry(Origin):
         self.gate: Gate | None = None  # None: open to all
         self.page_size = 100
         self.absolute_links = False
+        self.opaque_pages = False  # a tag list's next page has a token of the registry's own, as Quay's
         self.has_referrers = True
         self.filters_referrers = True
         self.narrow: Callable[[Manifest], Answer] | None = None  # the answer when Accept lacks a manifest's type
@@ -147,10 +148,13 @@ class Registry(Origin):
     def _tags(self, repository: Repository, name: str, seen: Seen) -> Answer:
         asked = dict(parse_qsl(seen.query))
         count = min(int(asked.get("n", self.page_size)), self.page_size)
-        names = sorted(tag for tag in repository.tags if tag > asked.get("last", ""))
+        last = bytes.fromhex(asked["next_page"]).decode() if "next_page" in asked else asked.get("last", "")
+        names = sorted(tag for tag in repository.tags if tag > last)
         answer = _json({"name": name, "tags": names[:count]}, "application/json")
         if count and len(names) > count:
-            self._link(answer, seen.path, {"n": str(count), "last": names[count - 1]})
+            token = names[count - 1].encode().hex()
+            following = {"next_page": token} if self.opaque_pages else {"n": str(count), "last": names[count - 1]}
+            self._link(answer, seen.path, following)
         return answer
 
     def _referrers(self, repository: Repository, digest: str, seen: Seen) -> Answer:

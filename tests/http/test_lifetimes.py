@@ -16,7 +16,7 @@ from tests.fake.answers import Valve
 from tests.fake.content import Blob, Manifest, image
 from tests.fake.faults import Hold
 from tests.fake.registry import Registry
-from tests.http.client import WITHIN, Client, rest_of
+from tests.http.client import WITHIN, Client, kept, rest_of
 from tests.http.upstreams import SHORT_TIMES, Upstream, sections
 from tests.real.mirror import COMMAND, Mirror, environment
 from tests.real.program import running
@@ -56,6 +56,7 @@ async def pull(client: Client, upstream: Upstream, manifest: Manifest) -> None:
     for blob in manifest.blobs:
         reply = await client.get(upstream.blob(blob))
         assert (reply.status, reply.whole, reply.body) == (200, True, blob.content)
+        await kept(client, upstream.blob(blob))
 
 
 @pytest.mark.parametrize("fresh_for", ["60s", "0s"])

@@ -67,6 +67,15 @@ async def test_tags_page_by_page(client: Client, upstream: Upstream, absolute: b
     assert len(upstream.registry.journal) == 3
 
 
+@pytest.mark.parametrize("spelled", [str, by_ns])
+async def test_pages_by_an_opaque_token(client: Client, upstream: Upstream, spelled: type[str]) -> None:
+    """What leads to the next page is the registry's affair (Quay: next_page): it goes there and back as it was."""
+    upstream.publish(image(1), *TAGS)
+    upstream.registry.page_size, upstream.registry.opaque_pages = 3, True
+    replies = await pages(client, spelled(tags_target(upstream)))
+    assert [tag for reply in replies for tag in json.loads(reply.body)["tags"]] == TAGS
+
+
 @pytest.mark.parametrize(
     ("query", "tags"), [("n=2", TAGS[:2]), ("n=3&last=v4", TAGS[5:]), ("n=0", []), ("last=v5", TAGS[6:])]
 )
@@ -95,9 +104,10 @@ async def test_a_list_is_of_the_moment(client: Client, upstream: Upstream) -> No
 
 
 async def test_no_such_repository(client: Client, upstream: Upstream) -> None:
-    """404 with the code that says so."""
+    """404, never an empty list."""
     reply = await client.get(tags_target(upstream))
-    assert (reply.status, reply.error["code"]) == (404, "NAME_UNKNOWN")
+    assert reply.status == 404
+    assert reply.error["message"]
 
 
 @pytest.mark.parametrize("fault", [Status(500), Reset(), Cut(at=3)])

@@ -134,6 +134,8 @@ async def test_lawful_tags(client: Client, upstream: Upstream, tag: str) -> None
         "team/%00/manifests/v1",
         "team/app%00/manifests/v1",
         "team/app/manifests/v1%00",
+        "team/app/manifests/",
+        "team/app/blobs/",
         "team/app/manifests/..",
         "team/app/manifests/%2e%2e%2fblobs",
         "team/app/manifests/v1%2F..%2Fv2",

@@ -19,13 +19,19 @@ MIB = 2**20
 
 
 async def pull_of(mirror: Mirror, reference: str, count: int = 1) -> list[Event]:
-    """The pull events of this reference; there have to be so many, soon."""
+    """The pull events of this reference; there have to be so many, soon, each with all that is promised."""
 
     def found() -> list[Event]:
-        return [event for event in mirror.events("pull_served") if event["reference"] == reference]
+        return [
+            event
+            for event in mirror.events()
+            if str(event["event"]).startswith("pull_") and event.get("reference") == reference
+        ]
 
     await mirror.program.until(lambda: len(found()) >= count, within=5)
     assert len(found()) == count
+    for event in found():
+        assert {"upstream", "repository", "reference", "digest", "outcome", "bytes", "seconds", "client"} <= set(event)
     return found()
 
 
