@@ -6,7 +6,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from bench.stage import Stage
 RESULTS = Path(__file__).parent / "results"
 CROWDED_SIZE = 100 << 20
 CACHES_AT_ONCE = 8  # times the size of the large blob that the disk must have room for
-WARM_MEMORY = 6  # times the size of the large blob
+WARM_MEMORY = 10  # times the size of the large blob: every copy of it that a run keeps, and some more
 TABLE_WIDTH = 160
 MEASUREMENTS: dict[str, Callable[[Stage], list[table.Row]]] = {
     "warm-blob": warm_blob.measure,
@@ -63,18 +62,20 @@ def _run(options: argparse.Namespace, folder: Path) -> table.Result:
     free = shutil.disk_usage(folder).free
     if free < CACHES_AT_ONCE * size:
         raise BenchError(f"{folder}: {free / 2**30:.1f} GiB free, {CACHES_AT_ONCE * size / 2**30:.1f} GiB needed")
-    began = time.monotonic()
+    began = machine.Use.so_far()
     comb = machine.warm_memory(WARM_MEMORY * size)
     console = Console(stderr=True)
     image = prepare(folder / "content", large=size, crowded=CROWDED_SIZE)
     playing = [contestant for contestant in CONTESTANTS if contestant.name in options.contestants]
     with upstreams.fast(image, folder / "upstream") as upstream:
-        stage = Stage(folder, image, upstream, playing, options.rounds, console)
+        stage = Stage(folder, image, upstream, playing, options.rounds, console, options.patience)
         rows = [row for name in options.only for row in MEASUREMENTS[name](stage)]
     comb.close()
+    ended = machine.Use.so_far()
     setting = (
         f"medians of {options.rounds} rounds, contestants in turn; one worker each for mirror and nginx, "
-        f"docker-registry and drayage as many threads as they like; loopback; {time.monotonic() - began:.0f} s"
+        f"docker-registry and drayage as many threads as they like; loopback; {ended.at - began.at:.0f} s, "
+        f"in which others took {ended.by_others(began):.0%} of the machine"
     )
     names = [cold_blob.DIRECT, *(contestant.name for contestant in playing)]
     return table.Result(machine.description(), setting, names, rows, stage.problems)
@@ -99,6 +100,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=_positive, default=3, help="of each measurement (default: 3)")
     parser.add_argument("--size", type=_positive, default=1024, metavar="MIB", help="of the large blob (default: 1024)")
+    parser.add_argument(
+        "--patience", type=float, default=0.0, metavar="S", help="wait so long before each sample for a quiet machine"
+    )
     parser.add_argument("--dir", type=Path, help="folder for caches, on a real disk (default: bench/results)")
     return parser.parse_args(arguments)
 

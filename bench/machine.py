@@ -3,12 +3,15 @@
 import mmap
 import os
 import platform
+import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 _PROCESS_CPU_CLOCK = 2  # CPUCLOCK_SCHED, the kind of clock that clock_getcpuclockid(3) gives
+_QUIET_WINDOW = 0.3  # seconds
+_QUIET_SHARE = 0.1  # of all cores
 _COMB = 4 << 20  # bytes between two kept pages
 
 
@@ -78,6 +81,42 @@ def warm_memory(size: int) -> mmap.mmap:
     for tooth in range(0, len(comb), _COMB):
         comb.madvise(mmap.MADV_DONTNEED, tooth + mmap.PAGESIZE, _COMB - mmap.PAGESIZE)
     return comb
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """CPU seconds: of the whole machine, and of this process with all the children it has waited for."""
+
+    everyone: float
+    ours: float
+    at: float
+
+    @classmethod
+    def so_far(cls) -> "Use":
+        """Since the machine's and this process's start."""
+        ticks = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+        user, nice, system, _idle, _waiting, interrupts, soft_interrupts = ticks[:7]
+        everyone = (user + nice + system + interrupts + soft_interrupts) / os.sysconf("SC_CLK_TCK")
+        ours = sum(
+            usage.ru_utime + usage.ru_stime
+            for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        )
+        return cls(everyone, ours, time.monotonic())
+
+    def by_others(self, since: "Use") -> float:
+        """The share of the machine that other programs, and the kernel for itself, took since then."""
+        others = (self.everyone - since.everyone) - (self.ours - since.ours)
+        return max(0.0, others) / ((self.at - since.at) * len(os.sched_getaffinity(0)))
+
+
+def await_quiet(limit: float) -> None:
+    """Returns when the machine has hardly anything to do, or after *limit* seconds."""
+    deadline = time.monotonic() + limit
+    while time.monotonic() < deadline:
+        before = Use.so_far()
+        time.sleep(_QUIET_WINDOW)
+        if Use.so_far().by_others(before) < _QUIET_SHARE:
+            return
 
 
 def available_memory() -> int:

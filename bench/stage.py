@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import pulls
+from bench import machine, pulls
 from bench.client import Order
 from bench.content import Content
 from bench.contestants import Contestant
@@ -26,6 +26,7 @@ class Stage:
     contestants: Sequence[Contestant]
     rounds: int
     console: Console
+    patience: float = 0.0  # seconds to wait, before each sample, for other programs to be quiet
     problems: list[str] = field(default_factory=list)
     _filled: set[str] = field(default_factory=set)
 
@@ -41,6 +42,7 @@ class Stage:
         for turn in range(self.rounds):
             for contestant in list(playing):
                 outcome = "failed"
+                machine.await_quiet(self.patience)
                 with self.forgiving(contestant, what):
                     outcome = act(contestant, turn)
                 if outcome == "failed":
