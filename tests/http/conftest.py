@@ -14,7 +14,7 @@ from tests.fake.cdn import Cdn
 from tests.fake.registry import Registry
 from tests.fake.tokens import TokenServer
 from tests.http.client import Client
-from tests.http.upstreams import SHORT_TIMES, Upstream, section, sections
+from tests.http.upstreams import CALM, Upstream, section, sections
 from tests.real.mirror import Mirror
 from tests.real.mirror import mirror as running_mirror
 
@@ -50,9 +50,7 @@ async def mirror(
         (directory / name).write_text(content)
     lines = getattr(module, "UPSTREAM", "").replace("{directory}", str(directory))
     config = directory / "mirror.toml"
-    config.write_text(
-        getattr(module, "CONFIG", SHORT_TIMES) + section("docker.io", hub.url) + sections(upstreams, lines)
-    )
+    config.write_text(getattr(module, "CONFIG", CALM) + section("docker.io", hub.url) + sections(upstreams, lines))
     async with running_mirror(directory, "--config", str(config)) as started:
         yield started
 

@@ -197,6 +197,27 @@ async def test_if_none_match(client: Client, upstream: Upstream) -> None:
     assert (reply.status, reply.body, reply.headers["ETag"]) == (304, b"", f'"{blob.digest}"')
 
 
+async def test_an_escaped_colon(client: Client, upstream: Upstream) -> None:
+    """Some clients escape the digest's colon; it is the same blob."""
+    blob = upstream.publish_blob(Blob.noise(1000))
+    for _ in range(2):
+        check(await client.get(upstream.blob(blob).replace("sha256:", "sha256%3A")), blob)
+    check(await client.get(upstream.blob(blob)), blob)
+    assert len(upstream.registry.of_blob(blob)) == 1
+
+
+async def test_a_file_that_vanished_is_fetched_again(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """Somebody deleted it: a miss like any other, for HEAD too, and no 200 without bytes."""
+    blob = upstream.publish_blob(Blob.noise(1000))
+    check(await client.get(upstream.blob(blob)), blob)
+    await kept(client, upstream.blob(blob))
+    stored_at(mirror, blob).unlink()
+    check(await client.get(upstream.blob(blob)), blob)
+    assert len(upstream.registry.of_blob(blob)) == 2
+    await kept(client, upstream.blob(blob))
+    assert stored_at(mirror, blob).read_bytes() == blob.content
+
+
 async def test_many_blobs_at_once(client: Client, upstream: Upstream) -> None:
     """A sixty-layer image: every layer right, each asked once."""
     blobs = [upstream.publish_blob(Blob.noise(20_000 + number)) for number in range(60)]

@@ -20,11 +20,12 @@ from tests.fake.faults import (
     Wrong,
 )
 from tests.http.client import Client, Reply, kept, settled
-from tests.http.upstreams import Upstream
+from tests.http.upstreams import IMPATIENT, Upstream
 from tests.real.mirror import Mirror
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+CONFIG = IMPATIENT
 MIB = 2**20
 SIZE = 4 * MIB
 HALF = SIZE // 2

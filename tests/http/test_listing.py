@@ -8,11 +8,11 @@ import pytest
 from tests.fake.content import OCI_INDEX, Blob, Manifest, artifact, image
 from tests.fake.faults import Cut, Header, Reset, Status
 from tests.http.client import Client, Reply
-from tests.http.upstreams import SHORT_TIMES, Upstream, by_ns
+from tests.http.upstreams import IMPATIENT, Upstream, by_ns
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-CONFIG = SHORT_TIMES
+CONFIG = IMPATIENT
 TAGS = [f"v{number}" for number in range(7)]
 
 

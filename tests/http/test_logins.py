@@ -10,13 +10,13 @@ from tests.fake.content import Blob, Manifest, image
 from tests.fake.faults import Fault, Hold, Reset, Status
 from tests.fake.tokens import Basic, Bearer, TokenServer, basic
 from tests.http.client import Client, settled
-from tests.http.upstreams import SHORT_TIMES, Upstream, by_ns
+from tests.http.upstreams import IMPATIENT, Upstream, by_ns
 from tests.real.mirror import Mirror
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 USER, PASSWORD = "robot$pull", "pa:ss wörd+/="
-CONFIG = SHORT_TIMES + '[tags]\nfresh_for = "0s"\nmissing_for = "1s"\n'
+CONFIG = IMPATIENT + '[tags]\nfresh_for = "0s"\nmissing_for = "1s"\n'
 UPSTREAM = f'username = "{USER}"\npassword_file = "{{directory}}/password"\n'
 FILES = {"password": f"{PASSWORD}\n"}
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from multidict import CIMultiDict
 
-from tests.fake.answers import Answer
+from tests.fake.answers import Answer, Valve
 from tests.fake.content import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
@@ -19,7 +19,7 @@ from tests.fake.content import (
     image,
     index,
 )
-from tests.fake.faults import Fault, Header, Resized, Status, Unframed, Without, Wrong
+from tests.fake.faults import Fault, Header, Hold, Resized, Status, Unframed, Without, Wrong
 from tests.fake.registry import ghcr, quay
 from tests.http.client import Client, Headers, Reply
 from tests.http.upstreams import Upstream, by_ns
@@ -228,6 +228,20 @@ async def test_fifty_at_once_are_one_request_upstream(client: Client, upstream: 
         check(reply, manifest)
     assert len(upstream.registry.of_manifest("*", "GET")) == 1
     assert len(upstream.registry.journal) <= 2
+
+
+async def test_one_who_leaves_takes_nothing_along(client: Client, upstream: Upstream) -> None:
+    """The first asker of a cold tag leaves before its answer; the second has it, from the same one request."""
+    manifest = upstream.publish(image(10), "v1")
+    valve = Valve()
+    upstream.registry.inject(Hold(valve), method="GET")
+    first, second = (asyncio.create_task(client.get(upstream.manifest("v1"))) for _ in range(2))
+    await valve.reached()
+    first.cancel()
+    await asyncio.wait([first])
+    valve.open()
+    check(await second, manifest)
+    assert len(upstream.registry.of_manifest("*", "GET")) == 1
 
 
 async def test_an_encoding_is_neither_asked_nor_given(client: Client, upstream: Upstream) -> None:

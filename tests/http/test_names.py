@@ -37,6 +37,7 @@ async def test_all_spellings_of_one_image_are_one_cache_entry(client: Client, hu
         f"registry-1.docker.io/library/{name}/manifests/v1",
         f"library/{name}/manifests/v1?ns=docker.io",
         f"{name}/manifests/v1?ns=index.docker.io",
+        f"{name}/manifests/v1?ns=Docker.IO",
         f"library/{name}/manifests/v1?ns=registry-1.docker.io",
         f"docker.io/library/{name}/manifests/v1?ns=docker.io",
     ]

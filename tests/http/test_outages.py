@@ -12,12 +12,12 @@ from tests.fake.content import Manifest, image, index
 from tests.fake.faults import Hold, Reset, Status
 from tests.fake.registry import Registry
 from tests.http.client import Client, Reply, kept, settled
-from tests.http.upstreams import SHORT_TIMES, Upstream, by_ns
+from tests.http.upstreams import IMPATIENT, Upstream, by_ns
 from tests.real.mirror import mirror as running_mirror
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-CONFIG = SHORT_TIMES + '[tags]\nfresh_for = "0s"\n'
+CONFIG = IMPATIENT + '[tags]\nfresh_for = "0s"\n'
 
 Break = Callable[[Registry], Awaitable[None]]
 
@@ -252,6 +252,21 @@ async def test_after_an_outage_is_known_answers_are_instant(client: Client, upst
         assert (await client.get(upstream.blob(blob))).body == blob.content
 
 
+async def test_all_who_wait_for_one_request_hear_of_its_failure(client: Client, upstream: Upstream) -> None:
+    """Twenty joined to one question: each gets the error, none an empty success and none waits for ever."""
+    manifest = upstream.publish(image(100), "v1")
+    valve = Valve()
+    upstream.registry.inject(Hold(valve))
+    upstream.registry.inject(Status(500))
+    targets = [upstream.manifest("v1"), upstream.blob(manifest.blobs[1])] * 10
+    asking = [asyncio.create_task(client.get(target)) for target in targets]
+    await upstream.registry.journal.until(lambda seen: len(seen) >= 2)
+    valve.open()
+    for reply in await asyncio.gather(*asking):
+        failed(reply, 503, 504)
+    assert len(upstream.registry.journal) <= 10
+
+
 async def test_one_missing_blob_is_no_outage(client: Client, upstream: Upstream) -> None:
     """404s are answers: however many, nothing else is refused for them."""
     manifest = upstream.publish(image(100), "v1")
@@ -282,7 +297,7 @@ async def test_no_such_host_and_no_tls(tmp_path: Path) -> None:
 async def test_staleness_has_an_end(tmp_path: Path) -> None:
     """Nothing is served stale that was confirmed longer ago than stale_for."""
     config = tmp_path / "mirror.toml"
-    config.write_text(SHORT_TIMES + '[tags]\nfresh_for = "0s"\nstale_for = "1ms"\n')
+    config.write_text(IMPATIENT + '[tags]\nfresh_for = "0s"\nstale_for = "1ms"\n')
     async with (
         Registry.running() as registry,
         running_mirror(tmp_path, "--config", str(config), upstreams={"r.test": registry.url}) as mirror,

@@ -6,7 +6,7 @@ import pytest
 import pytest_asyncio
 
 from tests.fake.content import Blob
-from tests.http.client import Client, Reply
+from tests.http.client import Client, Reply, kept
 from tests.http.upstreams import Upstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -19,6 +19,7 @@ async def blob(client: Client, upstream: Upstream) -> Blob:
     """A blob that is in the cache."""
     blob = upstream.publish_blob(Blob.noise(SIZE))
     assert (await client.get(upstream.blob(blob))).body == blob.content
+    await kept(client, upstream.blob(blob))
     upstream.registry.journal.entries.clear()
     return blob
 

@@ -9,12 +9,11 @@ from tests.fake.answers import Valve
 from tests.fake.content import Blob, image
 from tests.fake.faults import Hold, Wrong
 from tests.http.client import Client
-from tests.http.upstreams import SHORT_TIMES, Upstream, by_ns
+from tests.http.upstreams import Upstream, by_ns
 from tests.real.mirror import Event, Mirror
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-CONFIG = SHORT_TIMES
 MIB = 2**20
 
 
@@ -160,9 +159,10 @@ async def test_a_client_that_leaves_is_no_error(client: Client, upstream: Upstre
 
 async def test_every_line_of_the_log_is_an_event(client: Client, upstream: Upstream, mirror: Mirror) -> None:
     """JSON to the last line, with time, level and name, whatever was asked."""
-    await client.get(upstream.manifest("none\n".strip()))
+    await client.get(upstream.manifest("none"))
     await client.get("/v2/%0a%0d%22/manifests/x")
-    await client.raw(b"nonsense\r\n\r\n")
+    for nonsense in (b"nonsense\r\n\r\n", b"GET /\x00 HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nA: \x01{}\r\n\r\n"):
+        await client.raw(nonsense)
     for line in mirror.program.said().splitlines():
         event = json.loads(line)
         assert {"event", "level", "timestamp"} <= set(event), line

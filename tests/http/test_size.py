@@ -13,7 +13,7 @@ from tests.fake.content import Blob, Manifest, image
 from tests.fake.faults import Hold, Unframed, Wrong
 from tests.fake.registry import Registry
 from tests.http.client import WITHIN, Client, kept, rest_of
-from tests.http.upstreams import SHORT_TIMES, Upstream
+from tests.http.upstreams import CALM, Upstream
 from tests.real.mirror import mirror as running_mirror
 
 MIB = 2**20
@@ -33,7 +33,7 @@ async def small_mirror(
 ) -> AsyncIterator[Client]:
     """A mirror that may store *max_size* bytes, and somebody who asks it."""
     config = directory / "mirror.toml"
-    config.write_text(f'{SHORT_TIMES}\n[cache]\nmax_size = {max_size}\nmin_free = "{min_free}"\n')
+    config.write_text(f'{CALM}\n[cache]\nmax_size = {max_size}\nmin_free = "{min_free}"\n')
     arguments = ("--config", str(config))
     async with (
         running_mirror(directory, *arguments, upstreams={upstream.name: upstream.registry.url}) as mirror,

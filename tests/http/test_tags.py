@@ -8,11 +8,11 @@ from tests.fake.answers import Valve
 from tests.fake.content import Manifest, image
 from tests.fake.faults import Hold, Status, Without
 from tests.http.client import Client, kept, settled
-from tests.http.upstreams import SHORT_TIMES, Upstream
+from tests.http.upstreams import CALM, Upstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-CONFIG = SHORT_TIMES + '[tags]\nfresh_for = "0s"\nmissing_for = "3s"\n'
+CONFIG = CALM + '[tags]\nfresh_for = "0s"\nmissing_for = "2s"\n'
 
 
 async def pulled(client: Client, upstream: Upstream, tag: str = "v1") -> Manifest:

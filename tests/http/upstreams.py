@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from tests.fake.content import Blob, Manifest
 from tests.fake.registry import Registry
 
-SHORT_TIMES = """
+CALM = """
+[timeouts]
+shutdown = "2s"
+"""
+IMPATIENT = """
 [timeouts]
 connect = "1s"
 first_byte = "1s"
