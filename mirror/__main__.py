@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from contextlib import AsyncExitStack
 
@@ -27,6 +28,7 @@ from mirror.upstream.authorizer import Authorizer, Credentials
 from mirror.upstream.registry import Registry
 from mirror.upstream.session import Session
 
+_GARBAGE = 20_000  # objects between two collections; hits make many, and hardly any in circles
 log = structlog.get_logger()
 
 
@@ -65,6 +67,8 @@ async def serve(settings: Settings) -> None:
         await lifetimes.enter_async_context(upkeep(store))
         log.info("store_opened", path=str(settings.cache.path), blobs=len(store), bytes=store.occupied)
         app = App(Upstreams(settings.upstreams, default=settings.default_upstream), pulls, registries, metrics)
+        gc.freeze()  # what was made until now stays: no need to look through it time and again
+        gc.set_threshold(_GARBAGE)
         await lifetimes.enter_async_context(listening(app, settings.server, shutdown=settings.timeouts.shutdown))
         await stop.wait()
     log.info("stopped")

@@ -299,14 +299,26 @@ def _is_address(url: str) -> bool:
     return whole and parts.username is None and not (parts.query or parts.fragment or re.search(r"\s", url))
 
 
+def _keys_beside(path: tuple[str | int, ...]) -> list[str]:
+    """The keys that are allowed where *path* has one that is not."""
+    section: type[BaseModel] = Settings
+    if len(path) > 2 and path[0] == "upstreams":
+        section = UpstreamSettings
+    elif len(path) > 1:
+        section = type(Settings.model_fields[str(path[0])].get_default(call_default_factory=True))
+    return sorted(section.model_fields)
+
+
 def _explain(error: ValidationError, file: Path | None, *, section: str = "") -> str:
     lines = [] if file is None else [f"the configuration {file} can't be used:"]
     for fault in error.errors(include_url=False, include_context=False):
         path = ".".join(map(str, (section, *fault["loc"]) if section else fault["loc"])) or "settings"
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
-            message = "unknown key; see config/mirror.toml for every key there is"
+            message = f"unknown key; known here: {', '.join(_keys_beside(fault['loc']))}"
         found = fault.get("input")
-        shown = f" (found {found!r})" if isinstance(found, str | int | float) and "password" not in path else ""
+        # A URL may hold a password where it should not: what was found is then not for everybody to see.
+        secret = "password" in path or (isinstance(found, str) and "@" in found)
+        shown = f" (found {found!r})" if isinstance(found, str | int | float) and not secret else ""
         lines.append(f"{path}: {message}{shown}")
     return "\n  ".join(lines)

@@ -12,11 +12,10 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import TextIO
+from typing import Any, TextIO
 
 import orjson
 import structlog
-from structlog.typing import EventDict, WrappedLogger
 
 from mirror.config import LogSettings
 
@@ -29,40 +28,66 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     """Sets the log up for the whole program."""
     stream = stream or sys.stderr
     lines = _Lines(stream)
-    console = settings.format == "console" or (settings.format == "auto" and stream.isatty())
-    structlog.configure(
-        processors=[
-            _Stamp(),
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)
-            if console
-            else _render_json,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[settings.level]),
-        logger_factory=lambda *_: lines,
-        cache_logger_on_first_use=True,
-    )
+    colours = stream.isatty()
+    level = _LEVELS[settings.level]
+    if settings.format == "console" or (settings.format == "auto" and colours):
+        structlog.configure(
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper("%H:%M:%S", utc=False),
+                structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback),
+            ],
+            wrapper_class=structlog.make_filtering_bound_logger(level),
+            logger_factory=lambda *_: lines,
+            cache_logger_on_first_use=True,
+        )
+    else:
+        structlog.configure(
+            wrapper_class=_json_events(level), logger_factory=lambda *_: lines, cache_logger_on_first_use=True
+        )
 
 
-class _Stamp:
-    """Adds level and time (RFC 3339, UTC, milliseconds). The seconds' part is rendered once a second."""
+class _Clock:
+    """The time as RFC 3339 has it, in UTC with milliseconds. All but those are rendered once a second."""
 
     def __init__(self) -> None:
         self._second = 0
         self._rendered = ""
 
-    def __call__(self, _logger: WrappedLogger, level: str, event: EventDict) -> EventDict:
+    def now(self) -> str:
         now = time.time()
         second = int(now)
         if second != self._second:
-            self._second, self._rendered = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        event["level"] = level
-        event["timestamp"] = f"{self._rendered}.{int(now % 1 * 1000):03d}Z"
-        return event
+            self._second, self._rendered = second, time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+        return f"{self._rendered}{int((now - second) * 1000):03d}Z"
 
 
-def _render_json(_logger: WrappedLogger, _level: str, event: EventDict) -> str:
-    return orjson.dumps(event, default=repr).decode()
+def _json_events(least: int) -> type[structlog.BoundLoggerBase]:
+    """A logger class that renders JSON in one step: structlog's chain of processors would take twice the time."""
+    clock = _Clock()
+
+    class JsonEvents(structlog.BoundLoggerBase):
+        def _emit(self, level: str, event: str, facts: dict[str, Any]) -> None:
+            if _LEVELS[level] >= least:
+                facts["event"] = event
+                facts["level"] = level
+                facts["timestamp"] = clock.now()
+                self._logger.line(orjson.dumps(facts, default=repr))
+
+        def debug(self, event: str, **facts: Any) -> None:  # noqa: ANN401
+            self._emit("debug", event, facts)
+
+        def info(self, event: str, **facts: Any) -> None:  # noqa: ANN401
+            self._emit("info", event, facts)
+
+        def warning(self, event: str, **facts: Any) -> None:  # noqa: ANN401
+            self._emit("warning", event, facts)
+
+        def exception(self, event: str, **facts: Any) -> None:  # noqa: ANN401
+            facts["exc_info"] = True
+            self._emit("error", event, dict(structlog.processors.format_exc_info(None, "error", facts)))
+
+    return JsonEvents
 
 
 class _Lines:
@@ -70,20 +95,23 @@ class _Lines:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._waiting: deque[str] = deque()
+        self._waiting: deque[bytes] = deque()
         self._dropped = 0
         self._some = threading.Event()
         self._writing = threading.Lock()
         threading.Thread(target=self._write_on, name="log", daemon=True).start()
         atexit.register(self._write)
 
-    def msg(self, line: str) -> None:
+    def line(self, line: bytes) -> None:
         if len(self._waiting) >= _MOST_WAITING:
             self._dropped += 1
             return
         self._waiting.append(line)
         if not self._some.is_set():
             self._some.set()
+
+    def msg(self, line: str) -> None:
+        self.line(line.encode())
 
     debug = info = warning = warn = error = exception = critical = msg
 
@@ -98,11 +126,11 @@ class _Lines:
         with self._writing:
             lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
             if self._dropped:
-                lines.append(f'{{"event":"events_dropped","count":{self._dropped}}}')
+                lines.append(orjson.dumps({"event": "events_dropped", "level": "warning", "count": self._dropped}))
                 self._dropped = 0
             if lines:
                 try:
-                    self._stream.write("\n".join(lines) + "\n")
+                    self._stream.buffer.write(b"\n".join(lines) + b"\n")
                     self._stream.flush()
                 except (OSError, ValueError):
                     pass  # nobody reads the log any more; the mirror serves on

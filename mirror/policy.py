@@ -42,16 +42,19 @@ class Fetch:
 Decision = Serve | Revalidate | Fetch
 
 
-def decide(fact: TagFact | None, *, now: float, fresh_for: float, offline: bool) -> Decision:
-    """Whether a tag may be answered as it was last seen.
+def is_fresh(fact: TagFact, *, now: float, fresh_for: float, offline: bool) -> bool:
+    """Whether a tag holds as it was last seen. Offline it always does.
 
-    A check in the future (the clock was set back) proves nothing, and is not fresh.
+    A check in the future (the clock was set back) proves nothing.
     """
+    return offline or 0 <= now - fact.checked < fresh_for
+
+
+def decide(fact: TagFact | None, *, now: float, fresh_for: float, offline: bool) -> Decision:
+    """What a request for a tag needs."""
     if fact is None:
         return Fetch()
-    if offline or 0 <= now - fact.checked < fresh_for:
-        return Serve(fact)
-    return Revalidate(fact)
+    return Serve(fact) if is_fresh(fact, now=now, fresh_for=fresh_for, offline=offline) else Revalidate(fact)
 
 
 def may_stand_in(fact: TagFact, failure: MirrorError, *, now: float, stale_for: float) -> bool:

@@ -34,7 +34,7 @@ from mirror.oci.manifest import Manifest, ManifestHead
 from mirror.oci.names import Reference, Repository, Tag
 from mirror.oci.ranges import Span
 from mirror.passages import Passage
-from mirror.policy import Fetch, Revalidate, Serve, TagFact, decide, is_gone, may_stand_in
+from mirror.policy import Fetch, Revalidate, Serve, TagFact, decide, is_fresh, is_gone, may_stand_in
 from mirror.storage import BlobStore, Readable
 from mirror.storage.catalog import Catalog
 from mirror.upstream.registry import Page, Registry
@@ -143,6 +143,23 @@ class Pulls:
         await self._checks.__aexit__(kind, error, trace)
 
     # Manifests
+
+    def manifest_nowait(self, repository: Repository, reference: Reference) -> Manifest | None:
+        """The manifest, if it is a hit that memory has all of; None otherwise.
+
+        Nearly every request of a busy mirror ends here, so nothing here waits, and nothing is done twice.
+        """
+        if isinstance(reference, Tag):
+            fact = self._catalog.tag_nowait(repository, reference)
+            fresh_for = self._settings.fresh_for
+            if fact is None or not is_fresh(fact, now=time.time(), fresh_for=fresh_for, offline=self._offline):
+                return None
+            reference = fact.digest
+        manifest = self._catalog.manifest_nowait(repository, reference)
+        if manifest is None or self._registries[repository.upstream].is_down:
+            return None
+        self._store.use(reference)
+        return manifest
 
     async def manifest(self, repository: Repository, reference: Reference, *, head_only: bool = False) -> ManifestPull:
         """The manifest that *reference* names.

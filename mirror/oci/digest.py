@@ -20,6 +20,9 @@ class Digest:
     algorithm: str
     hex: str
 
+    def __hash__(self) -> int:
+        return hash(self.hex)  # a string's hash is kept with it; that of a tuple would be made anew each time
+
     @classmethod
     def parse(cls, text: str) -> Digest:
         """The digest that *text* spells.

@@ -43,15 +43,14 @@ class ManifestHead:
 class Manifest:
     """A manifest or index: its bytes exactly as upstream sent them, under the media type that upstream gave."""
 
-    digest: Digest
-    media_type: str
+    head: ManifestHead
     body: bytes
     is_index: bool
     references: tuple[Descriptor, ...]
 
     @property
-    def head(self) -> ManifestHead:
-        return ManifestHead(self.digest, self.media_type, len(self.body))
+    def digest(self) -> Digest:
+        return self.head.digest
 
     @classmethod
     def read(cls, digest: Digest, body: bytes, media_type: str | None) -> Manifest:
@@ -67,8 +66,7 @@ class Manifest:
         own = content.get("mediaType")
         chosen = parse_media_type(media_type) or parse_media_type(own if isinstance(own, str) else None)
         return cls(
-            digest=digest,
-            media_type=chosen or (OCI_INDEX if children else OCI_MANIFEST),
+            head=ManifestHead(digest, chosen or (OCI_INDEX if children else OCI_MANIFEST), len(body)),
             body=body,
             is_index=bool(children),
             references=children or _descriptors([content.get("config"), *_entries(content.get("layers"))]),

@@ -44,6 +44,9 @@ class Tag:
 
     text: str
 
+    def __hash__(self) -> int:
+        return hash(self.text)
+
     @classmethod
     def parse(cls, text: str) -> Tag:
         """The tag that *text* spells.

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 from mirror.errors import MethodUnsupported, MirrorError, RangeUnsatisfiable
 from mirror.oci.digest import Digest
-from mirror.oci.manifest import ManifestHead
 from mirror.oci.ranges import Span
 from mirror.oci.routes import Asked
 from mirror.pulls import ManifestPull, Outcome
@@ -37,7 +36,8 @@ def content_headers(asked: Asked, digest: Digest, media_type: str, size: int | N
         yield "OCI-Namespace", asked.ns
 
 
-def manifest_headers(asked: Asked, head: ManifestHead, pull: ManifestPull) -> Headers:
+def manifest_headers(asked: Asked, pull: ManifestPull) -> Headers:
+    head = pull.head
     yield from content_headers(asked, head.digest, head.media_type or "", head.size, pull.outcome)
     if pull.failure is not None:
         yield "Age", str(pull.age)

@@ -22,7 +22,7 @@ from mirror.server.blobs import Blobs
 from mirror.server.lists import Lists
 from mirror.server.manifests import Manifests
 from mirror.server.record import Record
-from mirror.server.wire import ClientGone, Headers, Sent, answer, render
+from mirror.server.wire import ClientGone, Headers, Sent, answer, render, sent
 from mirror.upstream.registry import Registry
 
 _ROUTES = 8192  # request targets whose meaning is kept at hand
@@ -55,7 +55,7 @@ class App:
         except MirrorError as failure:
             return self._failed(request, route, failure, started)
         except ClientGone:
-            return Sent(499, keep_alive=False)
+            return sent(keep_alive=False)
         except Exception as error:
             log.exception("request_crashed", target=request.raw_path[:256])
             crash = MirrorError("the mirror failed; its log says more", error=type(error).__name__)
@@ -72,7 +72,7 @@ class App:
             case Api():
                 self._record.count("api", "answered")
                 headers, body = api_answer()
-                return answer(request, 200, render(200, headers), body)
+                return answer(request, render(200, headers), body)
             case Probe():
                 return self._probe(request, route)
             case _:
@@ -84,9 +84,9 @@ class App:
         self._record.failed(request, failure, started)
         status, headers, body = error_answer(failure)
         try:
-            return answer(request, status, render(status, headers), body)
+            return answer(request, render(status, headers), body)
         except ClientGone:
-            return Sent(status, keep_alive=False)
+            return sent(keep_alive=False)
 
     def _probe(self, request: web.BaseRequest, probe: Probe) -> Sent:
         match probe.name:
@@ -100,7 +100,7 @@ class App:
             case _:
                 assert_never(probe.name)
         headers: Headers = [("Content-Type", media_type), ("Content-Length", str(len(body)))]
-        return answer(request, 200, render(200, headers), body)
+        return answer(request, render(200, headers), body)
 
 
 def _check_method(request: web.BaseRequest) -> None:

@@ -18,7 +18,7 @@ from mirror.passages import Passage
 from mirror.pulls import BlobPull, Pulls
 from mirror.server.answers import blob_headers, is_known, multipart_headers, part_headers, part_opening
 from mirror.server.record import Record
-from mirror.server.wire import Channel, ClientGone, Sent, answer, render
+from mirror.server.wire import Channel, ClientGone, Sent, answer, not_modified, render, sent
 from mirror.storage import Readable
 
 
@@ -46,11 +46,13 @@ class Blobs:
         else:
             async with self._pulls.blob(route.asked.repository, route.digest) as pull:
                 return await self._stream(request, route, pull, _plan(request, route, pull), started)
-        head = render(304 if known else 200, blob_headers(route.asked, route.digest, size, outcome))
+        head = render(200, blob_headers(route.asked, route.digest, size, outcome))
+        if known:
+            head = not_modified(head)
         self._record.first_byte(started)
-        sent = answer(request, 304 if known else 200, head)
+        done = answer(request, head)
         self._record.served(request, "blob", route.asked, str(route.digest), route.digest, outcome.value, 0, started)
-        return sent
+        return done
 
     async def _stream(
         self, request: web.BaseRequest, route: BlobRoute, pull: BlobPull, plan: _Plan, started: float
@@ -77,7 +79,7 @@ class Blobs:
                 self._record.served(
                     request, "blob", route.asked, name, route.digest, outcome, channel.sent, started, reason
                 )
-        return Sent(plan.status, keep_alive=reason is None and request.keep_alive)
+        return sent(keep_alive=reason is None and request.keep_alive)
 
 
 def _plan(request: web.BaseRequest, route: BlobRoute, pull: BlobPull) -> _Plan:

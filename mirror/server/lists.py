@@ -38,4 +38,4 @@ class Lists:
             headers.append(("OCI-Filters-Applied", "artifactType"))
         self._record.first_byte(started)
         self._record.count(kind, "passed")
-        return answer(request, 200, render(200, headers), page.body)
+        return answer(request, render(200, headers), page.body)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import structlog
 from aiohttp import web
@@ -21,11 +20,11 @@ class Record:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._counts: dict[tuple[str, str], Callable[[], None]] = {}
+        self._log = log.bind()
 
     def first_byte(self, started: float) -> None:
         """The head of an answer to a request that came at *started* (time.perf_counter) is leaving now."""
-        self._metrics.first_byte.observe(time.perf_counter() - started)
+        self._metrics.observe_first_byte(time.perf_counter() - started)
 
     def served(
         self,
@@ -46,8 +45,8 @@ class Record:
             reason: why it ended before its end; None where it did not.
         """
         self.count(kind, outcome)
-        self._metrics.served_bytes.inc(size)
-        (log.warning if outcome == "cut" else log.info)(
+        self._metrics.served_bytes += size
+        (self._log.warning if outcome == "cut" else log.info)(
             "pull_served",
             kind=kind,
             method=request.method,
@@ -77,8 +76,5 @@ class Record:
         )
 
     def count(self, kind: str, outcome: str) -> None:
-        key = (kind, outcome)
-        count = self._counts.get(key)
-        if count is None:
-            count = self._counts[key] = self._metrics.requests.labels(kind, outcome).inc
-        count()
+        """One more answer of that kind, with that outcome."""
+        self._metrics.count_request(kind, outcome)

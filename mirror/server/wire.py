@@ -35,8 +35,8 @@ class ClientGone(Exception):
 class Sent(web.StreamResponse):
     """Tells aiohttp that the answer is on the connection already, and whether another request may follow."""
 
-    def __init__(self, status: int, *, keep_alive: bool) -> None:
-        super().__init__(status=status)
+    def __init__(self, *, keep_alive: bool) -> None:
+        super().__init__()
         self._lives = keep_alive
 
     @property
@@ -48,6 +48,14 @@ class Sent(web.StreamResponse):
 
     async def write_eof(self, data: bytes = b"") -> None:  # noqa: ARG002
         return None
+
+
+_KEPT, _CLOSED = Sent(keep_alive=True), Sent(keep_alive=False)
+
+
+def sent(*, keep_alive: bool) -> Sent:
+    """The one or the other; they hold nothing of their request."""
+    return _KEPT if keep_alive else _CLOSED
 
 
 class _Date:
@@ -77,13 +85,18 @@ def render(status: int, headers: Headers) -> bytes:
     return "\r\n".join((*lines, "")).encode("utf-8")
 
 
-def answer(request: web.BaseRequest, status: int, head: bytes, body: bytes = b"") -> Sent:
+def not_modified(head: bytes) -> bytes:
+    """The head of a 304 for content whose 200 has this *head* (RFC 9110, 15.4.5)."""
+    return b"HTTP/1.1 304 Not Modified" + head[head.index(b"\r\n") :]
+
+
+def answer(request: web.BaseRequest, head: bytes, body: bytes = b"") -> Sent:
     """Sends a whole answer."""
     transport = request.transport
     if transport is None:
         raise ClientGone
     transport.write(b"".join((head, _end(request), b"" if request.method == "HEAD" else body)))
-    return Sent(status, keep_alive=request.keep_alive)
+    return sent(keep_alive=request.keep_alive)
 
 
 def _end(request: web.BaseRequest) -> bytes:

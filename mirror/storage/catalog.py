@@ -32,14 +32,17 @@ class Catalog:
         self._sizes = Recent[Digest, int](_SIZES)
         self._holdings = Recent[Repository, _Holdings](_REPOSITORIES)
 
+    def tag_nowait(self, repository: Repository, tag: Tag) -> TagFact | None:
+        """As `tag`, if that is in memory; None also where it is not."""
+        return self._tags.get((repository, tag))
+
     async def tag(self, repository: Repository, tag: Tag) -> TagFact | None:
         """What upstream last said of the tag; None where it said nothing, or that there is none."""
-        key = (repository, tag)
-        fact = self._tags.get(key)
+        fact = self.tag_nowait(repository, tag)
         if fact is None:
             fact = await self._ledger.tag(repository, tag)
             if fact is not None:
-                self._tags.keep(key, fact)
+                self._tags.keep((repository, tag), fact)
         return fact
 
     async def keep_tag(self, repository: Repository, tag: Tag, fact: TagFact) -> None:
@@ -49,6 +52,13 @@ class Catalog:
     async def drop_tag(self, repository: Repository, tag: Tag) -> None:
         self._tags.drop((repository, tag))
         await self._ledger.drop_tag(repository, tag)
+
+    def manifest_nowait(self, repository: Repository, digest: Digest) -> Manifest | None:
+        """The stored manifest, if it is in memory and known to be this repository's own; None also where it is not."""
+        holdings = self._holdings.get(repository)
+        if holdings is None or digest not in holdings.all or digest not in self._store:
+            return None
+        return self._manifests.get(digest)
 
     async def manifest(self, digest: Digest) -> Manifest | None:
         """The stored manifest; None where it is not stored, or is no manifest.
@@ -89,7 +99,7 @@ class Catalog:
         """
         references = tuple(reference.digest for reference in manifest.references)
         # The facts first: content whose media type is not known would be the worse half to have alone.
-        await self._ledger.keep_manifest(manifest.digest, ManifestFact(manifest.media_type, references))
+        await self._ledger.keep_manifest(manifest.digest, ManifestFact(manifest.head.media_type or "", references))
         await self._store.put(manifest.digest, manifest.body)
         self._remember(manifest)
         await self.keep_holding(repository, manifest.digest, *references)

@@ -33,7 +33,9 @@ class Layout:
         Raises:
             StorageFailed: the directory can't be made or written to.
         """
-        with storage_errors(f"the cache directory {self.root} can't be used"):
+        with storage_errors(
+            f"the cache directory {self.root} can't be used; mend that, or choose another with --cache"
+        ):
             for algorithm in ALGORITHMS:
                 (self.root / "blobs" / algorithm).mkdir(parents=True, exist_ok=True)
             self.ingests.mkdir(exist_ok=True)
