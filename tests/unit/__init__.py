@@ -1,0 +1,1 @@
+"""Properties of what is pure, and machines that drive what has state."""

@@ -1,0 +1,84 @@
+"""A loop on which waiting takes no time.
+
+Its clock stands still while anything is going on, threads included, and jumps to the next timer when nothing is. So a
+test never sleeps, `settled` means that nothing will happen any more by itself, and what would wait for ever raises.
+"""
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from typing import Any, TypeVar, TypeVarTuple
+
+_Result = TypeVar("_Result")
+_Arguments = TypeVarTuple("_Arguments")
+_THREADS_TAKE = 60.0  # seconds, at most, before a thread counts as stuck
+_LONG = 3600.0  # seconds on the loop's own clock: longer than every pause in the code
+
+
+class Stuck(BaseException):
+    """Everything waits, and nothing is left that could come."""
+
+
+class _Selector(selectors.DefaultSelector):
+    loop: "Loop"
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if ready or timeout == 0:
+            return ready
+        if self.loop.working:
+            ready = super().select(_THREADS_TAKE)
+            if not ready:
+                raise Stuck("a thread does not come back")
+        elif timeout is None:
+            raise Stuck("everything waits, and nothing is left that could come")
+        else:
+            self.loop.now += timeout
+        return ready
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """The loop. `now` is its clock, `working` the calls that threads have not answered yet."""
+
+    def __init__(self) -> None:
+        selector = _Selector()
+        selector.loop = self
+        self.now = 0.0
+        self.working = 0
+        super().__init__(selector)
+
+    def time(self) -> float:
+        return self.now
+
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[*_Arguments], _Result], *args: *_Arguments
+    ) -> "asyncio.Future[_Result]":
+        self.working += 1
+        future = super().run_in_executor(executor, func, *args)
+        future.add_done_callback(self._answered)
+        return future
+
+    def _answered(self, _: "asyncio.Future[Any]") -> None:
+        self.working -= 1
+
+    def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        return self.run_until_complete(work)
+
+    def settle(self) -> None:
+        """Lets everything happen that happens by itself."""
+        self.run(asyncio.sleep(_LONG))
+
+
+@contextmanager
+def new_loop() -> Iterator[Loop]:
+    """A loop; what still runs at its end is a defect."""
+    loop = Loop()
+    try:
+        yield loop
+        left = asyncio.all_tasks(loop)
+        assert not left, left
+    finally:
+        loop.run(loop.shutdown_default_executor())
+        loop.close()

@@ -1,0 +1,113 @@
+"""Manifests: read without ever failing, referencing exactly what a client will ask for."""
+
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Descriptor,
+    Manifest,
+    parse_media_type,
+)
+from tests.unit.texts import anything, digests
+
+media_types = st.sampled_from([OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST])
+descriptors = st.builds(Descriptor, digests, st.none() | st.integers(0, 2**60))
+KEYS = ["manifests", "layers", "config", "digest", "size", "mediaType", "urls", "subject", "fsLayers"]
+json_texts = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | digests.map(str),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(KEYS) | st.text(), inner),
+    max_leaves=20,
+).map(lambda value: json.dumps(value).encode())
+
+
+def described(descriptor: Descriptor) -> dict[str, object]:
+    size = {} if descriptor.size is None else {"size": descriptor.size}
+    return {"mediaType": "application/octet-stream", "digest": str(descriptor.digest), **size}
+
+
+def read(content: object, media_type: str | None = None) -> Manifest:
+    body = json.dumps(content).encode()
+    return Manifest.read(Digest.of(body), body, media_type)
+
+
+@given(st.lists(descriptors, unique_by=lambda one: one.digest, min_size=1), media_types)
+def test_an_image_references_its_config_and_layers(wanted: list[Descriptor], media_type: str) -> None:
+    """Each once, in their order, with the sizes it says."""
+    config, *layers = wanted
+    content = {"config": described(config), "layers": [*map(described, layers), *map(described, wanted)]}
+    manifest = read(content, media_type)
+    assert manifest.references == tuple(wanted)
+    assert not manifest.is_index
+    assert manifest.head.media_type == media_type
+
+
+@given(st.lists(descriptors, unique_by=lambda one: one.digest, min_size=1), media_types)
+def test_an_index_references_its_manifests(wanted: list[Descriptor], media_type: str) -> None:
+    """And nothing else that it may hold."""
+    manifest = read({"manifests": list(map(described, wanted)), "layers": [described(wanted[0])]}, media_type)
+    assert manifest.references == tuple(wanted)
+    assert manifest.is_index
+
+
+@given(descriptors, descriptors)
+def test_foreign_layers_are_not_referenced(own: Descriptor, foreign: Descriptor) -> None:
+    """What has urls is delivered by others; to wait for it would make the image never complete."""
+    if own.digest != foreign.digest:
+        content = {"layers": [described(own), {**described(foreign), "urls": ["https://foreign.example/layer"]}]}
+        assert read(content).references == (own,)
+
+
+@given(st.binary() | json_texts | st.text().map(str.encode), st.none() | anything(media_types))
+@example(b"[" * 100_000, None)
+@example(b'{"layers":' * 10_000, None)
+@example(b'{"config":{"digest":' + b"1" * 5000 + b"}}", None)
+@example(b'{"manifests":[{"digest":"sha256:..","size":-1}],"mediaType":7}', None)
+@example("{}".encode("utf-16"), None)
+@example(b"\xff\xfe", "text/html; charset=utf-8")
+def test_any_bytes_are_read(body: bytes, media_type: str | None) -> None:
+    """What is no manifest references nothing; bytes and digest stay what they are; the media type fits a header."""
+    digest = Digest.of(body)
+    manifest = Manifest.read(digest, body, media_type)
+    assert (manifest.digest, manifest.body, manifest.head.size) == (digest, body, len(body))
+    assert parse_media_type(manifest.head.media_type) == manifest.head.media_type
+    assert len({one.digest for one in manifest.references}) == len(manifest.references)
+    assert all(Digest.parse(str(one.digest)) == one.digest for one in manifest.references)
+    assert all(one.size is None or (type(one.size) is int and one.size >= 0) for one in manifest.references)
+
+
+@pytest.mark.parametrize("size", [-1, 1.5, "7", True, None, [7]])
+def test_a_size_that_is_none_is_not_known(size: object) -> None:
+    """Only a count of bytes is one."""
+    digest = Digest.of(b"layer")
+    assert read({"layers": [{"digest": str(digest), "size": size}]}).references == (Descriptor(digest, None),)
+
+
+def test_upstreams_media_type_counts_then_the_manifests_own() -> None:
+    """Where neither can be used, what the content looks like."""
+    own = {"mediaType": DOCKER_MANIFEST}
+    assert read(own, OCI_MANIFEST).head.media_type == OCI_MANIFEST
+    assert read(own, f" {OCI_MANIFEST} ; charset=utf-8").head.media_type == OCI_MANIFEST
+    assert read(own).head.media_type == DOCKER_MANIFEST
+    assert read(own, "nonsense").head.media_type == DOCKER_MANIFEST
+    assert read({"mediaType": "a\r\nb/c"}).head.media_type == OCI_MANIFEST
+    assert read({"manifests": [described(Descriptor(Digest.of(b""), None))]}).head.media_type == OCI_INDEX
+
+
+@given(anything(media_types, st.just("text/plain; charset=utf-8")))
+def test_a_media_type_that_parses_fits_a_header(header: str) -> None:
+    """Without parameters: containerd compares it to the letter."""
+    media_type = parse_media_type(header)
+    if media_type is not None:
+        assert media_type.isascii()
+        assert media_type.isprintable()
+        assert not set(media_type) & set(' ;,"')
+        assert media_type.count("/") == 1
+        assert parse_media_type(f"{media_type}; charset=utf-8") == media_type

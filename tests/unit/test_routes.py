@@ -1,0 +1,215 @@
+"""Routes: each target means one thing or is refused, and what it means holds nothing unsafe."""
+
+import re
+from urllib.parse import urlencode
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from mirror.errors import DigestInvalid, MirrorError, NameInvalid, NameUnknown, RouteUnknown, TagInvalid
+from mirror.oci.digest import Digest
+from mirror.oci.names import Repository, Tag, Upstreams, parse_name, parse_reference
+from mirror.oci.routes import (
+    Api,
+    Asked,
+    BlobRoute,
+    ManifestRoute,
+    Probe,
+    ReferrersRoute,
+    Route,
+    TagsRoute,
+    parse_route,
+)
+from tests.unit.refusals import parsed
+from tests.unit.texts import anything, digests, names, tags
+
+HOSTS = ("docker.io", "quay.io", "localhost:5001")
+UPSTREAMS = Upstreams(HOSTS, default="docker.io")
+DIGEST = Digest.of(b"")
+REFUSALS = (RouteUnknown, NameInvalid, NameUnknown, TagInvalid, DigestInvalid)
+PATH = re.compile(r"(/[a-z0-9]+(([._-]+|:)[a-z0-9]+)*)+", re.IGNORECASE)
+
+short_names = names.filter(lambda name: len(name) < 200)
+parameters = st.lists(st.tuples(st.text(max_size=8).filter(lambda name: name != "ns"), st.text(max_size=8)), max_size=4)
+
+
+@st.composite
+def targets(draw: st.DrawFn) -> str:
+    """Valid ones, of every kind."""
+    host = draw(st.sampled_from(["", "quay.io/", "localhost:5001/"]))
+    begin = draw(st.sampled_from([f"/v2/{host}", f"/{host}v2/"]))
+    reference = draw(digests.map(str))
+    ending = draw(
+        st.sampled_from([f"manifests/{reference}", f"blobs/{reference}", f"referrers/{reference}", "tags/list"])
+        | tags.map("manifests/{}".format)
+    )
+    query = draw(st.sampled_from(["", "?", "?ns=quay.io", "?n=10&last=a", "?ns=docker.io&n=1"]))
+    return f"{begin}{draw(short_names)}/{ending}{query}"
+
+
+def asked_of(route: Route) -> Asked | None:
+    return None if isinstance(route, Api | Probe) else route.asked
+
+
+@given(anything(targets()))
+def test_a_target_means_something_or_is_refused(target: str) -> None:
+    """What a route holds is parsed: names and references, and their spelling without `..`, `//` and `%`."""
+    route = parsed(lambda: parse_route(target, UPSTREAMS), *REFUSALS)
+    asked = None if route is None else asked_of(route)
+    if asked is None:
+        return
+    assert asked.repository.upstream in HOSTS
+    assert parse_name(asked.repository.name.removeprefix("library/"))
+    assert PATH.fullmatch(asked.path), asked.path
+    assert ".." not in asked.path
+    if isinstance(route, ManifestRoute):
+        assert parse_reference(str(route.reference)) == route.reference
+    if isinstance(route, BlobRoute | ReferrersRoute):
+        assert Digest.parse(str(route.digest)) == route.digest
+    if isinstance(route, TagsRoute | ReferrersRoute):
+        assert "ns" not in dict(route.query)
+
+
+@given(st.text() | st.sampled_from(["169.254.169.254", "user@host", "a\r\nSet-Cookie: b", "\N{SNOWMAN}", "\0"]))
+def test_an_ns_that_is_answered_is_one_that_is_configured(ns: str) -> None:
+    """It stands in headers and links of the answer: also where the path decides, it is no free text."""
+    target = f"/v2/quay.io/org/app/blobs/{DIGEST}?{urlencode({'ns': ns}, errors='surrogatepass')}"
+    route = parsed(lambda: parse_route(target, UPSTREAMS), *REFUSALS)
+    asked = None if route is None else asked_of(route)
+    assert asked is None or asked.ns in (None, *HOSTS)
+
+
+@given(short_names, tags, digests, parameters, st.sampled_from(["", "docker.io", "quay.io"]))
+def test_each_endpoint_is_told_by_its_ending(
+    name: str, tag: str, digest: Digest, query: list[tuple[str, str]], ns: str
+) -> None:
+    """Names may hold the words of the API themselves: the last of them counts."""
+    assume(name != "manifests")
+    repository, _ = UPSTREAMS.repository(name, ns=ns or None)
+    asked = Asked(repository, f"/v2/{name}", ns or None, by_path=False)
+    own = tuple(query)
+    asking = urlencode([*query, ("ns", ns)] if ns else query)
+    found = [
+        parse_route(f"/v2/{name}/{ending}?{asking}", UPSTREAMS)
+        for ending in (
+            f"manifests/{tag}",
+            f"manifests/{digest}",
+            f"blobs/{digest}",
+            "tags/list",
+            f"referrers/{digest}",
+        )
+    ]
+    assert found == [
+        ManifestRoute(asked, Tag(tag)),
+        ManifestRoute(asked, digest),
+        BlobRoute(asked, digest),
+        TagsRoute(asked, own),
+        ReferrersRoute(asked, digest, own),
+    ]
+
+
+@given(short_names, digests, st.sampled_from(["quay.io", "Quay.IO", "localhost:5001", "registry-1.docker.io"]))
+def test_all_spellings_of_a_blob_are_one(name: str, digest: Digest, host: str) -> None:
+    """Upstream before or behind `/v2/`, or in ns; the digest's colon encoded or not."""
+    spelled = [
+        f"/v2/{host}/{name}/blobs/{digest}",
+        f"/{host}/v2/{name}/blobs/{digest}",
+        f"/v2/{host}/{name}/blobs/{digest}?ns={host}",
+        f"/v2/{name}/blobs/{digest}?ns={host}",
+        f"/v2/{name}/blobs/{digest.algorithm}%3A{digest.hex}?ns={host.replace(':', '%3A')}",
+        f"/v2/{host.replace(':', '%3a')}/{name}/blobs/{digest.algorithm}%3a{digest.hex}",
+    ]
+    repositories = set()
+    for target in spelled:
+        route = parse_route(target, UPSTREAMS)
+        assert isinstance(route, BlobRoute)
+        assert route.digest == digest
+        repositories.add(route.asked.repository)
+    assert len(repositories) == 1
+
+
+@pytest.mark.parametrize("spelled", ["ns=quay.io", "ns=quay%2Eio", "ns=QUAY.IO", "n=1&ns=quay.io", "%6Es=quay.io"])
+def test_ns_is_read_however_it_is_encoded(spelled: str) -> None:
+    """An encoded name means the same: or the wrong registry would answer."""
+    asked = asked_of(parse_route(f"/v2/org/app/manifests/1?{spelled}", UPSTREAMS))
+    assert asked is not None
+    assert asked.repository == Repository("quay.io", "org/app")
+
+
+@pytest.mark.parametrize("spelled", ["ns=quay.io&ns=quay.io", "ns=quay.io&ns=docker.io", "ns=&ns=quay.io"])
+def test_two_ns_are_refused(spelled: str) -> None:
+    """One of them would be ignored, and nobody knows which one was meant."""
+    with pytest.raises(NameUnknown, match="2 ns parameters"):
+        parse_route(f"/v2/org/app/manifests/1?{spelled}", UPSTREAMS)
+
+
+@pytest.mark.parametrize(
+    ("target", "refusal"),
+    [
+        ("", RouteUnknown),
+        ("/", RouteUnknown),
+        ("/v1/", RouteUnknown),
+        ("/v2//", RouteUnknown),
+        ("/v2/_catalog", RouteUnknown),
+        ("/V2/a/manifests/1", RouteUnknown),
+        ("/v2/a/manifests/", RouteUnknown),
+        ("/v2/a/blobs/uploads/", RouteUnknown),
+        ("/v2/manifests/1", RouteUnknown),
+        ("/v2/tags/list", RouteUnknown),
+        ("/v2/a/tags/list/", RouteUnknown),
+        ("/v2/a%2Fmanifests%2F1", RouteUnknown),
+        ("/v2/a/../b/manifests/1", NameInvalid),
+        ("/v2/../../etc/passwd/manifests/1", NameInvalid),
+        ("/v2/a//b/manifests/1", NameInvalid),
+        ("/v2//a/manifests/1", NameInvalid),
+        ("/v2/a%2Fb/manifests/1", NameInvalid),
+        ("/v2/%2e%2e/manifests/1", NameInvalid),
+        ("/v2/a%00/manifests/1", NameInvalid),
+        ("/v2/a\0/manifests/1", NameInvalid),
+        ("/v2/A/manifests/1", NameInvalid),
+        ("/v2/" + "a" * 2000 + "/manifests/1", NameInvalid),
+        ("/v2/" + "a" * 10_000 + "/manifests/1", RouteUnknown),
+        ("/v2/a/manifests/..", TagInvalid),
+        ("/v2/a/manifests/%2e%2e", TagInvalid),
+        ("/v2/a/manifests/" + "1" * 129, TagInvalid),
+        (f"/v2/a/manifests/sha256:{DIGEST.hex.upper()}", DigestInvalid),
+        (f"/v2/a/blobs/sha256:{DIGEST.hex}0", DigestInvalid),
+        ("/v2/a/blobs/latest", DigestInvalid),
+        ("/v2/a/blobs/sha256:..%2F..%2Fetc", DigestInvalid),
+        ("/unknown.example/v2/a/manifests/1", NameUnknown),
+        ("/..%2Fquay.io/v2/a/manifests/1", NameInvalid),
+        ("/quay.io/../v2/a/manifests/1", NameInvalid),
+        ("/v2/a/manifests/1?ns=169.254.169.254", NameUnknown),
+        ("/v2/a/manifests/1?ns=user@host", NameUnknown),
+        ("/v2/a/manifests/1?ns=user%40quay.io", NameUnknown),
+        ("/v2/a/manifests/1?" + "&".join(f"a{number}=ns=" for number in range(40)), RouteUnknown),
+    ],
+)
+def test_what_means_nothing_is_refused_by_name(target: str, refusal: type[MirrorError]) -> None:
+    """Each by the part that is wrong."""
+    with pytest.raises(refusal):
+        parse_route(target, UPSTREAMS)
+
+
+@pytest.mark.parametrize("prefix", ["//quay.io", "/quay.io/", "//quay.io//", "///quay.io"])
+def test_a_path_with_empty_components_is_refused_before_v2_too(prefix: str) -> None:
+    """Its own spelling goes into links: one that begins with `//` would lead the client to another host."""
+    with pytest.raises(MirrorError):
+        parse_route(f"{prefix}/v2/org/app/tags/list", UPSTREAMS)
+
+
+@pytest.mark.parametrize(
+    ("target", "route"),
+    [
+        ("/v2", Api()),
+        ("/v2/", Api()),
+        ("/v2/?ns=quay.io", Api()),
+        ("/healthz", Probe("healthz")),
+        ("/readyz?verbose", Probe("readyz")),
+        ("/metrics", Probe("metrics")),
+    ],
+)
+def test_what_is_the_mirrors_own(target: str, route: Route) -> None:
+    """With or without a query."""
+    assert parse_route(target, UPSTREAMS) == route
