@@ -142,7 +142,9 @@ async def test_an_address_that_has_expired_when_the_body_is_cut(client: Client, 
     blob = upstream.publish_blob(Blob.noise(2 * MIB))
     reply = await client.get(upstream.blob(blob))
     assert (reply.status, reply.whole, reply.body) == (200, True, blob.content), reply
-    assert [seen.range for seen in cdn.journal.entries if seen.status == 206] == [f"bytes={MIB}-"]
+    (resumed,) = [seen.range for seen in cdn.journal.entries if seen.status == 206]
+    assert resumed is not None
+    assert 0 < int(resumed.removeprefix("bytes=").removesuffix("-")) <= MIB
 
 
 async def test_a_cdn_that_refuses(client: Client, upstream: Upstream, cdn: Cdn) -> None:
