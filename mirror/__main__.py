@@ -12,7 +12,7 @@ import uvloop
 
 from mirror import log as events
 from mirror.cli import command_line
-from mirror.config import Settings, UpstreamSettings
+from mirror.config import Settings, TimeoutSettings, UpstreamSettings
 from mirror.downloads import Downloads
 from mirror.metrics import Metrics
 from mirror.oci.names import Upstreams, canonical_upstream
@@ -49,7 +49,7 @@ async def serve(settings: Settings) -> None:
         session = await lifetimes.enter_async_context(Session.opened(settings.timeouts, metrics))
         registries = {
             canonical_upstream(name): await lifetimes.enter_async_context(
-                _registry(canonical_upstream(name), upstream, session, settings.timeouts.first_byte, metrics)
+                _registry(canonical_upstream(name), upstream, session, settings.timeouts, metrics)
             )
             for name, upstream in settings.upstreams.items()
         }
@@ -74,12 +74,14 @@ async def serve(settings: Settings) -> None:
     log.info("stopped")
 
 
-def _registry(name: str, settings: UpstreamSettings, session: Session, first_byte: float, metrics: Metrics) -> Registry:
+def _registry(
+    name: str, settings: UpstreamSettings, session: Session, timeouts: TimeoutSettings, metrics: Metrics
+) -> Registry:
     password = settings.password()
     known = settings.username is not None and password is not None
     credentials = Credentials(settings.username or "", password or "") if known else None
     authorizer = Authorizer(name, settings.url, credentials, session)
-    return Registry(name, settings.url, session, authorizer, first_byte=first_byte, metrics=metrics)
+    return Registry(name, settings.url, session, authorizer, timeouts=timeouts, metrics=metrics)
 
 
 def main() -> None:

@@ -11,8 +11,10 @@ import asyncio
 import os
 import random
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from mmap import mmap
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -26,7 +28,8 @@ from mirror.policy import is_far
 from mirror.storage import BlobStore, Ingest
 
 _WITHHELD = 64 * 2**10  # bytes at the end that wait for the verification
-_QUEUED = 4 * 2**20  # bytes that may wait for the disk before reading from upstream pauses
+_BUFFERS = 4
+_BUFFER = 2**19  # bytes; with all four full, reading from upstream waits for the disk
 _FRUITLESS = 5  # tries in a row that brought no byte
 _PAUSES = (0.1, 2.0)  # seconds before another try: the first, and the longest
 _PATIENCE = 2.0  # seconds a reader waits for a byte far ahead; SOCI gives up after 3
@@ -40,7 +43,7 @@ class Arriving(Protocol):
     start: int
     size: int | None
 
-    def pieces(self) -> AsyncIterator[bytes]: ...
+    async def read_into(self, buffer: memoryview) -> int: ...
 
 
 Source = Callable[[Span | None], AbstractAsyncContextManager[Arriving]]
@@ -260,71 +263,90 @@ class Downloads:
             if total is not None:
                 await ingest.reserve(total)
             download.opened(ingest, total)
-            queue = _Queue()
-            writing = asyncio.create_task(self._write(download, ingest, queue))
+            belt = _Belt()
+            writing = asyncio.create_task(self._write(download, ingest, belt))
             try:
-                await self._read(download, body, queue, skip=ingest.written - body.start, most=total)
+                await self._read(download, body, belt, skip=ingest.written - body.start, most=total)
             finally:
-                queue.end()
+                belt.stop()
                 await writing  # what came before a cut is kept
             if total is not None and ingest.written < total:
                 raise UpstreamCut(f"{download.digest} ended after {ingest.written} of {total} bytes")
             ingest.verify(total)
 
-    async def _read(self, download: Download, body: Arriving, queue: _Queue, *, skip: int, most: int | None) -> None:
-        """Takes pieces from upstream while others are hashed and written; *skip* bytes are here already."""
+    async def _read(self, download: Download, body: Arriving, belt: _Belt, *, skip: int, most: int | None) -> None:
+        """Takes bytes from upstream while others are hashed and written; *skip* bytes are here already."""
         at = body.start
-        async for piece in body.pieces():
-            if queue.ended:
+        while (buffer := await belt.empty()) is not None:
+            size = await body.read_into(buffer)
+            while size < len(buffer) and belt.is_behind:  # more at once costs less, and nobody waits for it
+                more = await body.read_into(buffer[size:])
+                if not more:
+                    break
+                size += more
+            if not size:
                 return
-            download.came(len(piece))
-            at += len(piece)
+            download.came(size)
+            at += size
             if most is not None and at > most:
                 raise UpstreamCorrupt(f"upstream sends more than the {most} bytes of {download.digest}")
-            if skip >= len(piece):
-                skip -= len(piece)
-                continue
-            await queue.put(piece[skip:] if skip else piece)
-            skip = 0
+            belt.put(buffer, buffer[min(skip, size) : size])
+            skip -= min(skip, size)
 
-    async def _write(self, download: Download, ingest: Ingest, queue: _Queue) -> None:
+    async def _write(self, download: Download, ingest: Ingest, belt: _Belt) -> None:
         try:
-            while pieces := await queue.take():
-                await ingest.append(pieces)
+            while (filled := await belt.filled()) is not None:
+                buffer, content = filled
+                await ingest.append([content])
+                belt.give_back(buffer)
                 download.advanced(ingest.written)
         finally:
-            queue.end()  # if the disk fails, reading has to stop too
+            belt.stop()  # if the disk fails, reading has to stop too
 
 
-class _Queue:
-    """Pieces between the reading and the writing half of a download; bounded in bytes, taken all at once."""
+class _Belt:
+    """Buffers that go round between the reading and the writing half of a download.
+
+    Anonymous memory: a buffer takes only what was ever in it, so a slow download takes little.
+    """
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self._filled = asyncio.Event()
-        self._emptied = asyncio.Event()
-        self.ended = False
+        self._empty = deque(memoryview(mmap(-1, _BUFFER)) for _ in range(_BUFFERS))
+        self._filled = deque[tuple[memoryview, memoryview]]()
+        self._stopped = False
+        self._changed = asyncio.Event()
 
-    async def put(self, piece: bytes) -> None:
-        self._pieces.append(piece)
-        self._size += len(piece)
-        self._filled.set()
-        while self._size > _QUEUED and not self.ended:
-            self._emptied.clear()
-            await self._emptied.wait()
+    @property
+    def is_behind(self) -> bool:
+        """Whether the writing half has something to do."""
+        return len(self._empty) < _BUFFERS - 1 and not self._stopped
 
-    def end(self) -> None:
+    async def empty(self) -> memoryview | None:
+        """A buffer to fill, once there is one; None when nobody empties them any more."""
+        while not self._empty and not self._stopped:
+            await self._change()
+        return None if self._stopped else self._empty.popleft()
+
+    def put(self, buffer: memoryview, content: memoryview) -> None:
+        """Passes on a buffer, with the part of it that is to be written."""
+        self._filled.append((buffer, content))
+        self._changed.set()
+
+    async def filled(self) -> tuple[memoryview, memoryview] | None:
+        """A buffer and what is to be written of it, once there is one; None at the end."""
+        while not self._filled and not self._stopped:
+            await self._change()
+        return self._filled.popleft() if self._filled else None
+
+    def give_back(self, buffer: memoryview) -> None:
+        self._empty.append(buffer)
+        self._changed.set()
+
+    def stop(self) -> None:
         """No more comes, or no more is taken."""
-        self.ended = True
-        self._filled.set()
-        self._emptied.set()
+        self._stopped = True
+        self._changed.set()
 
-    async def take(self) -> list[bytes]:
-        """All pieces that wait, once there is one; none at the end."""
-        while not self._pieces and not self.ended:
-            self._filled.clear()
-            await self._filled.wait()
-        pieces, self._pieces, self._size = self._pieces, [], 0
-        self._emptied.set()
-        return pieces
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()

@@ -13,6 +13,7 @@ from mirror.errors import UpstreamCorrupt, UpstreamCut
 from mirror.oci.digest import Digest, Verifier
 from mirror.oci.ranges import Span
 
+_BUFFER = 2**18  # bytes read at once
 _BATCH = 2**20  # bytes hashed at once
 
 
@@ -53,7 +54,7 @@ class Passage:
 
     async def _wanted(self) -> AsyncIterator[bytes]:
         at = self._body.start
-        async for piece in self._body.pieces():
+        async for piece in _pieces(self._body):
             first, last = max(self._span.start - at, 0), self._span.end - at
             at += len(piece)
             if at > self._size:
@@ -64,3 +65,9 @@ class Passage:
                 return
         if at < self._span.end:
             raise UpstreamCut(f"{self._digest} ended after {at} of {self._size} bytes")
+
+
+async def _pieces(body: Arriving) -> AsyncIterator[bytes]:
+    buffer = memoryview(bytearray(_BUFFER))
+    while size := await body.read_into(buffer):
+        yield bytes(buffer[:size])

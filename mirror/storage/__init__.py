@@ -60,7 +60,7 @@ class Ingest(Protocol):
             NoRoom: evicting all that nobody holds would not do.
         """
 
-    async def append(self, pieces: list[bytes]) -> None:
+    async def append(self, pieces: list[memoryview]) -> None:
         """Writes the next pieces and takes them into the verification.
 
         Raises:

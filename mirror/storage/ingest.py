@@ -80,20 +80,20 @@ class DiskIngest:
                 raise NoRoom(f"{self.digest} is not stored: {error}", size=size) from error
             self.reserved = size
 
-    async def append(self, pieces: list[bytes]) -> None:
+    async def append(self, pieces: list[memoryview]) -> None:
         coming = self.written + sum(map(len, pieces))
         if coming > self.reserved:  # a body whose size nobody announced
             await self._make_room(coming - self.reserved)
             self.reserved = coming
         await self._run(lambda: self._append(pieces))
 
-    def _append(self, pieces: list[bytes]) -> None:
+    def _append(self, pieces: list[memoryview]) -> None:
         with storage_errors(f"{self.digest} can't be written"):
             for start in range(0, len(pieces), _MOST_PIECES):
                 self._write(pieces[start : start + _MOST_PIECES])
         self._verifier.feed(pieces)
 
-    def _write(self, pieces: list[bytes]) -> None:
+    def _write(self, pieces: list[memoryview]) -> None:
         done = os.pwritev(self._descriptor, pieces, self.written)
         self.written += done
         if done == sum(map(len, pieces)):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import aiohttp
 
 from mirror.errors import UpstreamCut
 from mirror.metrics import Metrics
+from mirror.upstream.intake import Intake
 from mirror.upstream.session import body_errors
 
 
@@ -20,12 +19,21 @@ class Body:
     """
 
     def __init__(
-        self, upstream: str, content: aiohttp.StreamReader, *, start: int, size: int | None, metrics: Metrics
+        self,
+        upstream: str,
+        response: aiohttp.ClientResponse,
+        *,
+        start: int,
+        size: int | None,
+        silence: float,
+        metrics: Metrics,
     ) -> None:
         self._upstream = upstream
-        self._content = content
+        self._response = response
+        self._silence = silence
         self._metrics = metrics
-        self._first = b""
+        self._ahead = memoryview(b"")
+        self._intake: Intake | None = None
         self.start = start
         self.size = size
 
@@ -36,19 +44,33 @@ class Body:
             UpstreamCut
         """
         async with body_errors(self._upstream):
-            self._first = await self._content.readany()
-        if not self._first and self.size not in {None, self.start}:
+            self._ahead = memoryview(await self._response.content.readany())
+        if not self._ahead and self.size not in {None, self.start}:
             raise UpstreamCut(f"{self._upstream} sent no byte of {self.size}", upstream=self._upstream)
+        framed = self._response.headers.get("Content-Length", "")
+        if framed.isdecimal():
+            taken = Intake.of(self._response, int(framed) - len(self._ahead), self._silence)
+            if taken is not None:
+                self._intake, more = taken
+                self._ahead = memoryview(bytes(self._ahead) + more)
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """The bytes, in pieces as they come.
+    async def read_into(self, buffer: memoryview) -> int:
+        """Fills *buffer* as far as bytes are there; waits for the first.
+
+        Returns:
+            how many bytes; 0 at the end of the body.
 
         Raises:
-            UpstreamCut: they end too early.
+            UpstreamCut: it ended before its end.
         """
-        piece = self._first
-        while piece:
-            self._metrics.upstream_bytes.inc(len(piece))
-            yield piece
-            async with body_errors(self._upstream):
-                piece = await self._content.readany()
+        if not self._ahead and self._intake is not None:
+            size = await self._intake.read_into(buffer)
+        else:
+            if not self._ahead:
+                async with body_errors(self._upstream):
+                    self._ahead = memoryview(await self._response.content.readany())
+            size = min(len(self._ahead), len(buffer))
+            buffer[:size] = self._ahead[:size]
+            self._ahead = self._ahead[size:]
+        self._metrics.upstream_bytes.inc(size)
+        return size

@@ -7,12 +7,14 @@ import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlencode
 
 import aiohttp
 
+from mirror.config import TimeoutSettings
 from mirror.errors import (
     BlobUnknown,
     ContentUnknown,
@@ -60,13 +62,20 @@ class Registry:
     """The way to one upstream."""
 
     def __init__(
-        self, name: str, url: str, session: Session, authorizer: Authorizer, *, first_byte: float, metrics: Metrics
+        self,
+        name: str,
+        url: str,
+        session: Session,
+        authorizer: Authorizer,
+        *,
+        timeouts: TimeoutSettings,
+        metrics: Metrics,
     ) -> None:
         self.name = name
         self._url = url
         self._session = session
         self._authorizer = authorizer
-        self._first_byte = first_byte
+        self._timeouts = timeouts
         self._metrics = metrics
         self._breaker = Breaker(name)
         self._throttle = Throttle(name)
@@ -173,14 +182,15 @@ class Registry:
                 f"{self.name} sent {response.headers['Content-Encoding']!r} though identity was asked",
                 upstream=self.name,
             )
+        body = partial(Body, self.name, response, silence=self._timeouts.silence, metrics=self._metrics)
         if response.status != 206:
-            return Body(self.name, response.content, start=0, size=_length(response), metrics=self._metrics)
+            return body(start=0, size=_length(response))
         part = ContentRange.parse(response.headers.get("Content-Range"))
         if wanted is None:
             raise UpstreamCorrupt(f"{self.name} answered 206 where no range was asked", upstream=self.name)
         if part is None or part.span.start != wanted.start:
             return None
-        return Body(self.name, response.content, start=part.span.start, size=part.size, metrics=self._metrics)
+        return body(start=part.span.start, size=part.size)
 
     async def tags(self, repository: str, query: tuple[tuple[str, str], ...]) -> Page:
         """A page of the repository's tags.
@@ -237,12 +247,12 @@ class Registry:
             UpstreamSilent
         """
         try:
-            async with asyncio.timeout(self._first_byte):
+            async with asyncio.timeout(self._timeouts.first_byte):
                 yield
         except TimeoutError as error:
             self._breaker.failed()
             raise UpstreamSilent(
-                f"{self.name} sent nothing for {self._first_byte:g} s", upstream=self.name, retry_after=5
+                f"{self.name} sent nothing for {self._timeouts.first_byte:g} s", upstream=self.name, retry_after=5
             ) from error
 
     @asynccontextmanager
