@@ -1,0 +1,53 @@
+"""Configurations as a test writes them."""
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mirror.config import Settings, read_settings
+
+SHOWN = Path(__file__).parents[2] / "config" / "mirror.toml"
+
+
+@contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """No variable of the mirror's own but these; restored at the end."""
+    before = dict(os.environ)
+    for name in before:
+        if name.upper().startswith("MIRROR_"):
+            del os.environ[name]
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def read(file: Path, text: str, **flags: Mapping[str, object]) -> Settings:
+    """The settings that *text* makes, with what the command line says by section and key."""
+    file.write_text(text)
+    return read_settings(file, flags, [])
+
+
+def written(path: tuple[str, ...], value: str) -> str:
+    """A configuration of one key."""
+    *table, key = path
+    header = ".".join(f'"{name}"' for name in table)
+    return f"[{header}]\n{key} = {value}\n"
+
+
+def _keys(tables: Mapping[str, Any], *path: str) -> Iterator[tuple[str, ...]]:
+    for name, value in tables.items():
+        if isinstance(value, dict):
+            yield from _keys(value, *path, name)
+        else:
+            yield (*path, name)
+
+
+SHOWN_KEYS = frozenset(_keys(tomllib.loads(SHOWN.read_text())))
+KEYS = sorted({*SHOWN_KEYS, ("cache", "path")})
+"""Every key there is, upstreams' credentials aside."""
