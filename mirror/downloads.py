@@ -279,11 +279,6 @@ class Downloads:
         at = body.start
         while (buffer := await belt.empty()) is not None:
             size = await body.read_into(buffer)
-            while size < len(buffer) and belt.is_behind:  # more at once costs less, and nobody waits for it
-                more = await body.read_into(buffer[size:])
-                if not more:
-                    break
-                size += more
             if not size:
                 return
             download.came(size)
@@ -297,7 +292,7 @@ class Downloads:
         try:
             while (filled := await belt.filled()) is not None:
                 buffer, content = filled
-                await ingest.append([content])
+                await ingest.append(content)
                 belt.give_back(buffer)
                 download.advanced(ingest.written)
         finally:
@@ -315,11 +310,6 @@ class _Belt:
         self._filled = deque[tuple[memoryview, memoryview]]()
         self._stopped = False
         self._changed = asyncio.Event()
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether the writing half has something to do."""
-        return len(self._empty) < _BUFFERS - 1 and not self._stopped
 
     async def empty(self) -> memoryview | None:
         """A buffer to fill, once there is one; None when nobody empties them any more."""

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 import orjson
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
 
 from mirror.config import LogSettings
 
@@ -30,6 +31,7 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     lines = _Lines(stream)
     colours = stream.isatty()
     level = _LEVELS[settings.level]
+    logging.basicConfig(handlers=[_Foreign()], level=max(level, logging.WARNING), force=True)
     if settings.format == "console" or (settings.format == "auto" and colours):
         structlog.configure(
             processors=[
@@ -45,6 +47,18 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
         structlog.configure(
             wrapper_class=_json_events(level), logger_factory=lambda *_: lines, cache_logger_on_first_use=True
         )
+
+
+class _Foreign(logging.Handler):
+    """Makes events of what libraries log. What a client sent wrongly is no fault of ours, and needs no traceback."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            structlog.get_logger().info("request_malformed", reason=" ".join(str(error).split())[:256])
+        else:
+            reason = record.getMessage() if error is None else f"{record.getMessage()}: {error!r}"
+            structlog.get_logger().warning("library_warned", library=record.name, reason=reason)
 
 
 class _Clock:

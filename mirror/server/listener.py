@@ -33,7 +33,8 @@ async def listening(app: App, settings: ServerSettings, *, shutdown: float) -> A
         ConfigurationInvalid: nobody can listen there.
     """
     server = web.Server(app.handle, handler_cancellation=True, access_log=None, keepalive_timeout=_KEEP_ALIVE)
-    runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=shutdown)
+    # aiohttp waits twice: for answers to end, and then again before it cancels them.
+    runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=shutdown / 2)
     await runner.setup()
     try:
         site = web.TCPSite(runner, settings.host, settings.port, backlog=1024)

@@ -60,8 +60,8 @@ class Ingest(Protocol):
             NoRoom: evicting all that nobody holds would not do.
         """
 
-    async def append(self, pieces: list[memoryview]) -> None:
-        """Writes the next pieces and takes them into the verification.
+    async def append(self, content: memoryview) -> None:
+        """Writes the next bytes and takes them into the verification. They are done with when this returns.
 
         Raises:
             StorageFailed: they could not be written.

@@ -7,12 +7,12 @@ import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from contextlib import suppress
+from functools import partial
 
 from mirror.errors import NoRoom
 from mirror.oci.digest import Digest, Verifier
 from mirror.storage.layout import Layout, storage_errors
 
-_MOST_PIECES = 512  # below IOV_MAX (1024 on Linux)
 _REREAD = 2**20
 
 
@@ -80,29 +80,20 @@ class DiskIngest:
                 raise NoRoom(f"{self.digest} is not stored: {error}", size=size) from error
             self.reserved = size
 
-    async def append(self, pieces: list[memoryview]) -> None:
-        coming = self.written + sum(map(len, pieces))
+    async def append(self, content: memoryview) -> None:
+        coming = self.written + len(content)
         if coming > self.reserved:  # a body whose size nobody announced
             await self._make_room(coming - self.reserved)
             self.reserved = coming
-        await self._run(lambda: self._append(pieces))
+        # Writing and hashing take about as long as each other, and neither needs the other.
+        await self._run(partial(self._write, content), partial(self._verifier.feed, [content]))
 
-    def _append(self, pieces: list[memoryview]) -> None:
+    def _write(self, content: memoryview) -> None:
         with storage_errors(f"{self.digest} can't be written"):
-            for start in range(0, len(pieces), _MOST_PIECES):
-                self._write(pieces[start : start + _MOST_PIECES])
-        self._verifier.feed(pieces)
-
-    def _write(self, pieces: list[memoryview]) -> None:
-        done = os.pwritev(self._descriptor, pieces, self.written)
-        self.written += done
-        if done == sum(map(len, pieces)):
-            return
-        rest = memoryview(b"".join(pieces))[done:]
-        while rest:
-            done = os.pwrite(self._descriptor, rest, self.written)
-            self.written += done
-            rest = rest[done:]
+            while content:
+                done = os.pwrite(self._descriptor, content, self.written)
+                self.written += done
+                content = content[done:]
 
     def verify(self, size: int | None) -> None:
         self._verifier.finish(size)
@@ -124,11 +115,17 @@ class DiskIngest:
             with storage_errors(f"{self.digest} can't be begun anew"):
                 os.ftruncate(self._descriptor, 0)
 
-    async def _run(self, work: Callable[[], None]) -> None:
-        # Shielded: the descriptor must not be closed under a thread that still writes to it.
-        running = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(self._threads, work))
+    async def _run(self, *works: Callable[[], None]) -> None:
+        """Does all of it on threads, and comes back only when all of it is done.
+
+        Also when it is cancelled: the descriptor must not be closed under a thread that still writes to it.
+        """
+        loop = asyncio.get_running_loop()
+        running = [loop.run_in_executor(self._threads, work) for work in works]
         try:
-            await asyncio.shield(running)
+            await asyncio.wait(running)
         except asyncio.CancelledError:
-            await asyncio.wait([running])
+            await asyncio.wait(running)
             raise
+        for done in running:
+            done.result()
