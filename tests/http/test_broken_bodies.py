@@ -236,7 +236,7 @@ async def test_wrong_bytes_of_a_small_blob(client: Client, upstream: Upstream, m
     await whole_soon(client, upstream, blob)
 
 
-@pytest.mark.parametrize("by", [-1, -HALF, 1, 4096])
+@pytest.mark.parametrize("by", [-1, -HALF, -SIZE, 1, 4096])
 @pytest.mark.parametrize("framed", [True, False])
 async def test_too_short_or_too_long(
     client: Client, upstream: Upstream, mirror: Mirror, blob: Blob, by: int, framed: bool

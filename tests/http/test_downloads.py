@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.fake.answers import Valve
-from tests.fake.content import Blob
+from tests.fake.content import Blob, image
 from tests.fake.faults import Hold
 from tests.fake.journal import Ending
 from tests.http.client import WITHIN, Client, rest_of
@@ -145,6 +145,20 @@ async def test_a_cold_head_beside_a_running_download(client: Client, upstream: U
     valve.open()
     assert (await asking).body == blob.content
     assert len(upstream.registry.of_blob(blob)) == 1
+
+
+async def test_a_crowd_of_slow_downloads_is_no_outage(client: Client, upstream: Upstream) -> None:
+    """A hundred and fifty layers trickle in at once: upstream is well, and whatever else is asked of it is answered."""
+    manifest = upstream.publish(image(10), "v1")
+    valve = Valve()
+    upstream.registry.inject(Hold(valve, at=1000), "*/blobs/*")
+    blobs = [upstream.publish_blob(Blob.noise(2000)) for _ in range(150)]
+    asking = [asyncio.create_task(client.get(upstream.blob(blob))) for blob in blobs]
+    await upstream.registry.journal.until(lambda seen: len(seen) >= 128)
+    async with asyncio.timeout(WITHIN / 4):
+        assert (await client.get(upstream.manifest("v1"))).body == manifest.content
+    valve.open()
+    assert [reply.body for reply in await asyncio.gather(*asking)] == [blob.content for blob in blobs]
 
 
 async def test_downloads_do_not_wait_for_each_other(client: Client, upstream: Upstream) -> None:

@@ -252,6 +252,17 @@ async def test_after_an_outage_is_known_answers_are_instant(client: Client, upst
         assert (await client.get(upstream.blob(blob))).body == blob.content
 
 
+async def test_a_page_that_is_no_manifest_replaces_none(client: Client, upstream: Upstream) -> None:
+    """A captive portal or a maintenance page answers 200 to everything: what is here stays."""
+    manifest = await pulled(client, upstream)
+    upstream.registry.inject(Status(200, {"Content-Type": "text/html"}, b"<html>please log in</html>"))
+    stale(await client.get(upstream.manifest("v1")), manifest)
+    for target in (upstream.manifest("v2"), upstream.manifest(image(1)), upstream.blob(image(1).blobs[0])):
+        failed(await client.get(target), 502, 503)
+    upstream.registry.heal()
+    assert (await works_again(client, upstream.manifest("v1"))).body == manifest.content
+
+
 async def test_all_who_wait_for_one_request_hear_of_its_failure(client: Client, upstream: Upstream) -> None:
     """Twenty joined to one question: each gets the error, none an empty success and none waits for ever."""
     manifest = upstream.publish(image(100), "v1")

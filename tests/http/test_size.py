@@ -10,7 +10,7 @@ import pytest
 
 from tests.fake.answers import Valve
 from tests.fake.content import Blob, Manifest, image
-from tests.fake.faults import Hold, Unframed, Wrong
+from tests.fake.faults import Cut, Hold, Unframed, Wrong
 from tests.fake.registry import Registry
 from tests.http.client import WITHIN, Client, kept, rest_of
 from tests.http.upstreams import CALM, Upstream
@@ -241,6 +241,17 @@ async def test_wrong_bytes_do_not_pass_through_whole(client: Client, upstream: U
     reply = await client.get(upstream.blob(large))
     assert (reply.status, reply.whole) == (200, False)
     assert len(reply.body) < large.size
+
+
+async def test_a_passage_that_is_cut_is_resumed(client: Client, upstream: Upstream) -> None:
+    """Large blobs need it most: the rest is asked for by Range, stored or not, of the whole and of a part."""
+    (large,) = blobs_of(upstream, 1, LIMIT + MIB)
+    await fetch(client, upstream, large)
+    upstream.registry.inject(Cut(at=2 * MIB), times=1)
+    await fetch(client, upstream, large)
+    upstream.registry.inject(Cut(at=3 * MIB), times=1)
+    reply = await client.get(upstream.blob(large), {"Range": f"bytes={MIB}-{4 * MIB - 1}"})
+    assert (reply.status, reply.whole, reply.body) == (206, True, large.content[MIB : 4 * MIB]), reply
 
 
 async def test_a_length_that_turns_out_too_large(client: Client, upstream: Upstream, tmp_path: Path) -> None:
