@@ -153,12 +153,13 @@ async def test_a_crowd_of_slow_downloads_is_no_outage(client: Client, upstream: 
     valve = Valve()
     upstream.registry.inject(Hold(valve, at=1000), "*/blobs/*")
     blobs = [upstream.publish_blob(Blob.noise(2000)) for _ in range(150)]
-    asking = [asyncio.create_task(client.get(upstream.blob(blob))) for blob in blobs]
-    await upstream.registry.journal.until(lambda seen: len(seen) >= 128)
-    async with asyncio.timeout(WITHIN / 4):
-        assert (await client.get(upstream.manifest("v1"))).body == manifest.content
-    valve.open()
-    assert [reply.body for reply in await asyncio.gather(*asking)] == [blob.content for blob in blobs]
+    async with asyncio.TaskGroup() as group:
+        asking = [group.create_task(client.get(upstream.blob(blob))) for blob in blobs]
+        await upstream.registry.journal.until(lambda seen: len(seen) >= 128)
+        async with asyncio.timeout(WITHIN / 4):
+            assert (await client.get(upstream.manifest("v1"))).body == manifest.content
+        valve.open()
+    assert [task.result().body for task in asking] == [blob.content for blob in blobs]
 
 
 async def test_downloads_do_not_wait_for_each_other(client: Client, upstream: Upstream) -> None:
