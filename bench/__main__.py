@@ -20,7 +20,6 @@ from bench.stage import Stage
 RESULTS = Path(__file__).parent / "results"
 CROWDED_SIZE = 100 << 20
 CACHES_AT_ONCE = 8  # times the size of the large blob that the disk must have room for
-WARM_MEMORY = 10  # times the size of the large blob: every copy of it that a run keeps, and some more
 TABLE_WIDTH = 160
 MEASUREMENTS: dict[str, Callable[[Stage], list[table.Row]]] = {
     "warm-blob": warm_blob.measure,
@@ -63,14 +62,12 @@ def _run(options: argparse.Namespace, folder: Path) -> table.Result:
     if free < CACHES_AT_ONCE * size:
         raise BenchError(f"{folder}: {free / 2**30:.1f} GiB free, {CACHES_AT_ONCE * size / 2**30:.1f} GiB needed")
     began = machine.Use.so_far()
-    comb = machine.warm_memory(WARM_MEMORY * size)
     console = Console(stderr=True)
     image = prepare(folder / "content", large=size, crowded=CROWDED_SIZE)
     playing = [contestant for contestant in CONTESTANTS if contestant.name in options.contestants]
     with upstreams.fast(image, folder / "upstream") as upstream:
         stage = Stage(folder, image, upstream, playing, options.rounds, console, options.patience)
         rows = [row for name in options.only for row in MEASUREMENTS[name](stage)]
-    comb.close()
     ended = machine.Use.so_far()
     setting = (
         f"medians of {options.rounds} rounds, contestants in turn; one worker each for mirror and nginx, "

@@ -6,13 +6,14 @@ import platform
 import resource
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 _PROCESS_CPU_CLOCK = 2  # CPUCLOCK_SCHED, the kind of clock that clock_getcpuclockid(3) gives
 _QUIET_WINDOW = 0.3  # seconds
 _QUIET_SHARE = 0.1  # of all cores
-_COMB = 4 << 20  # bytes between two kept pages
+_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, which the mmap module does not name
 
 
 def description() -> str:
@@ -69,18 +70,23 @@ def memory(pid: int) -> Memory:
     return Memory(resident, peak)
 
 
-def warm_memory(size: int) -> mmap.mmap:
-    """Makes *size* bytes of free memory cost what memory costs, for as long as the returned map is kept.
+def warm_memory(size: int) -> None:
+    """Makes the next *size* bytes that the kernel hands out cost what memory costs.
 
-    A virtual machine gives free memory back to its host in blocks of some megabytes, and touching it again takes
-    several times what writing to it takes: a cold pull would measure the host. So memory is touched, and given back
-    except for a page here and there, so that no free block becomes large enough to leave.
+    A virtual machine gives free memory back to its host, and touching it again takes up to ten times as long as
+    writing to it: a cold pull would measure the host. So that much is touched, in small pages and in large ones, since
+    a file's cache is made of both, and given back. The host does not take it for the next second or two.
     """
-    wanted = min(size, available_memory() // 2) // _COMB * _COMB
-    comb = mmap.mmap(-1, max(wanted, _COMB), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
-    for tooth in range(0, len(comb), _COMB):
-        comb.madvise(mmap.MADV_DONTNEED, tooth + mmap.PAGESIZE, _COMB - mmap.PAGESIZE)
-    return comb
+    each = min(size, available_memory() // 4)
+    maps = []
+    for advice in (mmap.MADV_NOHUGEPAGE, mmap.MADV_HUGEPAGE):
+        pages = mmap.mmap(-1, each, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with suppress(OSError):  # a kernel without huge pages, or older than 5.14: then it stays as it is
+            pages.madvise(advice)
+            pages.madvise(_POPULATE_WRITE)
+        maps.append(pages)
+    for pages in maps:
+        pages.close()
 
 
 @dataclass(frozen=True, slots=True)

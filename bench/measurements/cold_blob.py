@@ -21,6 +21,7 @@ def measure(stage: Stage) -> list[Row]:
         if turn not in speed.samples.get(DIRECT, {}):
             speed.add(DIRECT, turn, pulls.costed(stage.upstream, order_at(stage.upstream.port)).throughput)
         with stage.cold(contestant) as server:
+            stage.warm_memory_for(stage.content.large)
             spent = pulls.costed(server, order_at(server.port))
         speed.add(contestant.name, turn, spent.throughput)
         share.add(contestant.name, turn, spent.throughput / speed.samples[DIRECT][turn])

@@ -25,9 +25,11 @@ def measure(stage: Stage) -> list[Row]:
     def act(contestant: Contestant, turn: int) -> str:
         with upstreams.narrow(stage.content, stage.folder, rate=RATE) as upstream:
             with stage.cold(contestant, upstream) as server:
+                stage.warm_memory_for(stage.content.crowded)
                 alone = pulls.complete(Order(server.port, stage.content.crowded.path)).seconds
             before = upstreams.sent(upstream)
             with stage.cold(contestant, upstream) as server:
+                stage.warm_memory_for(stage.content.crowded)
                 report = _crowd(server, stage, limit=PATIENCE * alone)
                 asked = (upstreams.sent(upstream) - before) / stage.content.crowded.size
         left = sum(pull.end is None for pull in report.pulls)
