@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,12 @@ import typer
 
 from mirror.config import Settings, read_settings
 from mirror.errors import MirrorError
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"mirror {version('oci-mirror')}")
+        raise typer.Exit
 
 
 def command_line(serve: Callable[[Settings], None]) -> typer.Typer:
@@ -23,7 +30,11 @@ def command_line(serve: Callable[[Settings], None]) -> typer.Typer:
     )
 
     @app.callback()
-    def _root() -> None:
+    def _root(
+        _: Annotated[
+            bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which version this is.")
+        ] = False,
+    ) -> None:
         """A pull-through caching mirror for OCI and Docker registries."""
 
     @app.command("serve")

@@ -177,7 +177,13 @@ class Pulls:
         decision = decide(fact, now=now, fresh_for=self._settings.fresh_for, offline=self._offline)
         match decision:
             case Serve(fact):
-                return await self._by_digest(repository, fact.digest, head_only=head_only)
+                try:
+                    return await self._by_digest(repository, fact.digest, head_only=head_only)
+                except ManifestUnknown:
+                    if self._offline:
+                        raise
+                    # The tag moved, and upstream has forgotten what it named; here that was evicted.
+                    return await self._fetched(repository, reference)
             case Revalidate(fact):
                 return await self._revalidated(repository, reference, fact)
             case Fetch():

@@ -6,7 +6,7 @@ answered for it under that repository, or when a manifest of that repository ref
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import LARGEST, Manifest
@@ -102,7 +102,7 @@ class Catalog:
         await self._ledger.keep_manifest(manifest.digest, ManifestFact(manifest.head.media_type or "", references))
         await self._store.put(manifest.digest, manifest.body)
         self._remember(manifest)
-        await self.keep_holding(repository, manifest.digest, *references)
+        await self._keep_root(repository, manifest.digest, references)
 
     def expect(self, manifest: Manifest) -> None:
         """Notes the sizes of what a manifest references, stored or not."""
@@ -119,14 +119,19 @@ class Catalog:
         """Whether *digest* is known to be this repository's own."""
         return digest in (await self._held_by(repository)).all
 
-    async def keep_holding(self, repository: Repository, digest: Digest, *references: Digest) -> None:
-        """Notes that *digest*, and with it what it references, is this repository's own."""
+    async def keep_holding(self, repository: Repository, digest: Digest) -> None:
+        """Notes that *digest* is this repository's own."""
+        if not await self.holds(repository, digest):
+            await self._keep_root(repository, digest, ())
+
+    async def _keep_root(self, repository: Repository, digest: Digest, references: Iterable[Digest]) -> None:
+        """Notes a digest that stands for itself and what it references: all that the ledger has to keep."""
         holdings = await self._held_by(repository)
+        holdings.all.add(digest)
         holdings.all.update(references)
         if digest not in holdings.roots:
-            holdings.all.add(digest)
             holdings.roots.add(digest)
-            await self._ledger.keep_holdings(repository, holdings.roots)
+            await self._ledger.keep_holdings(repository, tuple(holdings.roots))
 
     async def _held_by(self, repository: Repository) -> _Holdings:
         holdings = self._holdings.get(repository)

@@ -80,11 +80,12 @@ class DiskStore:
             layout = Layout(settings.path)
             store = cls(settings, layout, ledger, metrics, threads)
             await store._run(layout.create)
-            await store._load()
-            try:
-                yield store
-            finally:
-                await store.flush()
+            with layout.locked():
+                await store._load()
+                try:
+                    yield store
+                finally:
+                    await store.flush()
 
     async def _load(self) -> None:
         uses = await self._ledger.uses()
@@ -218,8 +219,7 @@ class DiskStore:
             StorageFailed: something can't be removed.
         """
         async with self._making_room:  # until what was chosen is gone, or another would count its room as free
-            for digest, used in self._inventory.noted_uses():
-                await self._take_up(digest, used, depth=0)
+            await self._take_up_uses()
             excess = await self._excess(size)
             if excess > 0:
                 excess -= await self._drop_kept_ingests(excess)
@@ -241,6 +241,10 @@ class DiskStore:
             disk = await self._run(lambda: os.statvfs(self._layout.root))
         coming = sum(ingest.reserved - ingest.written for ingest in self._open_ingests)
         return max(above, self._floor + size + coming - disk.f_bavail * disk.f_frsize)
+
+    async def _take_up_uses(self) -> None:
+        for digest, used in self._inventory.noted_uses():
+            await self._take_up(digest, used, depth=0)
 
     async def _take_up(self, digest: Digest, used: float, *, depth: int) -> None:
         """Applies a use to the order: what a manifest references first, so that it never outlives its layers."""
@@ -287,6 +291,7 @@ class DiskStore:
 
     async def flush(self) -> None:
         """Writes down when each blob was last used."""
-        for digest, used in self._inventory.noted_uses():
-            await self._take_up(digest, used, depth=0)
-        await self._ledger.keep_uses(self._inventory.last_uses())
+        async with self._making_room:
+            await self._take_up_uses()
+            uses = self._inventory.last_uses()
+        await self._ledger.keep_uses(uses)

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,26 @@ class Layout:
             probe = self.ingests / "put-probe"
             probe.write_bytes(b"")
             probe.unlink()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other mirrors out: two writers of one ingest would each verify what the other wrote over.
+
+        Raises:
+            StorageFailed: another one is in.
+        """
+        with storage_errors(f"the cache directory {self.root} can't be locked"):
+            directory = os.open(self.ingests, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StorageFailed(
+                    f"the cache directory {self.root} is in use by another mirror; stop that, or choose another with --cache"
+                ) from error
+            yield
+        finally:
+            os.close(directory)
 
     def blob(self, digest: Digest) -> str:
         return f"{self.root}/blobs/{digest.algorithm}/{digest.hex}"

@@ -127,11 +127,10 @@ class DiskLedger:
         }
 
     async def keep_uses(self, uses: Mapping[Digest, float]) -> None:
-        shards: dict[str, dict[str, float]] = defaultdict(dict)
-        for digest, used in uses.items():
-            shards[digest.hex[:2]][str(digest)] = round(used, 3)
-
         def write() -> None:
+            shards: dict[str, dict[str, float]] = defaultdict(dict)
+            for digest, used in uses.items():
+                shards[digest.hex[:2]][str(digest)] = round(used, 3)
             for number in range(256):
                 shard = f"{number:02x}"
                 key, row = f"uses {shard}", shards.get(shard)
