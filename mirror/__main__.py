@@ -43,8 +43,10 @@ async def serve(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     metrics = Metrics()
     async with AsyncExitStack() as lifetimes:
-        Layout(settings.cache.path).create()
-        ledger = await lifetimes.enter_async_context(DiskLedger.open(settings.cache.path / "ledger"))
+        layout = Layout(settings.cache.path)
+        layout.create()
+        lifetimes.enter_context(layout.locked())
+        ledger = await lifetimes.enter_async_context(DiskLedger.open(layout.ledger))
         store = await lifetimes.enter_async_context(DiskStore.at(settings.cache, ledger, metrics))
         session = await lifetimes.enter_async_context(Session.opened(settings.timeouts, metrics))
         registries = {

@@ -80,12 +80,11 @@ class DiskStore:
             layout = Layout(settings.path)
             store = cls(settings, layout, ledger, metrics, threads)
             await store._run(layout.create)
-            with layout.locked():
-                await store._load()
-                try:
-                    yield store
-                finally:
-                    await store.flush()
+            await store._load()
+            try:
+                yield store
+            finally:
+                await store.flush()
 
     async def _load(self) -> None:
         uses = await self._ledger.uses()

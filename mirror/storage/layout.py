@@ -64,7 +64,7 @@ class Layout:
                 fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise StorageFailed(
-                    f"the cache directory {self.root} is in use by another mirror; stop that, or choose another with --cache"
+                    f"another mirror uses the cache directory {self.root}; stop it, or choose another with --cache"
                 ) from error
             yield
         finally:
