@@ -8,7 +8,7 @@ from tests.fake.cdn import Cdn
 from tests.fake.content import Blob, image
 from tests.fake.faults import Cut, Redirect, Status
 from tests.fake.tokens import Basic
-from tests.http.client import Client, settled
+from tests.http.client import Client
 from tests.http.upstreams import Upstream
 from tests.real.mirror import Mirror
 
@@ -123,8 +123,7 @@ async def test_redirects_to_nowhere(client: Client, upstream: Upstream, location
     upstream.registry.inject(Redirect(location))
     reply = await client.get(upstream.blob(blob))
     assert reply.status in (502, 503, 504), reply
-    upstream.registry.heal()
-    await settled(lambda: client.get(upstream.blob(blob)), lambda reply: reply.status == 200)
+    assert reply.error["message"]
 
 
 async def test_a_redirect_without_a_location(client: Client, upstream: Upstream) -> None:
