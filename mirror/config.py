@@ -10,12 +10,14 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mirror.errors import ConfigurationInvalid
 from mirror.oci.names import DOCKER_HUB, canonical_upstream
@@ -26,7 +28,9 @@ _UNITS = {"": 1, "B": 1} | {
     for name, base in ((f"{letter}B", 1000), (f"{letter}iB", 1024))
 }
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+_QUANTITY = re.compile(r"([0-9]{1,24}(?:\.[0-9]{1,24})?)\s*([A-Za-z]*)")
+_FOREVER = 1e15  # seconds; no clock counts further
+_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
 
 
 def parse_size(value: object) -> int:
@@ -36,17 +40,19 @@ def parse_size(value: object) -> int:
     found = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
     if found is None or found[2] not in _UNITS:
         raise ValueError("a size is bytes or a number with a unit, such as 500MB or 50GiB")
-    return int(float(found[1]) * _UNITS[found[2]])
+    return int(Decimal(found[1]) * _UNITS[found[2]])
 
 
 def parse_duration(value: object) -> float:
     """Seconds, of a number or a text like "60s", "500ms" or "30d"."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
-        return float(value)
-    found = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
-    if found is None or found[2] not in _SECONDS:
+    seconds = -1.0
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(min(value, _FOREVER))
+    elif isinstance(value, str) and (found := _QUANTITY.fullmatch(value.strip())) and found[2] in _SECONDS:
+        seconds = float(found[1]) * _SECONDS[found[2]]
+    if not 0 <= seconds < _FOREVER:
         raise ValueError("a duration is a number with a unit: 500ms, 60s, 15m, 12h, 30d")
-    return float(found[1]) * _SECONDS[found[2]]
+    return seconds
 
 
 Size = Annotated[int, BeforeValidator(parse_size)]
@@ -68,9 +74,8 @@ class ServerSettings(Section):
     @field_validator("listen")
     @classmethod
     def _is_address(cls, value: str) -> str:
-        host, colon, port = value.rpartition(":")
-        bare = host.removeprefix("[").removesuffix("]")
-        if not colon or not bare or not port.isdecimal() or int(port) > 65535 or (":" in bare and bare == host):
+        found = _ADDRESS.fullmatch(value)
+        if found is None or int(found[3]) > 65535:
             raise ValueError("an address to listen on is HOST:PORT, such as 127.0.0.1:5000, 0.0.0.0:5000 or [::1]:5000")
         return value
 
@@ -179,6 +184,14 @@ def _default_upstreams() -> dict[str, UpstreamSettings]:
     return {name: UpstreamSettings(url=url, default=name == DOCKER_HUB) for name, url in DEFAULT_UPSTREAMS.items()}
 
 
+class _Nested(EnvSettingsSource):
+    """Variables that name a key of a section. MIRROR_CACHE is a flag's; it is not the section [cache] as JSON."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        _, key, is_complex = super().get_field_value(field, field_name)
+        return None, key, is_complex
+
+
 class Settings(BaseSettings):
     """All sections. `MIRROR_TAGS__FRESH_FOR=5m` sets `fresh_for` of `[tags]`, and so on for every key."""
 
@@ -196,13 +209,13 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic-settings'
+        settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic-settings'
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (env_settings, init_settings)
+        return (_Nested(settings_cls), init_settings)
 
     @model_validator(mode="after")
     def _upstreams_are_distinct(self) -> Settings:
@@ -235,6 +248,12 @@ def read_settings(file: Path | None, flags: Mapping[str, Mapping[str, object]], 
     """
     found = {} if file is None else _read_toml(file)
     _merge_upstreams(found, upstreams)
+    for name in found:
+        if name not in Settings.model_fields:
+            known = ", ".join(sorted(Settings.model_fields))
+            raise ConfigurationInvalid(
+                f"the configuration {file} can't be used: {name}: unknown key; known here: {known}"
+            )
     try:
         settings = Settings(**found)
     except ValidationError as error:
@@ -257,7 +276,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text())
     except OSError as error:
         raise ConfigurationInvalid(f"the configuration {file} can't be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also TOMLDecodeError, UnicodeDecodeError
         raise ConfigurationInvalid(f"the configuration {file} is not TOML: {error}") from error
 
 
@@ -296,7 +315,7 @@ def _is_address(url: str) -> bool:
         whole = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
-    return whole and parts.username is None and not (parts.query or parts.fragment or re.search(r"\s", url))
+    return whole and parts.username is None and not (parts.query or parts.fragment or re.search(r"[^!-~]", url))
 
 
 def _keys_beside(path: tuple[str | int, ...]) -> list[str]:

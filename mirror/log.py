@@ -16,7 +16,6 @@ from typing import Any, TextIO
 
 import orjson
 import structlog
-from aiohttp.http_exceptions import HttpProcessingError
 
 from mirror.config import LogSettings
 
@@ -54,7 +53,7 @@ class _Foreign(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, HttpProcessingError):
+        if 400 <= getattr(error, "code", 0) < 500:  # the status that aiohttp answers it with
             structlog.get_logger().info("request_malformed", reason=" ".join(str(error).split())[:256])
         else:
             reason = record.getMessage() if error is None else f"{record.getMessage()}: {error!r}"

@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-_NEXT = re.compile(r"""\s*<([^>]*)>\s*;(?:[^,"]|"[^"]*")*?\brel\s*=\s*"?next"?""", re.IGNORECASE)
+_LINK = re.compile(r"""<([^>]*)>((?:[^,"<]|"[^"]*")*)""")
+_IS_NEXT = re.compile(r"""(?:^|;)\s*rel\s*=\s*(?:next\b|"(?:[^"]*\s)?next[\s"])""", re.IGNORECASE)
 
 
 def next_page(link: str | None) -> tuple[tuple[str, str], ...] | None:
     """The query of the page after this one, of upstream's Link header; None where this is the last."""
-    found = _NEXT.match(link or "")
-    if found is None:
+    target = next((found[1] for found in _LINK.finditer(link or "") if _IS_NEXT.search(found[2])), None)
+    if target is None:
         return None
     try:
-        query = urlsplit(found[1]).query
+        query = urlsplit(target).query
         return tuple(pair for pair in parse_qsl(query, keep_blank_values=True, max_num_fields=32) if pair[0] != "ns")
     except ValueError:
         return None

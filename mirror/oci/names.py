@@ -105,6 +105,10 @@ class Upstreams:
         self._names = frozenset(map(canonical_upstream, names))
         self._default = None if default is None else canonical_upstream(default)
 
+    def knows(self, ns: str | None) -> bool:
+        """Whether *ns* names an upstream."""
+        return ns is not None and canonical_upstream(ns) in self._names
+
     def repository(self, path: str, *, ns: str | None) -> tuple[Repository, bool]:
         """The repository that a client means by *path*, the part of its request between `/v2/` and the endpoint.
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from mirror.errors import RangeUnsatisfiable
 
 _MOST_RANGES = 1024  # more than a lazy snapshotter packs into one header line
-_RANGE = re.compile(r"(\d*)-(\d*)")
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+_RANGE = re.compile(r"([0-9]*)-([0-9]*)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,10 @@ class ContentRange:
     def parse(cls, header: str | None) -> ContentRange | None:
         """The value of a Content-Range header; None if it is missing or not of that form."""
         found = _CONTENT_RANGE.fullmatch(header or "")
-        if found is None or int(found[2]) < int(found[1]):
+        if found is None:
             return None
-        return cls(Span(int(found[1]), int(found[2]) + 1), None if found[3] == "*" else int(found[3]))
+        span, size = Span(int(found[1]), int(found[2]) + 1), None if found[3] == "*" else int(found[3])
+        return cls(span, size) if span.start < span.end and (size is None or span.end <= size) else None
 
 
 def requested_spans(header: str | None, size: int) -> tuple[Span, ...] | None:
@@ -69,6 +70,8 @@ def requested_spans(header: str | None, size: int) -> tuple[Span, ...] | None:
         first, last = found[1], found[2]
         if not (first or last) or (first and last and int(last) < int(first)):
             return None
+        if not (size or first) and int(last):
+            return None  # the last bytes of nothing: satisfiable (14.1.2), and no Content-Range can say so
         span = _span(first, last, size)
         if span is not None:
             spans.append(span)

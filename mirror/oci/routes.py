@@ -97,7 +97,9 @@ def parse_route(target: str, upstreams: Upstreams) -> Route:
     prefix, v2, rest = path.partition("/v2/")
     if not v2:
         raise _no_such(path)
-    asked_path, ns = (prefix.strip("/") + "/" + rest if prefix else rest), _namespace(query)
+    if prefix and not prefix.startswith("/"):
+        raise _no_such(path)
+    asked_path, ns = (prefix[1:] + "/" + rest if prefix else rest), _namespace(query)
     return _parse_endpoint(asked_path, path, ns, query, upstreams, prefix=prefix)
 
 
@@ -109,7 +111,7 @@ def _parse_endpoint(rest: str, path: str, ns: str | None, query: str, upstreams:
                 f"{prefix[:80]!r} before /v2/ is not an upstream that is configured here; write /v2/<upstream>/<name>",
                 prefix=prefix[:80],
             )
-        return Asked(repository, path[: len(path) - ending], ns, by_path)
+        return Asked(repository, path[: len(path) - ending], ns if upstreams.knows(ns) else None, by_path)
 
     if rest.endswith(_LAST_TAGS):
         return TagsRoute(asked(rest.removesuffix(_LAST_TAGS), len(_LAST_TAGS)), _own(query))
@@ -129,7 +131,7 @@ def _parse_endpoint(rest: str, path: str, ns: str | None, query: str, upstreams:
 
 def _namespace(query: str) -> str | None:
     """The `ns` parameter: a look-up key, never an address (distribution-spec, "Registry Proxying")."""
-    if "ns=" not in query:
+    if not query:
         return None
     values = [value for name, value in _pairs(query) if name == "ns"]
     if len(values) > 1:

@@ -24,6 +24,7 @@ class Breaker:
         self._failures = 0
         self._pause = _FIRST_PAUSE
         self._open_until = 0.0
+        self._probing = False
 
     @property
     def is_open(self) -> bool:
@@ -45,16 +46,20 @@ class Breaker:
                 retry_after=int(left) + 1,
                 upstream=self._upstream,
             )
+        self._probing = True
         self._open_until = self._clock() + self._pause  # this request is the probe; others wait for what it finds
 
     def succeeded(self) -> None:
         self._failures = 0
         self._pause = _FIRST_PAUSE
+        self._probing = False
 
     def failed(self) -> None:
+        """A request failed. One that began before the breaker opened says nothing new."""
         self._failures += 1
         if self._failures == _TOLERATED:
             self._open_until = self._clock() + self._pause
-        elif self._failures > _TOLERATED:
+        elif self._probing:
+            self._probing = False
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
             self._open_until = self._clock() + self._pause

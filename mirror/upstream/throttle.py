@@ -48,7 +48,7 @@ def retry_after(header: str | None, *, now: datetime | None = None) -> int | Non
         return int(text)
     try:
         date = parsedate_to_datetime(text)
-    except ValueError:
+        left = date - (now or datetime.now(UTC)) if date.tzinfo else None
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
-    left = date - (now or datetime.now(UTC)) if date.tzinfo else None
     return None if left is None else max(0, round(left.total_seconds()))
