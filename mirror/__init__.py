@@ -11,6 +11,7 @@ The house. Nothing imports what stands below it; neighbours on one line do not i
     upstream/                           the only HTTP client
     downloads                           one download for each digest, many readers
     passages                            content on its way through, unstored
+    outcomes                            what a pull comes to
     pulls                               a pull, from question to answer
     server/                             the only HTTP server
     upkeep                              the clock

@@ -10,7 +10,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -40,7 +40,7 @@ def parse_size(value: object) -> int:
     found = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
     if found is None or found[2] not in _UNITS:
         raise ValueError("a size is bytes or a number with a unit, such as 500MB or 50GiB")
-    return int(Decimal(found[1]) * _UNITS[found[2]])
+    return int(Fraction(found[1]) * _UNITS[found[2]])
 
 
 def parse_duration(value: object) -> float:

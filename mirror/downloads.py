@@ -71,6 +71,10 @@ class Download:
         return self._verified
 
     @property
+    def is_sized(self) -> bool:
+        return self._size is not None
+
+    @property
     def size(self) -> int:
         assert self._size is not None, "known when the download has begun"  # noqa: S101
         return self._size
@@ -180,6 +184,11 @@ class Downloads:
 
     def __contains__(self, digest: object) -> bool:
         return digest in self._running
+
+    def size(self, digest: Digest) -> int | None:
+        """Bytes of a blob that is on its way; None where it isn't, or upstream has not told yet."""
+        download = self._running.get(digest)
+        return download.size if download is not None and download.is_sized else None
 
     def has_whole(self, digest: Digest) -> bool:
         """Whether the download of *digest* is about to become a blob."""

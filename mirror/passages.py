@@ -6,25 +6,43 @@ For what can't be stored (larger than the cache, no room), and for a range far a
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
 
-from mirror.downloads import Arriving
-from mirror.errors import UpstreamCorrupt, UpstreamCut
+from mirror.downloads import Arriving, Source
+from mirror.errors import UpstreamCorrupt, UpstreamCut, UpstreamUnavailable
 from mirror.oci.digest import Digest, Verifier
 from mirror.oci.ranges import Span
 
 _BUFFER = 2**18  # bytes read at once
 _BATCH = 2**20  # bytes hashed at once
+_FRUITLESS = 3  # tries in a row that brought no byte
+_PAUSE = 0.2  # seconds before another try
 
 
 class Passage:
-    """A part of a blob on its way through."""
+    """A part of a blob on its way through; open, and with its first bytes at hand, within its context."""
 
-    def __init__(self, digest: Digest, body: Arriving, span: Span, size: int) -> None:
+    def __init__(self, digest: Digest, source: Source, span: Span, size: int) -> None:
         self._digest = digest
-        self._body = body
+        self._source = source
         self._span = span
         self._size = size
+        self._is_whole = len(span) == size
+        self._body: Arriving | None = None
+        self._open = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        self._body = await self._open.enter_async_context(self._source(None if self._is_whole else self._span))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._open.aclose()
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """Exactly the span's bytes. Of a whole blob the last batch is held back until all of it is verified.
@@ -32,42 +50,56 @@ class Passage:
         Raises:
             UpstreamCut, UpstreamCorrupt: the rest will not come, or must not be passed on.
         """
-        whole = len(self._span) == self._size
+        if not self._is_whole:
+            async for piece in self._resumed():
+                yield piece
+            return
         verifier = Verifier(self._digest)
         batch: list[bytes] = []
         waiting = 0
-        async for piece in self._wanted():
+        async for piece in self._resumed():
             batch.append(piece)
             waiting += len(piece)
             if waiting >= _BATCH:
                 *sure, last = batch
+                await asyncio.to_thread(verifier.feed, sure)
                 for one in sure:
                     yield one
-                if whole:
-                    await asyncio.to_thread(verifier.feed, sure)
                 batch, waiting = [last], len(last)
-        if whole:
-            await asyncio.to_thread(verifier.feed, batch)
-            verifier.finish(self._size)
+        await asyncio.to_thread(verifier.feed, batch)
+        verifier.finish(self._size)
         for one in batch:
             yield one
 
-    async def _wanted(self) -> AsyncIterator[bytes]:
-        at = self._body.start
-        async for piece in _pieces(self._body):
-            first, last = max(self._span.start - at, 0), self._span.end - at
-            at += len(piece)
-            if at > self._size:
+    async def _resumed(self) -> AsyncIterator[bytes]:
+        """The span's bytes, over as many interruptions as upstream makes while it still delivers."""
+        at, fruitless = self._span.start, 0
+        while at < self._span.end:
+            try:
+                async for piece in self._stretch(at):
+                    at += len(piece)
+                    fruitless = 0
+                    yield piece
+                if at < self._span.end:
+                    raise UpstreamCut(f"{self._digest} ended after {at} of {self._size} bytes")
+            except UpstreamUnavailable:
+                fruitless += 1
+                if fruitless >= _FRUITLESS:
+                    raise
+                await asyncio.sleep(random.uniform(_PAUSE / 2, _PAUSE))  # noqa: S311 - jitter
+
+    async def _stretch(self, at: int) -> AsyncIterator[bytes]:
+        """One connection's worth of the span, from *at* on."""
+        body, self._body = self._body, None
+        if body is None:
+            await self._open.aclose()
+            body = await self._open.enter_async_context(self._source(Span(at, self._span.end)))
+        buffer = memoryview(bytearray(_BUFFER))
+        begin = body.start
+        while begin < self._span.end and (size := await body.read_into(buffer)):
+            piece = buffer[max(at - begin, 0) : min(size, self._span.end - begin)]
+            begin += size
+            if begin > self._size:
                 raise UpstreamCorrupt(f"upstream sends more than the {self._size} bytes of {self._digest}")
-            if first < len(piece) and last > 0:
-                yield piece[first:last] if first or last < len(piece) else piece
-            if at >= self._span.end and at < self._size:
-                return
-        if at < self._span.end:
-            raise UpstreamCut(f"{self._digest} ended after {at} of {self._size} bytes")
-
-
-async def _pieces(body: Arriving) -> AsyncIterator[bytes]:
-    buffer = memoryview(bytearray(_BUFFER))
-    while size := await body.read_into(buffer):
-        yield bytes(buffer[:size])
+            if piece:
+                yield bytes(piece)

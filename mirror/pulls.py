@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from enum import Enum
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar, assert_never
@@ -24,90 +22,21 @@ from mirror.errors import (
     NoRoom,
     RepositoryUnknown,
     StorageFailed,
-    UpstreamError,
     UpstreamRefused,
     UpstreamUnavailable,
 )
 from mirror.hints import Hints
 from mirror.oci.digest import Digest
-from mirror.oci.manifest import Manifest, ManifestHead
+from mirror.oci.manifest import Manifest
 from mirror.oci.names import Reference, Repository, Tag
-from mirror.oci.ranges import Span
-from mirror.passages import Passage
+from mirror.outcomes import BlobPull, ManifestPull, Outcome
 from mirror.policy import Fetch, Revalidate, Serve, TagFact, decide, is_fresh, is_gone, may_stand_in
-from mirror.storage import BlobStore, Readable
+from mirror.storage import BlobStore
 from mirror.storage.catalog import Catalog
 from mirror.upstream.registry import Page, Registry
 
 _Answer = TypeVar("_Answer")
 log = structlog.get_logger()
-
-
-class Outcome(Enum):
-    """How a pull was answered; the value is its name in figures and events."""
-
-    HIT = "hit"
-    STORED = "stored"  # upstream was asked, and the answer is kept
-    COLLAPSED = "collapsed"  # another pull was asking the same
-    PASSED = "passed"  # upstream was asked, and the answer is not kept
-    STALE = "stale"  # upstream could not confirm what is served
-
-
-@dataclass(frozen=True, slots=True)
-class ManifestPull:
-    """A manifest; for HEAD perhaps only its head.
-
-    Attributes:
-        age: seconds since upstream last confirmed it, where it is stale.
-        failure: why upstream could not confirm it, where it is stale.
-    """
-
-    head: ManifestHead
-    manifest: Manifest | None
-    outcome: Outcome
-    age: int = 0
-    failure: MirrorError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class BlobPull:
-    """A blob that can be delivered: its size is known, and its first bytes are here or on their way.
-
-    Attributes:
-        readable: where to read it; None if it can only be passed through.
-    """
-
-    registry: Registry
-    repository: Repository
-    digest: Digest
-    size: int
-    outcome: Outcome
-    readable: Readable | None
-
-    @asynccontextmanager
-    async def content(self, span: Span) -> AsyncIterator[Readable | Passage]:
-        """Where to take the bytes of *span* from: something to read at offsets, or a passage of just these bytes.
-
-        Raises:
-            MirrorError: they can't be had.
-        """
-        async with AsyncExitStack() as exits:
-            yield await self._open(exits, span)
-
-    async def _open(self, exits: AsyncExitStack, span: Span) -> Readable | Passage:
-        readable = self.readable
-        if isinstance(readable, Download) and not readable.is_far(span.start):
-            return readable
-        if readable is not None and not isinstance(readable, Download):
-            return readable
-        asked = None if len(span) == self.size else span
-        try:
-            body = await exits.enter_async_context(self.registry.blob(self.repository.name, self.digest, asked))
-        except UpstreamError:
-            if readable is None:
-                raise
-            return readable  # the download goes on, and will come there too
-        return Passage(self.digest, body, span, self.size)
 
 
 class Pulls:
@@ -260,7 +189,13 @@ class Pulls:
             return await self._fetch(repository, tag)
         manifest = await self._catalog.manifest(head.digest) if head.digest == fact.digest else None
         if manifest is None:
-            manifest = await self._fetch(repository, head.digest)
+            try:
+                manifest = await self._fetch(repository, head.digest)
+            except ManifestUnknown as unknown:
+                raise UpstreamUnavailable(
+                    f"{repository.upstream} says that {repository}:{tag} is {head.digest}, and does not have that",
+                    upstream=repository.upstream,
+                ) from unknown
         await self._catalog.keep_tag(repository, tag, TagFact(head.digest, time.time()))
         return manifest
 
@@ -289,6 +224,9 @@ class Pulls:
             self._store.use(digest)
             return size, Outcome.HIT
         await self._check_askable(repository, digest, BlobUnknown)
+        arriving = self._downloads.size(digest)
+        if arriving is not None and await self._catalog.holds(repository, digest):
+            return arriving, Outcome.COLLAPSED
         registry = self._registries[repository.upstream]
         told = await self._asking(repository, digest, registry.blob_size(repository.name, digest))
         await self._catalog.keep_holding(repository, digest)

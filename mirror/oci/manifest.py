@@ -73,6 +73,12 @@ class Manifest:
         )
 
 
+def is_manifest(body: bytes) -> bool:
+    """Whether *body* can be a manifest at all, and not the page of a portal between here and the registry."""
+    content = _json_object(body)
+    return "schemaVersion" in content or isinstance(content.get("mediaType"), str)
+
+
 def parse_media_type(header: str | None) -> str | None:
     """The media type in a Content-Type header, without parameters; None if there is none."""
     text = (header or "").partition(";")[0].strip()

@@ -9,7 +9,7 @@ from mirror.errors import MethodUnsupported, MirrorError, RangeUnsatisfiable
 from mirror.oci.digest import Digest
 from mirror.oci.ranges import Span
 from mirror.oci.routes import Asked
-from mirror.pulls import ManifestPull, Outcome
+from mirror.outcomes import ManifestPull, Outcome
 from mirror.server.wire import Headers
 
 _CACHE_STATUS = {

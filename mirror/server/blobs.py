@@ -14,8 +14,9 @@ from mirror.errors import MirrorError
 from mirror.oci.digest import Digest
 from mirror.oci.ranges import Span, requested_spans
 from mirror.oci.routes import BlobRoute
+from mirror.outcomes import BlobPull
 from mirror.passages import Passage
-from mirror.pulls import BlobPull, Pulls
+from mirror.pulls import Pulls
 from mirror.server.answers import blob_headers, is_known, multipart_headers, part_headers, part_opening
 from mirror.server.record import Record
 from mirror.server.wire import Channel, ClientGone, Sent, answer, not_modified, render, sent

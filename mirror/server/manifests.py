@@ -7,7 +7,8 @@ from aiohttp import web
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.oci.routes import ManifestRoute
-from mirror.pulls import ManifestPull, Outcome, Pulls
+from mirror.outcomes import ManifestPull, Outcome
+from mirror.pulls import Pulls
 from mirror.recent import Recent
 from mirror.server.answers import is_known, manifest_headers
 from mirror.server.record import Record

@@ -31,7 +31,7 @@ from mirror.metrics import Metrics
 from mirror.oci.challenge import parse_challenges
 from mirror.oci.digest import Digest, Verifier
 from mirror.oci.links import next_page
-from mirror.oci.manifest import ACCEPT, LARGEST, OCI_INDEX, Manifest, ManifestHead, parse_media_type
+from mirror.oci.manifest import ACCEPT, LARGEST, OCI_INDEX, Manifest, ManifestHead, is_manifest, parse_media_type
 from mirror.oci.names import Reference
 from mirror.oci.ranges import ContentRange, Span
 from mirror.upstream.authorizer import Authorizer
@@ -123,6 +123,11 @@ class Registry:
             body = await self._content(response, LARGEST)
             media_type = response.headers.get("Content-Type")
             announced = _announced(response)
+        if not (announced or isinstance(reference, Digest) or is_manifest(body)):
+            raise UpstreamCorrupt(
+                f"{self.name} sent {media_type or 'something'} that is no manifest for {repository}:{reference}",
+                upstream=self.name,
+            )
         expected = reference if isinstance(reference, Digest) else announced
         if expected is None:
             expected = Digest.of(body)
@@ -221,6 +226,8 @@ class Registry:
         async with self._limited(), self._ask("GET", target, repository, {"Accept": media_type}) as response:
             self._check(response, unknown, path)
             body = await self._content(response, _LARGEST_PAGE)
+            if not body.lstrip().startswith(b"{"):
+                raise UpstreamCorrupt(f"{self.name} sent something that is no list for {path}", upstream=self.name)
             return Page(
                 body,
                 parse_media_type(response.headers.get("Content-Type")) or media_type,

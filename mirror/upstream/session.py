@@ -19,7 +19,6 @@ from mirror.errors import UpstreamCut, UpstreamSilent, UpstreamUnavailable
 from mirror.metrics import Metrics
 
 _MOST_REDIRECTS = 10
-_MOST_CONNECTIONS = 128  # to one host
 _READ_AHEAD = 2**19  # bytes aiohttp may hold before it stops reading: 0.5 to 1 MiB gave the most throughput
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _USER_AGENT = "oci-mirror"
@@ -37,7 +36,7 @@ class Session:
     async def opened(cls, timeouts: TimeoutSettings, metrics: Metrics) -> AsyncIterator[Session]:
         """A session, until the context ends."""
         async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, limit_per_host=_MOST_CONNECTIONS, ttl_dns_cache=60),
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect, sock_read=timeouts.silence),
             headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -15,7 +15,7 @@ from mirror.oci.manifest import OCI_MANIFEST, ManifestHead
 from mirror.oci.names import Repository
 from mirror.oci.ranges import Span
 from mirror.oci.routes import Asked
-from mirror.pulls import ManifestPull, Outcome
+from mirror.outcomes import ManifestPull, Outcome
 from mirror.server.answers import (
     blob_headers,
     error_answer,

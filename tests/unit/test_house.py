@@ -9,7 +9,7 @@ import mirror
 ROOT = Path(mirror.__file__).parent
 HOUSE = [  # top to bottom: nothing imports what stands below it, nor its neighbour
     *("errors", "oci", "policy", "config", "metrics hints recent collapse log", "storage", "upstream", "downloads"),
-    *("passages", "pulls", "server", "upkeep", "cli", "__main__"),
+    *("passages", "outcomes", "pulls", "server", "upkeep", "cli", "__main__"),
 ]
 FLOORS = {room: floor for floor, rooms in enumerate(HOUSE) for room in rooms.split()}
 FORBIDDEN = {"oci": "asyncio aiohttp os time", "policy": "asyncio aiohttp os time"}
