@@ -19,59 +19,59 @@ def _say_version(asked: bool) -> None:
         raise typer.Exit
 
 
+_Version = Annotated[
+    bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which version this is.")
+]
+_Config = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Configuration (TOML); config/mirror.toml has every key.", envvar="MIRROR_CONFIG"
+    ),
+]
+_Listen = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Where to listen (default: 127.0.0.1:5000).", envvar="MIRROR_LISTEN"),
+]
+_Cache = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where to keep content (default: ~/.cache/mirror).", envvar="MIRROR_CACHE"),
+]
+_MaxSize = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="How much content to keep (default: 50GiB).", envvar="MIRROR_MAX_SIZE"),
+]
+_Upstream = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=URL", help="An upstream registry; repeatable.", envvar="MIRROR_UPSTREAM"),
+]
+_Offline = Annotated[
+    bool | None, typer.Option("--offline/--online", help="Never ask an upstream.", envvar="MIRROR_OFFLINE")
+]
+_LogFormat = Annotated[
+    str | None,
+    typer.Option(
+        metavar="json|console", help="How to log (default: console on a terminal).", envvar="MIRROR_LOG_FORMAT"
+    ),
+]
+
+
 def command_line(serve: Callable[[Settings], None]) -> typer.Typer:
     """The program's commands; *serve* is what `mirror serve` does with its settings."""
-    app = typer.Typer(
-        name="mirror",
-        help="A pull-through caching mirror for OCI and Docker registries.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-    )
+    app = typer.Typer(name="mirror", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
     @app.callback()
-    def _root(
-        _: Annotated[
-            bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which version this is.")
-        ] = False,
-    ) -> None:
+    def _root(_: _Version = False) -> None:
         """A pull-through caching mirror for OCI and Docker registries."""
 
     @app.command("serve")
     def _serve(
-        config: Annotated[
-            Path | None,
-            typer.Option(help="Configuration file (TOML); config/mirror.toml shows every key.", envvar="MIRROR_CONFIG"),
-        ] = None,
-        listen: Annotated[
-            str | None,
-            typer.Option(
-                metavar="HOST:PORT", help="Where to listen (default: 127.0.0.1:5000).", envvar="MIRROR_LISTEN"
-            ),
-        ] = None,
-        cache: Annotated[
-            Path | None,
-            typer.Option(
-                metavar="DIR", help="Where to keep content (default: ~/.cache/mirror).", envvar="MIRROR_CACHE"
-            ),
-        ] = None,
-        max_size: Annotated[
-            str | None,
-            typer.Option(metavar="SIZE", help="How much content to keep (default: 50GiB).", envvar="MIRROR_MAX_SIZE"),
-        ] = None,
-        upstream: Annotated[
-            list[str] | None,
-            typer.Option(metavar="NAME=URL", help="An upstream registry; repeatable.", envvar="MIRROR_UPSTREAM"),
-        ] = None,
-        offline: Annotated[
-            bool | None, typer.Option("--offline/--online", help="Never ask an upstream.", envvar="MIRROR_OFFLINE")
-        ] = None,
-        log_format: Annotated[
-            str | None,
-            typer.Option(
-                metavar="json|console", help="How to log (default: console on a terminal).", envvar="MIRROR_LOG_FORMAT"
-            ),
-        ] = None,
+        config: _Config = None,
+        listen: _Listen = None,
+        cache: _Cache = None,
+        max_size: _MaxSize = None,
+        upstream: _Upstream = None,
+        offline: _Offline = None,
+        log_format: _LogFormat = None,
     ) -> None:
         """Serve pulls, from the cache or through it. Works without any configuration."""
         flags: dict[str, Mapping[str, object]] = {
