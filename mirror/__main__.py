@@ -28,6 +28,7 @@ from mirror.upstream.authorizer import Authorizer, Credentials
 from mirror.upstream.registry import Registry
 from mirror.upstream.session import Session
 
+_LAST_MOMENT = 1.0  # seconds: a pull ends after its longest question, and before clients think of ending it
 _GARBAGE = 20_000  # objects between two collections; hits make many, and hardly any in circles
 log = structlog.get_logger()
 
@@ -44,7 +45,6 @@ async def serve(settings: Settings) -> None:
     metrics = Metrics()
     async with AsyncExitStack() as lifetimes:
         layout = Layout(settings.cache.path)
-        layout.create()
         lifetimes.enter_context(layout.locked())
         ledger = await lifetimes.enter_async_context(DiskLedger.open(layout.ledger))
         store = await lifetimes.enter_async_context(DiskStore.at(settings.cache, ledger, metrics))
@@ -63,6 +63,7 @@ async def serve(settings: Settings) -> None:
                 Catalog(store, ledger),
                 downloads,
                 settings.tags,
+                patience=settings.timeouts.first_byte + _LAST_MOMENT,
                 offline=settings.server.offline,
             )
         )

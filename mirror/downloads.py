@@ -109,7 +109,7 @@ class Download:
 
     async def _change(self) -> None:
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.with_traceback(None)  # it is raised to each follower, and would keep all their frames
         await self._changed.wait()
 
     def _announce(self) -> None:
@@ -249,6 +249,7 @@ class Downloads:
         fruitless, pause = 0, _PAUSES[0]
         while True:
             before = ingest.written
+            size = download.size if download.is_sized else size  # what readers were promised does not change
             try:
                 await self._take(download, ingest, source, size)
             except UpstreamCorrupt:
@@ -265,10 +266,17 @@ class Downloads:
                 return
 
     async def _take(self, download: Download, ingest: Ingest, source: Source, size: int | None) -> None:
-        """One connection's worth of bytes."""
+        """One connection's worth of bytes.
+
+        Raises:
+            UpstreamCut: there are more to come.
+            UpstreamCorrupt: they are not what was promised.
+        """
         span = Span(ingest.written, ingest.written) if ingest.written else None
         async with source(span) as body:
             total = size if body.size is None else body.size
+            if size is not None and total != size:
+                raise UpstreamCorrupt(f"upstream says that {download.digest} has {total} bytes, and not {size}")
             if total is not None:
                 await ingest.reserve(total)
             download.opened(ingest, total)

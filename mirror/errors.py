@@ -138,6 +138,10 @@ class UpstreamUnavailable(UpstreamError):
     code, status = "UNAVAILABLE", 503
 
 
+class ElsewhereUnavailable(UpstreamUnavailable):
+    """A host that upstream sends to failed: a storage, a token service. Upstream itself may be well."""
+
+
 class UpstreamSilent(UpstreamUnavailable):
     """Upstream took longer than the configured time for its first byte."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import sys
 import threading
 import time
@@ -113,7 +114,7 @@ class _Lines:
         self._some = threading.Event()
         self._writing = threading.Lock()
         threading.Thread(target=self._write_on, name="log", daemon=True).start()
-        atexit.register(self._write)
+        atexit.register(self._write, patience=1.0)
 
     def line(self, line: bytes) -> None:
         if len(self._waiting) >= _MOST_WAITING:
@@ -135,15 +136,24 @@ class _Lines:
             self._some.clear()
             self._write()
 
-    def _write(self) -> None:
-        with self._writing:
+    def _write(self, *, patience: float = -1) -> None:
+        """Writes what waits; gives up after *patience* seconds, if another thread is stuck in it."""
+        if not self._writing.acquire(timeout=patience):
+            return
+        try:
             lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
             if self._dropped:
                 lines.append(orjson.dumps({"event": "events_dropped", "level": "warning", "count": self._dropped}))
                 self._dropped = 0
             if lines:
-                try:
-                    self._stream.buffer.write(b"\n".join(lines) + b"\n")
-                    self._stream.flush()
-                except (OSError, ValueError):
-                    pass  # nobody reads the log any more; the mirror serves on
+                self._put(memoryview(b"\n".join(lines) + b"\n"))
+        finally:
+            self._writing.release()
+
+    def _put(self, text: memoryview) -> None:
+        try:
+            while text:
+                # Past Python's buffer: its lock, held by a thread that is stuck, would stop the program from ending.
+                text = text[os.write(self._stream.fileno(), text) :]
+        except (OSError, ValueError):
+            pass  # nobody reads the log any more; the mirror serves on

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar, assert_never
@@ -22,7 +23,8 @@ from mirror.errors import (
     NoRoom,
     RepositoryUnknown,
     StorageFailed,
-    UpstreamRefused,
+    UpstreamError,
+    UpstreamSilent,
     UpstreamUnavailable,
 )
 from mirror.hints import Hints
@@ -50,6 +52,7 @@ class Pulls:
         downloads: Downloads,
         settings: TagSettings,
         *,
+        patience: float,
         offline: bool,
     ) -> None:
         self._registries = registries
@@ -57,6 +60,7 @@ class Pulls:
         self._catalog = catalog
         self._downloads = downloads
         self._settings = settings
+        self._patience = patience
         self._offline = offline
         self._fetches = Collapsed[tuple[Repository, Reference], Manifest]()
         self._checks = Collapsed[tuple[Repository, Digest], None]()
@@ -99,6 +103,10 @@ class Pulls:
         Raises:
             ManifestUnknown, UpstreamError, StorageFailed
         """
+        async with self._patiently(repository):
+            return await self._manifest(repository, reference, head_only=head_only)
+
+    async def _manifest(self, repository: Repository, reference: Reference, *, head_only: bool) -> ManifestPull:
         if isinstance(reference, Digest):
             return await self._by_digest(repository, reference, head_only=head_only)
         now = time.time()
@@ -129,11 +137,8 @@ class Pulls:
             registry = self._registries[repository.upstream]
             if registry.is_down and not await self._is_complete(digest):
                 # podman does not come back from a manifest whose blobs it can't have; from a 503 it does.
-                raise UpstreamUnavailable(
-                    f"{repository.upstream} is down, and not all of {repository}@{digest} is cached: try again later",
-                    retry_after=5,
-                    upstream=repository.upstream,
-                )
+                with suppress(ContentUnknown):
+                    await registry.resolve(repository.name, digest)
             return ManifestPull(manifest.head, manifest, Outcome.HIT)
         if head_only and (pull := await self._head(repository, digest)) is not None:
             return pull
@@ -187,7 +192,8 @@ class Pulls:
         head = await registry.resolve(repository.name, tag)
         if head is None:
             return await self._fetch(repository, tag)
-        manifest = await self._catalog.manifest(head.digest) if head.digest == fact.digest else None
+        is_ours = head.digest == fact.digest or await self._catalog.holds(repository, head.digest)
+        manifest = await self._catalog.manifest(head.digest) if is_ours else None
         if manifest is None:
             try:
                 manifest = await self._fetch(repository, head.digest)
@@ -219,6 +225,10 @@ class Pulls:
         Raises:
             BlobUnknown, UpstreamError
         """
+        async with self._patiently(repository):
+            return await self._blob_size(repository, digest)
+
+    async def _blob_size(self, repository: Repository, digest: Digest) -> tuple[int | None, Outcome]:
         size = self._store.size(digest)
         if size is not None and await self._catalog.holds(repository, digest):
             self._store.use(digest)
@@ -242,47 +252,51 @@ class Pulls:
             BlobUnknown, UpstreamError, StorageFailed
         """
         async with AsyncExitStack() as exits:
-            pull = partial(BlobPull, self._registries[repository.upstream], repository, digest)
-            if digest in self._store or digest in self._downloads:
-                await self._check_holds(repository, digest)
-            else:
-                await self._check_askable(repository, digest, BlobUnknown)
-                size = self._catalog.expected_size(digest)
-                if size is not None and not await self._store.has_room(size):
-                    yield pull(size, Outcome.PASSED, None)
-                    return
-            # From here to the download nothing waits, unless there is a blob: or two would begin the same one.
-            blob = await exits.enter_async_context(self._store.open(digest))
-            if blob is not None:
-                yield pull(blob.size, Outcome.HIT, blob)
-                return
-            joined, whole = digest in self._downloads, self._downloads.has_whole(digest)
-            try:
-                download = await self._follow(exits, repository, digest)
-            except NoRoom as error:
-                told = error.detail.get("size") or self._catalog.expected_size(digest)
-                if not isinstance(told, int):
-                    raise
-                self._catalog.expect_size(digest, told)
-                yield pull(told, Outcome.PASSED, None)
-            else:
-                outcome = Outcome.COLLAPSED if joined else Outcome.STORED
-                yield pull(download.size, Outcome.HIT if whole else outcome, download)
+            async with self._patiently(repository):
+                pull = await self._blob(exits, repository, digest)
+            yield pull
+
+    async def _blob(self, exits: AsyncExitStack, repository: Repository, digest: Digest) -> BlobPull:
+        pull = partial(BlobPull, self._registries[repository.upstream], repository, digest)
+        held = await self._catalog.holds(repository, digest)
+        if not self._is_here(digest):
+            await self._check_askable(repository, digest, BlobUnknown)
+            size = self._catalog.expected_size(digest)
+            if size is not None and not await self._store.has_room(size):
+                return pull(size, Outcome.PASSED, None)
+        if not held and self._is_here(digest):
+            await self._check_holds(repository, digest)
+        # From here on nothing waits before the blob is open or its download is joined or begun: what was checked holds.
+        blob = await exits.enter_async_context(self._store.open(digest))
+        if blob is not None:
+            return pull(blob.size, Outcome.HIT, blob)
+        outcome = Outcome.COLLAPSED if digest in self._downloads else Outcome.STORED
+        if self._downloads.has_whole(digest):
+            outcome = Outcome.HIT
+        try:
+            download = await self._follow(exits, repository, digest)
+        except NoRoom as error:
+            told = error.detail.get("size") or self._catalog.expected_size(digest)
+            if not isinstance(told, int):
+                raise
+            self._catalog.expect_size(digest, told)
+            return pull(told, Outcome.PASSED, None)
+        return pull(download.size, outcome, download)
+
+    def _is_here(self, digest: Digest) -> bool:
+        return digest in self._store or digest in self._downloads
 
     async def _follow(self, exits: AsyncExitStack, repository: Repository, digest: Digest) -> Download:
-        registry = self._registries[repository.upstream]
-        source = partial(registry.blob, repository.name, digest)
+        source = partial(self._registries[repository.upstream].blob, repository.name, digest)
         size = self._catalog.expected_size(digest)
-        joined = digest in self._downloads
-        try:
-            following = self._downloads.follow(digest, source, size)
-            download = await self._asking(repository, digest, exits.enter_async_context(following))
-        except (ContentUnknown, UpstreamRefused):
-            if not joined:
-                raise
-            # The download was another repository's, and upstream said no to that one.
-            following = self._downloads.follow(digest, source, size)
-            download = await self._asking(repository, digest, exits.enter_async_context(following))
+        if digest in self._downloads:
+            try:
+                return await exits.enter_async_context(self._downloads.follow(digest, source, size))
+            except (ContentUnknown, UpstreamError) as error:
+                # It may have been another repository's, and another upstream's: no answer to this one's question.
+                log.info("download_not_joined", digest=str(digest), reason=str(error))
+        following = self._downloads.follow(digest, source, size)
+        download = await self._asking(repository, digest, exits.enter_async_context(following))
         await self._catalog.keep_holding(repository, digest)
         return download
 
@@ -303,6 +317,23 @@ class Pulls:
 
     # Asking upstream
 
+    @asynccontextmanager
+    async def _patiently(self, repository: Repository) -> AsyncIterator[None]:
+        """Ends a pull that has come to nothing in the time that clients wait, whatever it is waiting for.
+
+        Raises:
+            UpstreamSilent
+        """
+        try:
+            async with asyncio.timeout(self._patience):
+                yield
+        except TimeoutError as error:
+            raise UpstreamSilent(
+                f"{repository.upstream} did not bring this within {self._patience:g} s; ask again, it may be here then",
+                upstream=repository.upstream,
+                retry_after=5,
+            ) from error
+
     def _check_online(self, unknown: type[ContentUnknown], what: str) -> None:
         if self._offline:
             raise unknown(
@@ -318,7 +349,7 @@ class Pulls:
         )
         known = await self._missing.get(f"{unknown.code} {repository} {reference}")
         if known is not None:
-            raise known
+            raise known.with_traceback(None)  # it is raised again and again, and would keep each request's frames
 
     async def _asking(self, repository: Repository, reference: Reference, answer: Awaitable[_Answer]) -> _Answer:
         """Upstream's answer; a 404 is remembered for a while."""

@@ -39,3 +39,5 @@ async def _run(store: DiskStore) -> None:
             log.warning("disk_too_full", reason=str(error))
         except MirrorError as error:
             log.warning("upkeep_failed", reason=str(error))
+        except Exception:
+            log.exception("upkeep_crashed")  # and goes on: without it nothing is written down any more

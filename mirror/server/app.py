@@ -22,10 +22,11 @@ from mirror.server.blobs import Blobs
 from mirror.server.lists import Lists
 from mirror.server.manifests import Manifests
 from mirror.server.record import Record
-from mirror.server.wire import ClientGone, Headers, Sent, answer, render, sent
+from mirror.server.wire import ClientGone, Headers, Sent, answer, render, sent, taken
 from mirror.upstream.registry import Registry
 
 _ROUTES = 8192  # request targets whose meaning is kept at hand
+_UNTAKEN = 2**20  # bytes of answers that a client may leave unread before it gets no more of them
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 log = structlog.get_logger()
 
@@ -51,6 +52,7 @@ class App:
         try:
             _check_method(request)
             route = self._route(request.raw_path)
+            await taken(request, most=_UNTAKEN)
             return await self._answer(request, route, started)
         except MirrorError as failure:
             return self._failed(request, route, failure, started)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
+import structlog
 from aiohttp import web
 
 from mirror.errors import MirrorError
@@ -21,6 +22,8 @@ from mirror.server.answers import blob_headers, is_known, multipart_headers, par
 from mirror.server.record import Record
 from mirror.server.wire import Channel, ClientGone, Sent, answer, not_modified, render, sent
 from mirror.storage import Readable
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,11 @@ class Blobs:
         except asyncio.CancelledError:
             outcome, reason = "left", "the client closed the connection"
             raise
+        except Exception as error:
+            if not channel.begun:
+                raise
+            log.exception("answer_crashed", digest=name)
+            outcome, reason = "cut", type(error).__name__
         finally:
             if channel.begun:
                 self._record.served(
@@ -86,7 +94,8 @@ class Blobs:
 def _plan(request: web.BaseRequest, route: BlobRoute, pull: BlobPull) -> _Plan:
     asked, digest, size = route.asked, route.digest, pull.size
     spans = requested_spans(_range(request, digest), size)
-    if spans is None:
+    # Each part of what is only passed through would be a request to upstream.
+    if spans is None or (len(spans) > 1 and pull.readable is None):
         return _Plan(200, render(200, blob_headers(asked, digest, size, pull.outcome)), ((b"", Span(0, size)),))
     if len(spans) == 1:
         head = render(206, part_headers(asked, digest, spans[0], size, pull.outcome))
@@ -112,7 +121,7 @@ async def _transmit(channel: Channel, pull: BlobPull, plan: _Plan, on_first_byte
             ready = await _ready(content, span)
             if not number:
                 on_first_byte()
-                await channel.head(plan.head)
+                await channel.head(plan.head, more=any(span for _, span in plan.parts))
             await channel.say(opening)
             await ready(channel)
     await channel.say(plan.ending)

@@ -8,6 +8,7 @@ own, so the bytes pass it by on a second descriptor of the connection's socket.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import time
@@ -19,11 +20,12 @@ from typing import Self
 
 from aiohttp import web
 
-from mirror.errors import UpstreamCut
+from mirror.errors import StorageFailed, UpstreamCut
 from mirror.storage import Readable
 
 _STRETCH = 2**20  # bytes to send before looking at the page cache again
 _STALLED = 300.0  # seconds without a byte taken, after which a client counts as gone
+_LOOK_AGAIN = 0.02  # seconds
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 Headers = Iterable[tuple[str, str]]
 
@@ -99,6 +101,23 @@ def answer(request: web.BaseRequest, head: bytes, body: bytes = b"") -> Sent:
     return sent(keep_alive=request.keep_alive)
 
 
+async def taken(request: web.BaseRequest, *, most: int) -> None:
+    """Waits until the client has taken all but *most* bytes of what was answered on its connection before.
+
+    Only a client that asks on without reading has any left; it waits here, and not in our memory.
+
+    Raises:
+        ClientGone: it takes nothing.
+    """
+    patience = _STALLED
+    while (transport := request.transport) is not None and transport.get_write_buffer_size() > most:
+        await asyncio.sleep(_LOOK_AGAIN)
+        patience -= _LOOK_AGAIN
+        if patience < 0:
+            transport.abort()
+            raise ClientGone
+
+
 def _end(request: web.BaseRequest) -> bytes:
     if not request.keep_alive:
         return _date.line() + b"Connection: close\r\n\r\n"
@@ -122,10 +141,8 @@ class Channel:
         self.sent = 0  # bytes of content
 
     async def __aenter__(self) -> Self:
+        await taken(self._request, most=0)
         transport = self._request.transport
-        while transport is not None and transport.get_write_buffer_size():  # of an earlier answer: a pipelining client
-            await asyncio.sleep(0.01)
-            transport = self._request.transport
         if transport is None or transport.is_closing():
             raise ClientGone
         own: socket.socket = transport.get_extra_info("socket")
@@ -137,13 +154,15 @@ class Channel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._socket.close()
+        if isinstance(error, OSError) and error.errno == errno.EIO:
+            raise StorageFailed(f"the disk failed: {error.strerror}") from error
         if isinstance(error, OSError):
             raise ClientGone from error
 
-    async def head(self, head: bytes) -> None:
-        """Sends the head; the content is to follow in the same packet."""
+    async def head(self, head: bytes, *, more: bool) -> None:
+        """Sends the head; in one packet with content, if *more* is to follow."""
         self.begun = True
-        await self._send(memoryview(head + _end(self._request)), socket.MSG_MORE)
+        await self._send(memoryview(head + _end(self._request)), socket.MSG_MORE if more else 0)
 
     async def say(self, framing: bytes) -> None:
         """Sends what is no content."""
@@ -182,9 +201,18 @@ class Channel:
                 if _is_in_memory(file, start + count - 1):
                     return os.sendfile(self._socket.fileno(), file, start, count)
                 # The disk would stop the loop, and with it everybody else.
-                return await asyncio.to_thread(os.sendfile, self._socket.fileno(), file, start, count)
+                return await self._copy_on_thread(file, start, count)
             except BlockingIOError:
                 await self._writable()
+
+    async def _copy_on_thread(self, file: int, start: int, count: int) -> int:
+        """Comes back only when the thread has: until then nobody may close the descriptors that it uses."""
+        sending = self._loop.run_in_executor(None, os.sendfile, self._socket.fileno(), file, start, count)
+        try:
+            return await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            await asyncio.wait([sending])
+            raise
 
     async def _writable(self) -> None:
         ready = self._loop.create_future()

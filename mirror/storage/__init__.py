@@ -130,6 +130,9 @@ class Ledger(Protocol):
 
     async def manifest(self, digest: Digest) -> ManifestFact | None: ...
 
+    async def manifests(self, digests: Iterable[Digest]) -> Mapping[Digest, ManifestFact]:
+        """Those of *digests* that are known as manifests."""
+
     async def keep_manifest(self, digest: Digest, fact: ManifestFact) -> None: ...
 
     async def holdings(self, repository: Repository) -> frozenset[Digest]:

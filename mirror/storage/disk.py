@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -19,9 +19,10 @@ from typing import TypeVar
 import structlog
 
 from mirror.config import CacheSettings
-from mirror.errors import NoRoom
+from mirror.errors import NoRoom, StorageFailed
 from mirror.metrics import Metrics
 from mirror.oci.digest import Digest
+from mirror.oci.manifest import LARGEST
 from mirror.policy import Stored, victims
 from mirror.storage import Ledger
 from mirror.storage.ingest import DiskIngest
@@ -137,7 +138,7 @@ class DiskStore:
     async def open(self, digest: Digest) -> AsyncIterator[DiskBlob | None]:
         async with self.hold(digest):
             size = self._inventory.size(digest)
-            descriptor = None if size is None else await self._run(lambda: self._descriptor_of(digest))
+            descriptor = None if size is None else await self._descriptor(digest)
             if size is None or descriptor is None:
                 yield None
                 return
@@ -147,13 +148,16 @@ class DiskStore:
             finally:
                 os.close(descriptor)
 
-    def _descriptor_of(self, digest: Digest) -> int | None:
-        with storage_errors(f"{digest} can't be read"):
-            try:
-                return os.open(self._layout.blob(digest), os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                self._inventory.remove(digest)  # someone removed it behind the store's back: it is a miss
-                return None
+    async def _descriptor(self, digest: Digest) -> int | None:
+        opening = asyncio.get_running_loop().run_in_executor(self._threads, _opened, self._layout.blob(digest))
+        try:
+            descriptor = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_opened)  # the client left while the file was being opened
+            raise
+        if descriptor is None:
+            self._inventory.remove(digest)  # someone removed it behind the store's back: it is a miss
+        return descriptor
 
     async def read(self, digest: Digest) -> bytes | None:
         async with self.open(digest) as blob:
@@ -188,7 +192,8 @@ class DiskStore:
 
     @asynccontextmanager
     async def ingest(self, digest: Digest) -> AsyncIterator[DiskIngest]:
-        kept = self._kept_ingests.pop(digest, 0)
+        async with self._making_room:  # which may be about to remove what was kept
+            kept = self._kept_ingests.pop(digest, 0)
         ingest = DiskIngest(digest, self._layout, self._threads, make_room=self.make_room, kept=kept)
         self._open_ingests.add(ingest)
         try:
@@ -207,8 +212,11 @@ class DiskStore:
                     self._inventory.reserve(ingest.written)
 
     async def has_room(self, size: int) -> bool:
-        excess = await self._excess(size) - sum(self._kept_ingests.values())
-        return victims(self._inventory.oldest_first(), excess=excess, held=self._inventory.held) is not None
+        return self._victims(await self._excess(size)) is not None
+
+    def _victims(self, excess: int) -> list[Stored] | None:
+        excess -= sum(self._kept_ingests.values())
+        return victims(self._inventory.oldest_first(), excess=excess, held=self._inventory.held)
 
     async def make_room(self, size: int) -> None:
         """Reserves *size* bytes, evicting what must go for them first.
@@ -217,12 +225,10 @@ class DiskStore:
             NoRoom: max_size and min_free can't both hold; then nothing was evicted.
             StorageFailed: something can't be removed.
         """
+        await self._take_up_uses()
         async with self._making_room:  # until what was chosen is gone, or another would count its room as free
-            await self._take_up_uses()
             excess = await self._excess(size)
-            if excess > 0:
-                excess -= await self._drop_kept_ingests(excess)
-            chosen = victims(self._inventory.oldest_first(), excess=excess, held=self._inventory.held)
+            chosen = self._victims(excess)
             if chosen is None:
                 raise NoRoom(
                     f"there is no room for {size} bytes: {self._inventory.occupied} of {self._limit} are taken "
@@ -230,6 +236,7 @@ class DiskStore:
                     needed=size,
                     limit=self._limit,
                 )
+            await self._drop_kept_ingests(excess)
             await self._evict(chosen)
             self._inventory.reserve(size)
 
@@ -242,55 +249,91 @@ class DiskStore:
         return max(above, self._floor + size + coming - disk.f_bavail * disk.f_frsize)
 
     async def _take_up_uses(self) -> None:
-        for digest, used in self._inventory.noted_uses():
-            await self._take_up(digest, used, depth=0)
+        """Applies the uses since the last time to the order: what a manifest references was used with it."""
+        noted = self._inventory.noted_uses()
+        references = await self._references({digest for digest, _ in noted})
+        for digest, used in noted:
+            for one in _closure(digest, references):
+                self._inventory.used(one, now=used)
 
-    async def _take_up(self, digest: Digest, used: float, *, depth: int) -> None:
-        """Applies a use to the order: what a manifest references first, so that it never outlives its layers."""
-        if depth < _DEEPEST and (fact := await self._ledger.manifest(digest)) is not None:
-            for reference in fact.references:
-                await self._take_up(reference, used, depth=depth + 1)
-        self._inventory.used(digest, now=used)
+    async def _references(self, digests: set[Digest]) -> dict[Digest, tuple[Digest, ...]]:
+        """What those of *digests* that are manifests reference, level by level."""
+        found: dict[Digest, tuple[Digest, ...]] = {}
+        for _ in range(_DEEPEST):
+            small = [one for one in digests if (self._inventory.size(one) or LARGEST) < LARGEST and one not in found]
+            level = await self._ledger.manifests(small) if small else {}
+            found.update((digest, fact.references) for digest, fact in level.items())
+            digests = {reference for fact in level.values() for reference in fact.references}
+        return found
 
-    async def _drop_kept_ingests(self, excess: int) -> int:
-        dropped = 0
-        while self._kept_ingests and dropped < excess:
-            digest, size = self._kept_ingests.popitem()
-            await self._run(partial(self._unlink, self._layout.ingest(digest)))
-            self._inventory.reserve(-size)
-            dropped += size
-        return dropped
+    async def _drop_kept_ingests(self, excess: int) -> None:
+        """Removes what broken-off downloads left, oldest first, until *excess* bytes are free."""
+        for digest, size in list(self._kept_ingests.items()):
+            if excess <= 0:
+                return
+            await self._drop_kept_ingest(digest, size)
+            excess -= size
+
+    async def _drop_kept_ingest(self, digest: Digest, size: int) -> None:
+        await self._run(partial(_unlink, self._layout.ingest(digest)))
+        del self._kept_ingests[digest]
+        self._inventory.reserve(-size)
 
     async def _evict(self, chosen: list[Stored]) -> None:
-        if not chosen:
-            return
-        for stored in chosen:
-            self._inventory.remove(stored.digest)
-        await self._run(partial(self._unlink, *(self._layout.blob(stored.digest) for stored in chosen)))
-        self._metrics.evictions.inc(len(chosen))
-        log.info("blobs_evicted", blobs=len(chosen), bytes=sum(stored.size for stored in chosen))
-
-    def _unlink(self, *paths: str) -> None:
-        for path in paths:
-            with storage_errors("what should make room can't be removed"), suppress(FileNotFoundError):
-                os.unlink(path)
+        for at, stored in enumerate(chosen):
+            self._inventory.remove(stored.digest)  # first: nobody is to open it any more
+            try:
+                await self._run(partial(_unlink, self._layout.blob(stored.digest)))
+            except StorageFailed:
+                self._inventory.add(stored.digest, stored.size, now=time.time())  # it is still there, and counts
+                chosen = chosen[:at]
+                raise
+            self._metrics.evictions.inc()
+        if chosen:
+            log.info("blobs_evicted", blobs=len(chosen), bytes=sum(stored.size for stored in chosen))
 
     async def forget_ingests(self, *, older_than: float) -> None:
         """Removes what downloads left more than *older_than* seconds ago and nobody came back for."""
         limit = time.time() - older_than
-        for digest, size in list(self._kept_ingests.items()):
-            path = self._layout.ingest(digest)
-            try:
-                old = (await self._run(partial(os.stat, path))).st_mtime < limit
-            except OSError:
-                old = True
-            if old and self._kept_ingests.pop(digest, None) is not None:
-                self._inventory.reserve(-size)
-                await self._run(partial(self._unlink, path))
+        async with self._making_room:
+            for digest, size in list(self._kept_ingests.items()):
+                if await self._run(partial(_last_change, self._layout.ingest(digest))) < limit:
+                    await self._drop_kept_ingest(digest, size)
 
     async def flush(self) -> None:
         """Writes down when each blob was last used."""
-        async with self._making_room:
-            await self._take_up_uses()
-            uses = self._inventory.last_uses()
-        await self._ledger.keep_uses(uses)
+        await self._take_up_uses()
+        await self._ledger.keep_uses(self._inventory.last_uses())
+
+
+def _closure(digest: Digest, references: Mapping[Digest, tuple[Digest, ...]]) -> Iterator[Digest]:
+    """A digest after all that it references, so that a manifest never outlives its layers."""
+    for reference in references.get(digest, ()):
+        if reference != digest:
+            yield from _closure(reference, references)
+    yield digest
+
+
+def _opened(path: str) -> int | None:
+    with storage_errors("a blob can't be read"):
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+
+
+def _close_opened(opening: asyncio.Future[int | None]) -> None:
+    if not opening.cancelled() and opening.exception() is None and (descriptor := opening.result()) is not None:
+        os.close(descriptor)
+
+
+def _unlink(path: str) -> None:
+    with storage_errors("what should make room can't be removed"), suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _last_change(path: str) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0.0

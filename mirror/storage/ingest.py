@@ -52,7 +52,8 @@ class DiskIngest:
 
     def _open(self) -> None:
         with storage_errors(f"{self.digest} can't be stored"):
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            begin = 0 if self.reserved else os.O_TRUNC
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | begin, 0o600)
             while self.written < self.reserved:
                 piece = os.pread(self._descriptor, _REREAD, self.written)
                 if not piece:

@@ -16,8 +16,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
+
 from mirror.errors import DigestInvalid, StorageFailed
 from mirror.oci.digest import ALGORITHMS, Digest
+
+_UNUSABLE = "the cache directory {} can't be used; mend that, or choose another with --cache"
+log = structlog.get_logger()
 
 
 class Layout:
@@ -34,9 +39,7 @@ class Layout:
         Raises:
             StorageFailed: the directory can't be made or written to.
         """
-        with storage_errors(
-            f"the cache directory {self.root} can't be used; mend that, or choose another with --cache"
-        ):
+        with storage_errors(_UNUSABLE.format(self.root)):
             for algorithm in ALGORITHMS:
                 (self.root / "blobs" / algorithm).mkdir(parents=True, exist_ok=True)
             self.ingests.mkdir(exist_ok=True)
@@ -57,7 +60,8 @@ class Layout:
         Raises:
             StorageFailed: another one is in.
         """
-        with storage_errors(f"the cache directory {self.root} can't be locked"):
+        with storage_errors(_UNUSABLE.format(self.root)):
+            os.makedirs(self.ingests, exist_ok=True)
             directory = os.open(self.ingests, os.O_RDONLY | os.O_DIRECTORY)
         try:
             try:
@@ -105,11 +109,15 @@ class Layout:
         """Makes the file at *path*, already synced, the blob *digest*, so that a power failure can't undo it."""
         target = self.blob(digest)
         os.rename(path, target)
-        directory = os.open(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY)
+        # From here on the blob is there for all; that its name could not be synced must not make it uncounted.
         try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+            directory = os.open(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            log.warning("blob_not_durable", digest=str(digest), reason=str(error))
 
 
 @contextmanager

@@ -98,10 +98,15 @@ class DiskLedger:
         await self._run(lambda: self._cache.delete(key), False, key=key)
 
     async def manifest(self, digest: Digest) -> ManifestFact | None:
-        match await self._get(f"manifest {digest}"):
-            case [str(media_type), list(references)]:
-                return ManifestFact(media_type, tuple(_digests(references)))
-        return None
+        return _manifest_fact(await self._get(f"manifest {digest}"))
+
+    async def manifests(self, digests: Iterable[Digest]) -> Mapping[Digest, ManifestFact]:
+        def read() -> dict[Digest, ManifestFact]:
+            found = ((digest, _manifest_fact(self._cache.get(f"manifest {digest}"))) for digest in digests)
+            return {digest: fact for digest, fact in found if fact is not None}
+
+        none: dict[Digest, ManifestFact] = {}
+        return await self._run(read, none, key="manifest …")
 
     async def keep_manifest(self, digest: Digest, fact: ManifestFact) -> None:
         await self._set(f"manifest {digest}", [fact.media_type, [str(one) for one in fact.references]])
@@ -179,6 +184,13 @@ def _remove(path: Path) -> None:
         path.rmdir()
     else:
         path.unlink(missing_ok=True)
+
+
+def _manifest_fact(row: object) -> ManifestFact | None:
+    match row:
+        case [str(media_type), list(references)]:
+            return ManifestFact(media_type, tuple(_digests(references)))
+    return None
 
 
 def _digests(texts: Iterable[object]) -> Iterable[Digest]:

@@ -17,13 +17,14 @@ from urllib.parse import urlencode, urlsplit
 import aiohttp
 
 from mirror.collapse import Collapsed
-from mirror.errors import UpstreamRefused, UpstreamThrottled, UpstreamUnavailable
+from mirror.errors import ElsewhereUnavailable, UpstreamRefused, UpstreamThrottled, UpstreamUnavailable
 from mirror.hints import Hints
 from mirror.oci.challenge import Basic, Bearer, Challenge
-from mirror.upstream.session import Session, body_errors
+from mirror.upstream.session import Session, content_of
 
 _LIFE = 60.0  # seconds, where a token does not say (token specification, "expires_in")
 _MARGIN = 0.8  # of its life a token is used: it must not die between here and upstream
+_LONGEST_LIFE = 86_400.0
 _LONGEST_ANSWER = 2**18
 
 
@@ -116,11 +117,13 @@ class Authorizer:
         self._check_realm(scope.realm)
         account = None if self._credentials is None else self._credentials.username
         headers = {} if self._credentials is None else {"Authorization": self._credentials.header()}
-        async with self._session.send(self._upstream, "GET", scope.url(account), headers) as response:
-            self._check_status(response, scope)
-            async with body_errors(self._upstream):
-                answer = await response.content.read(_LONGEST_ANSWER)
-        token, life = self._parse(answer)
+        try:
+            async with self._session.send(self._upstream, "GET", scope.url(account), headers) as response:
+                self._check_status(response, scope)
+                answer = await content_of(self._upstream, response, _LONGEST_ANSWER)
+            token, life = self._parse(answer)
+        except UpstreamUnavailable as error:
+            raise ElsewhereUnavailable(str(error), upstream=self._upstream) from error
         await self._tokens.keep(repository, f"Bearer {token}", seconds=life * _MARGIN)
         return f"Bearer {token}"
 
@@ -157,4 +160,4 @@ class Authorizer:
         token, life = found.get("token") or found.get("access_token"), found.get("expires_in")
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
             raise UpstreamUnavailable(f"{self._upstream}'s token service sent no token", upstream=self._upstream)
-        return token, float(life) if isinstance(life, int | float) and life > 0 else _LIFE
+        return token, min(life, _LONGEST_LIFE) if isinstance(life, int | float) and life > 0 else _LIFE

@@ -49,7 +49,8 @@ class Body:
             raise UpstreamCut(f"{self._upstream} sent no byte of {self.size}", upstream=self._upstream)
         framed = self._response.headers.get("Content-Length", "")
         if framed.isdecimal():
-            taken = Intake.of(self._response, int(framed) - len(self._ahead), self._silence)
+            async with body_errors(self._upstream):
+                taken = Intake.of(self._response, int(framed) - len(self._ahead), self._silence)
             if taken is not None:
                 self._intake, more = taken
                 self._ahead = memoryview(bytes(self._ahead) + more)

@@ -67,6 +67,8 @@ class Intake(asyncio.BufferedProtocol):
         except TimeoutError as error:
             raise UpstreamCut(f"upstream sent nothing for {self._silence:g} s") from error
         finally:
+            if not self._transport.is_closing():
+                self._transport.pause_reading()  # also when nothing came: there is no buffer for it any more
             self._filled = None
             self._buffer = memoryview(b"")
         self._left -= size

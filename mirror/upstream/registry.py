@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 
@@ -19,6 +19,7 @@ from mirror.errors import (
     BlobUnknown,
     ContentUnknown,
     DigestInvalid,
+    ElsewhereUnavailable,
     ManifestUnknown,
     RepositoryUnknown,
     UpstreamCorrupt,
@@ -32,12 +33,12 @@ from mirror.oci.challenge import parse_challenges
 from mirror.oci.digest import Digest, Verifier
 from mirror.oci.links import next_page
 from mirror.oci.manifest import ACCEPT, LARGEST, OCI_INDEX, Manifest, ManifestHead, is_manifest, parse_media_type
-from mirror.oci.names import Reference
+from mirror.oci.names import Reference, Tag
 from mirror.oci.ranges import ContentRange, Span
 from mirror.upstream.authorizer import Authorizer
 from mirror.upstream.body import Body
 from mirror.upstream.breaker import Breaker
-from mirror.upstream.session import Session, body_errors
+from mirror.upstream.session import Session, content_of
 from mirror.upstream.throttle import Throttle, retry_after
 
 _TRIES = 2
@@ -73,6 +74,7 @@ class Registry:
     ) -> None:
         self.name = name
         self._url = url
+        self._host = urlsplit(url).hostname
         self._session = session
         self._authorizer = authorizer
         self._timeouts = timeouts
@@ -108,7 +110,8 @@ class Registry:
             self._check(response, ManifestUnknown, f"{repository}:{reference}")
             digest = _announced(response)
             media_type = parse_media_type(response.headers.get("Content-Type"))
-            return None if digest is None else ManifestHead(digest, media_type, _length(response))
+            told = digest is not None and (isinstance(reference, Tag) or digest == reference)
+            return None if digest is None or not told else ManifestHead(digest, media_type, _length(response))
 
     async def manifest(self, repository: str, reference: Reference) -> Manifest:
         """The manifest, verified against the digest it is asked by, or else announced with.
@@ -120,7 +123,8 @@ class Registry:
         path = f"{repository}/manifests/{reference}"
         async with self._limited(), self._ask("GET", path, repository, {"Accept": ACCEPT}) as response:
             self._check(response, ManifestUnknown, f"{repository}:{reference}")
-            body = await self._content(response, LARGEST)
+            body = await content_of(self.name, response, LARGEST)
+            self._metrics.upstream_bytes.inc(len(body))
             media_type = response.headers.get("Content-Type")
             announced = _announced(response)
         if not (announced or isinstance(reference, Digest) or is_manifest(body)):
@@ -225,7 +229,7 @@ class Registry:
         target = f"{path}?{urlencode(query)}" if query else path
         async with self._limited(), self._ask("GET", target, repository, {"Accept": media_type}) as response:
             self._check(response, unknown, path)
-            body = await self._content(response, _LARGEST_PAGE)
+            body = await content_of(self.name, response, _LARGEST_PAGE)
             if not body.lstrip().startswith(b"{"):
                 raise UpstreamCorrupt(f"{self.name} sent something that is no list for {path}", upstream=self.name)
             return Page(
@@ -234,17 +238,6 @@ class Registry:
                 next_page(response.headers.get("Link")),
                 "artifactType" in response.headers.get("OCI-Filters-Applied", ""),
             )
-
-    async def _content(self, response: aiohttp.ClientResponse, most: int) -> bytes:
-        async with body_errors(self.name):
-            pieces, size = [], 0
-            async for piece in response.content.iter_any():
-                pieces.append(piece)
-                size += len(piece)
-                if size > most:
-                    raise UpstreamCorrupt(f"{self.name} sent more than {most} bytes", upstream=self.name)
-        self._metrics.upstream_bytes.inc(size)
-        return b"".join(pieces)
 
     @asynccontextmanager
     async def _limited(self) -> AsyncIterator[None]:
@@ -279,12 +272,14 @@ class Registry:
         for left in reversed(range(_TRIES)):
             try:
                 response = await self._authorized(exits, method, url, repository, headers)
-            except UpstreamUnavailable:
-                self._breaker.failed()
+            except UpstreamUnavailable as error:
+                if not isinstance(error, ElsewhereUnavailable):
+                    self._breaker.failed()
                 if not left or self._breaker.is_open:
                     raise
             else:
-                self._note(response.status, last=not left)
+                if response.url.host == self._host:
+                    self._note(response.status, last=not left)
                 if response.status not in _TRANSIENT or not left:
                     return response
                 response.release()

@@ -15,7 +15,7 @@ import aiohttp
 from yarl import URL
 
 from mirror.config import TimeoutSettings
-from mirror.errors import UpstreamCut, UpstreamSilent, UpstreamUnavailable
+from mirror.errors import ElsewhereUnavailable, UpstreamCorrupt, UpstreamCut, UpstreamSilent, UpstreamUnavailable
 from mirror.metrics import Metrics
 
 _MOST_REDIRECTS = 10
@@ -69,7 +69,13 @@ class Session:
         origin = _origin(url)
         without = {name: value for name, value in headers.items() if name != "Authorization"}
         for _ in range(_MOST_REDIRECTS + 1):
-            response = await self._once(upstream, method, url, headers if _origin(url) == origin else without)
+            home = _origin(url) == origin
+            try:
+                response = await self._once(upstream, method, url, headers if home else without)
+            except UpstreamUnavailable as error:
+                if home:
+                    raise
+                raise ElsewhereUnavailable(str(error), upstream=upstream) from error
             if response.status not in _REDIRECTS:
                 return response
             location = response.headers.get("Location", "")
@@ -90,13 +96,14 @@ class Session:
             raise UpstreamSilent(f"{upstream}: {host} did not answer in time", upstream=upstream, host=host) from error
         except aiohttp.ClientConnectorError as error:
             status = "refused"
-            reason = error.os_error.strerror or str(error.os_error)
+            reason = error.os_error.strerror or type(error.os_error).__name__
             raise UpstreamUnavailable(
                 f"{upstream}: {host} can't be reached: {reason}", upstream=upstream, host=host
             ) from error
         except (aiohttp.ClientError, ValueError, OSError) as error:
-            reason = str(error) or type(error).__name__
-            raise UpstreamUnavailable(f"{upstream}: {host} failed: {reason}", upstream=upstream, host=host) from error
+            raise UpstreamUnavailable(
+                f"{upstream}: {host} failed: {_reason(error)}", upstream=upstream, host=host
+            ) from error
         finally:
             self._metrics.upstream_requests.labels(upstream, status).inc()
         return response
@@ -112,8 +119,28 @@ async def body_errors(upstream: str) -> AsyncIterator[None]:
     try:
         yield
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        reason = str(error) or type(error).__name__
-        raise UpstreamCut(f"{upstream} broke off in the middle: {reason}", upstream=upstream) from error
+        raise UpstreamCut(f"{upstream} broke off in the middle: {_reason(error)}", upstream=upstream) from error
+
+
+async def content_of(upstream: str, response: aiohttp.ClientResponse, most: int) -> bytes:
+    """The whole body, if it has no more than *most* bytes.
+
+    Raises:
+        UpstreamCut, UpstreamCorrupt
+    """
+    pieces, size = [], 0
+    async with body_errors(upstream):
+        async for piece in response.content.iter_any():
+            pieces.append(piece)
+            size += len(piece)
+            if size > most:
+                raise UpstreamCorrupt(f"{upstream} sent more than {most} bytes", upstream=upstream)
+    return b"".join(pieces)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in no more words than are ours: aiohttp's may hold the URL, and with it a signature."""
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
