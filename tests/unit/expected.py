@@ -1,0 +1,130 @@
+"""What a store must be: a model of it, and of who reads and writes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+from mirror.oci.digest import Digest
+from mirror.storage.disk import DiskBlob
+from mirror.storage.ingest import DiskIngest
+from tests.unit.contents import Content, layer, manifest
+
+EMPTY = layer("empty", 0)
+BASE = layer("base", 300)
+TOP = layer("top", 120)
+OTHER = layer("other", 200, "sha512")
+APP = manifest("app", 40, BASE, TOP, EMPTY)
+TOOL = manifest("tool", 50, BASE, OTHER)
+INDEX = manifest("index", 60, APP, TOOL)
+WORLD = {one.digest: one for one in (EMPTY, BASE, TOP, OTHER, APP, TOOL, INDEX, layer("large", 500), layer("tiny", 1))}
+
+
+def weight(digest: Digest) -> int:
+    return len(WORLD[digest].body)
+
+
+@dataclass(eq=False)
+class Reader:
+    """Someone who holds a blob: open, where there was one."""
+
+    content: Content
+    exits: AsyncExitStack
+    blob: DiskBlob | None = None
+
+
+@dataclass(eq=False)
+class Arrival:
+    """An ingest that is open, or was."""
+
+    content: Content
+    exits: AsyncExitStack
+    ingest: DiskIngest
+    written: bytes
+    reserved: int
+    ended: bool = False
+
+
+@dataclass
+class Expected:
+    """What the store must be after some steps."""
+
+    limit: int
+    used: dict[Digest, int] = field(default_factory=dict)  # the step of last use, of what is stored
+    vanished: set[Digest] = field(default_factory=set)  # stored, then removed by somebody else, and not yet missed
+    kept: dict[Digest, bytes] = field(default_factory=dict)  # what broken-off ingests left
+    arriving: set[Arrival] = field(default_factory=set)
+    held: Counter[Digest] = field(default_factory=Counter)
+    step: int = 0
+
+    @property
+    def occupied(self) -> int:
+        """Stored, left, and room that was made."""
+        return sum(map(weight, self.used)) + self.left + sum(one.reserved for one in self.arriving)
+
+    @property
+    def left(self) -> int:
+        return sum(map(len, self.kept.values()))
+
+    @property
+    def evictable(self) -> set[Digest]:
+        """What nobody holds, and would make room."""
+        return {digest for digest in self.used if not self.held[digest] and weight(digest)}
+
+    def can_have(self, size: int) -> bool:
+        """Whether there is room for so many bytes more, or can be."""
+        return self.occupied + size - self.limit <= self.left + sum(map(weight, self.evictable))
+
+    def use(self, content: Content) -> None:
+        """A use of a manifest is a use of all that it references, stored or not itself."""
+        for digest in content.closure & self.used.keys():
+            self.used[digest] = self.step
+
+    def store(self, content: Content) -> None:
+        """What has just come is about to be used."""
+        self.strike(content.digest)
+        self.used[content.digest] = self.step
+        self.use(content)
+
+    def strike(self, digest: Digest) -> None:
+        self.used.pop(digest, None)
+        self.vanished.discard(digest)
+
+    def miss(self, digest: Digest) -> None:
+        """Somebody wanted to read it, and found it vanished."""
+        if digest in self.vanished:
+            self.strike(digest)
+
+
+@dataclass
+class Room:
+    """The state before a step that makes room, to judge by what the step did for it."""
+
+    used: dict[Digest, int]
+    evictable: set[Digest]
+    excess: int
+    possible: bool
+
+    @classmethod
+    def before(cls, expected: Expected, needs: int) -> Room:
+        excess = expected.occupied + needs - expected.limit
+        return cls(dict(expected.used), expected.evictable, excess, expected.can_have(needs))
+
+    def check_dropped(self, sizes: list[int]) -> None:
+        """Of broken-off ingests no more was dropped than makes room."""
+        if sizes:
+            assert sum(sizes) - max(sizes) < self.excess, "more was dropped than was needed"
+            self.excess -= sum(sizes)
+
+    def check_evicted(self, gone: set[Digest]) -> None:
+        """Of blobs no more went than makes room: the least recently used, and none that is held."""
+        if not gone:
+            return
+        assert self.possible, "something went, and all the same for nothing"
+        assert gone <= self.evictable, "what is held was evicted"
+        youngest = max(self.used[digest] for digest in gone)
+        older = [WORLD[digest] for digest in self.evictable - gone if self.used[digest] < youngest]
+        assert not older, f"evicted: {[WORLD[digest] for digest in gone]}; used less recently: {older}"
+        last = max(weight(digest) for digest in gone if self.used[digest] == youngest)
+        assert sum(map(weight, gone)) - last < self.excess, "more was evicted than was needed"

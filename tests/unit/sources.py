@@ -1,0 +1,97 @@
+"""Where a blob is to be had: connections that bring bytes, break and end when a test says so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from mirror.errors import MirrorError
+from mirror.oci.ranges import Span
+from tests.unit.contents import Content
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a source answers.
+
+    Attributes:
+        heeds: whether it sends the part that was asked for; the whole otherwise.
+        announces: the size it announces, beside the right one; None for no size at all.
+        refusal: why it doesn't answer.
+    """
+
+    heeds: bool = True
+    announces: int | None = 0
+    refusal: MirrorError | None = None
+
+
+class Connection:
+    """One answer of a source: what a download takes its bytes from."""
+
+    def __init__(self, content: Content, span: Span | None, manner: Manner) -> None:
+        self.span = span
+        self.start = span.start if span is not None and manner.heeds else 0
+        self.size = None if manner.announces is None else max(0, len(content.body) + manner.announces)
+        self.at = self.start  # where the next bytes belong
+        self.is_open = True
+        self.is_refused = manner.refusal is not None
+        self._pieces = deque[bytes]()
+        self._end: MirrorError | None = None
+        self._ended = False
+        self._changed = asyncio.Event()
+
+    async def read_into(self, buffer: memoryview) -> int:
+        while not self._pieces and not self._ended:
+            self._changed.clear()
+            await self._changed.wait()
+        if not self._pieces:
+            if self._end is not None:
+                raise self._end
+            return 0
+        piece = self._pieces.popleft()
+        size = min(len(piece), len(buffer))
+        buffer[:size] = piece[:size]
+        if piece[size:]:
+            self._pieces.appendleft(piece[size:])
+        return size
+
+    def send(self, piece: bytes) -> None:
+        self.at += len(piece)
+        self._pieces.append(piece)
+        self._changed.set()
+
+    def end(self, error: MirrorError | None = None) -> None:
+        """No more comes: it broke, or that was all."""
+        self._ended, self._end = True, error
+        self._changed.set()
+
+
+class Source:
+    """All connections for one blob, one after the other."""
+
+    def __init__(self, content: Content) -> None:
+        self.content = content
+        self.manner = Manner()
+        self.connections: list[Connection] = []
+        self.was_asked_twice = False  # while one connection was open
+
+    @property
+    def connection(self) -> Connection | None:
+        """The one that is open."""
+        return self.connections[-1] if self.connections and self.connections[-1].is_open else None
+
+    @asynccontextmanager
+    async def open(self, span: Span | None) -> AsyncIterator[Connection]:
+        """What a download is given as its source."""
+        self.was_asked_twice |= self.connection is not None
+        connection = Connection(self.content, span, self.manner)
+        self.connections.append(connection)
+        try:
+            if self.manner.refusal is not None:
+                raise self.manner.refusal
+            yield connection
+        finally:
+            connection.is_open = False
