@@ -156,6 +156,15 @@ class RangeMislabelled:
 
 
 @dataclass(frozen=True, slots=True)
+class RangeUnsized:
+    """The 206 is right and does not say of how many bytes it is a part (RFC 9110, 14.4: ``*``)."""
+
+    def bend(self, answer: Answer) -> None:
+        if answer.status == 206:
+            answer.content_range = f"bytes {answer.first}-{answer.stop - 1}/*"
+
+
+@dataclass(frozen=True, slots=True)
 class Gzipped:
     """Content-Encoding: gzip, asked for or not."""
 

@@ -1,0 +1,32 @@
+"""What the mirror's process takes of its machine, as the kernel tells it."""
+
+import os
+from pathlib import Path
+
+MIB = 2**20
+
+
+def descriptors(pid: int) -> int:
+    """How many descriptors a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has now."""
+    return _status(pid, "VmRSS")
+
+
+def most_resident(pid: int) -> int:
+    """Bytes of memory that a process had at its worst, since that was forgotten last."""
+    return _status(pid, "VmHWM")
+
+
+def forget_most_resident(pid: int) -> None:
+    """The worst is what is there now."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def _status(pid: int, name: str) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024
