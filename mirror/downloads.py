@@ -249,7 +249,7 @@ class Downloads:
         fruitless, pause = 0, _PAUSES[0]
         while True:
             before = ingest.written
-            size = download.size if download.is_sized else size  # what readers were promised does not change
+            size = download.size if download.is_sized else size
             try:
                 await self._take(download, ingest, source, size)
             except UpstreamCorrupt:
@@ -275,8 +275,10 @@ class Downloads:
         span = Span(ingest.written, ingest.written) if ingest.written else None
         async with source(span) as body:
             total = size if body.size is None else body.size
-            if size is not None and total != size:
-                raise UpstreamCorrupt(f"upstream says that {download.digest} has {total} bytes, and not {size}")
+            if download.is_sized and total != download.size:  # which is what readers were promised
+                raise UpstreamCorrupt(
+                    f"upstream says now that {download.digest} has {total} bytes, and not {download.size}"
+                )
             if total is not None:
                 await ingest.reserve(total)
             download.opened(ingest, total)

@@ -169,7 +169,7 @@ class Pulls:
             await self._catalog.keep_manifest(repository, manifest)
         except StorageFailed as error:
             log.warning("manifest_not_stored", repository=str(repository), reason=str(error))
-            self._catalog.expect(manifest)
+            self._catalog.expect(repository, manifest)
         if isinstance(reference, Tag):
             await self._catalog.keep_tag(repository, reference, TagFact(manifest.digest, time.time()))
         return manifest
@@ -241,7 +241,7 @@ class Pulls:
         told = await self._asking(repository, digest, registry.blob_size(repository.name, digest))
         await self._catalog.keep_holding(repository, digest)
         if told is None:
-            told = self._catalog.expected_size(digest)
+            told = self._catalog.expected_size(repository, digest)
         return (size, Outcome.HIT) if size is not None else (told, Outcome.PASSED)
 
     @asynccontextmanager
@@ -261,7 +261,7 @@ class Pulls:
         held = await self._catalog.holds(repository, digest)
         if not self._is_here(digest):
             await self._check_askable(repository, digest, BlobUnknown)
-            size = self._catalog.expected_size(digest)
+            size = self._catalog.expected_size(repository, digest)
             if size is not None and not await self._store.has_room(size):
                 return pull(size, Outcome.PASSED, None)
         if not held and self._is_here(digest):
@@ -276,10 +276,10 @@ class Pulls:
         try:
             download = await self._follow(exits, repository, digest)
         except NoRoom as error:
-            told = error.detail.get("size") or self._catalog.expected_size(digest)
+            told = error.detail.get("size") or self._catalog.expected_size(repository, digest)
             if not isinstance(told, int):
                 raise
-            self._catalog.expect_size(digest, told)
+            self._catalog.expect_size(repository, digest, told)
             return pull(told, Outcome.PASSED, None)
         return pull(download.size, outcome, download)
 
@@ -288,7 +288,7 @@ class Pulls:
 
     async def _follow(self, exits: AsyncExitStack, repository: Repository, digest: Digest) -> Download:
         source = partial(self._registries[repository.upstream].blob, repository.name, digest)
-        size = self._catalog.expected_size(digest)
+        size = self._catalog.expected_size(repository, digest)
         if digest in self._downloads:
             try:
                 return await exits.enter_async_context(self._downloads.follow(digest, source, size))

@@ -29,7 +29,7 @@ class Catalog:
         self._ledger = ledger
         self._tags = Recent[tuple[Repository, Tag], TagFact](_TAGS)
         self._manifests = Recent[Digest, Manifest](_MANIFEST_BYTES, weigh=lambda manifest: len(manifest.body) + 1024)
-        self._sizes = Recent[Digest, int](_SIZES)
+        self._sizes = Recent[tuple[Repository, Digest], int](_SIZES)
         self._holdings = Recent[Repository, _Holdings](_REPOSITORIES)
 
     def tag_nowait(self, repository: Repository, tag: Tag) -> TagFact | None:
@@ -72,7 +72,7 @@ class Catalog:
         if manifest is None:
             manifest = await self._read(digest)
             if manifest is not None:
-                self._remember(manifest)
+                self._manifests.keep(digest, manifest)
         return manifest
 
     async def _read(self, digest: Digest) -> Manifest | None:
@@ -85,12 +85,6 @@ class Catalog:
         manifest = Manifest.read(digest, body, None if fact is None else fact.media_type)
         return manifest if fact is not None or manifest.references else None
 
-    def _remember(self, manifest: Manifest) -> None:
-        self._manifests.keep(manifest.digest, manifest)
-        for reference in manifest.references:
-            if reference.size is not None:
-                self._sizes.keep(reference.digest, reference.size)
-
     async def keep_manifest(self, repository: Repository, manifest: Manifest) -> None:
         """Stores a manifest, and that it is this repository's own.
 
@@ -101,19 +95,25 @@ class Catalog:
         # The facts first: content whose media type is not known would be the worse half to have alone.
         await self._ledger.keep_manifest(manifest.digest, ManifestFact(manifest.head.media_type or "", references))
         await self._store.put(manifest.digest, manifest.body)
-        self._remember(manifest)
+        self._manifests.keep(manifest.digest, manifest)
+        self.expect(repository, manifest)
         await self._keep_root(repository, manifest.digest, references)
 
-    def expect(self, manifest: Manifest) -> None:
-        """Notes the sizes of what a manifest references, stored or not."""
-        self._remember(manifest)
+    def expect(self, repository: Repository, manifest: Manifest) -> None:
+        """Notes the sizes of what a manifest references, stored or not.
 
-    def expect_size(self, digest: Digest, size: int) -> None:
-        self._sizes.keep(digest, size)
+        For its own repository only: what one says of a shared layer must not mislead those who pull another.
+        """
+        for reference in manifest.references:
+            if reference.size is not None:
+                self.expect_size(repository, reference.digest, reference.size)
 
-    def expected_size(self, digest: Digest) -> int | None:
-        """Bytes that a manifest said *digest* has; None where none did lately."""
-        return self._sizes.get(digest)
+    def expect_size(self, repository: Repository, digest: Digest, size: int) -> None:
+        self._sizes.keep((repository, digest), size)
+
+    def expected_size(self, repository: Repository, digest: Digest) -> int | None:
+        """Bytes that a manifest of this repository said *digest* has; None where none did lately."""
+        return self._sizes.get((repository, digest))
 
     async def holds(self, repository: Repository, digest: Digest) -> bool:
         """Whether *digest* is known to be this repository's own."""
