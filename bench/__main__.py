@@ -74,7 +74,7 @@ def _run(options: argparse.Namespace, folder: Path) -> table.Result:
         f"docker-registry and drayage as many threads as they like; loopback; {ended.at - began.at:.0f} s, "
         f"in which others took {ended.by_others(began):.0%} of the machine"
     )
-    names = [cold_blob.DIRECT, *(contestant.name for contestant in playing)]
+    names = [table.DIRECT, *(contestant.name for contestant in playing)]
     return table.Result(machine.description(), setting, names, rows, stage.problems)
 
 

@@ -8,6 +8,7 @@ from enum import Enum
 from rich.table import Table as RichTable
 
 MIRROR = "mirror"
+DIRECT = "direct"  # no contestant: upstream itself
 
 
 class Verdict(Enum):
@@ -86,7 +87,9 @@ class Result:
         """The figure as it stands in the table; `absent` for who took part in nothing."""
         figure = row.figure(contestant)
         if figure is None:
-            return "-" if any(contestant in played.samples for played in self.rows) else "absent"
+            return (
+                "-" if contestant == DIRECT or any(contestant in played.samples for played in self.rows) else "absent"
+            )
         return f"{'> ' if contestant in row.floors else ''}{figure:,.{row.digits}f}"
 
     def notes(self) -> list[str]:

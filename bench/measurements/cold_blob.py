@@ -4,9 +4,7 @@ from bench import pulls
 from bench.client import Order
 from bench.contestants import Contestant
 from bench.stage import Stage
-from bench.table import Row, Target
-
-DIRECT = "direct"
+from bench.table import DIRECT, Row, Target
 
 
 def measure(stage: Stage) -> list[Row]:

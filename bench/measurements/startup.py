@@ -18,6 +18,7 @@ def measure(stage: Stage) -> list[Row]:
     empty = Row("start, empty cache", "s", 2)
     unknown = Row(f"start, {BLOBS:,} blobs, no ledger", "s", 2, (Target("<=", 3),))
     known = Row(f"start, {BLOBS:,} blobs, again", "s", 2, (Target("<=", 3),))
+    work = Row(f"start, {BLOBS:,} blobs, again", "server CPU s", 2)
     resident = Row(f"start, {BLOBS:,} blobs, again", "resident MiB", 1)
     with stage.forgiving(MIRROR, "start"):
         for turn in range(stage.rounds):
@@ -32,6 +33,7 @@ def measure(stage: Stage) -> list[Row]:
         for turn in range(stage.rounds):
             with MIRROR.running(folder, stage.upstream.url) as server:
                 known.add(MIRROR.name, turn, server.start_seconds)
+                work.add(MIRROR.name, turn, server.cpu_seconds())
                 resident.add(MIRROR.name, turn, server.memory().resident / _MIB)
             stage.say(f"{known.label}: {server.start_seconds:.2f} s")
-    return [empty, unknown, known, resident]
+    return [empty, unknown, known, work, resident]
