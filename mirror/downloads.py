@@ -12,7 +12,7 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from mmap import mmap
 from types import TracebackType
@@ -53,8 +53,9 @@ Source = Callable[[Span | None], AbstractAsyncContextManager[Arriving]]
 class Download:
     """One blob on its way; for those who follow it, something to read (see Readable)."""
 
-    def __init__(self, digest: Digest) -> None:
+    def __init__(self, digest: Digest, asker: Hashable) -> None:
         self.digest = digest
+        self.asker = asker
         self._size: int | None = None
         self._arrived = 0  # bytes in the file
         self._came = 0  # bytes that upstream sent
@@ -190,23 +191,31 @@ class Downloads:
         download = self._running.get(digest)
         return download.size if download is not None and download.is_sized else None
 
+    def is_asked_by(self, digest: Digest, asker: Hashable) -> bool:
+        """Whether the download of *digest* is under way in that one's name."""
+        download = self._running.get(digest)
+        return download is not None and download.asker == asker
+
     def has_whole(self, digest: Digest) -> bool:
         """Whether the download of *digest* is about to become a blob."""
         download = self._running.get(digest)
         return download is not None and download.is_verified
 
     @asynccontextmanager
-    async def follow(self, digest: Digest, source: Source, size: int | None) -> AsyncIterator[Download]:
+    async def follow(
+        self, digest: Digest, source: Source, size: int | None, *, asker: Hashable = None
+    ) -> AsyncIterator[Download]:
         """Joins the download of *digest*, or begins it.
 
         Args:
+            asker: in whose name upstream is asked, if this begins the download.
             source: where the bytes are to be had, if this begins the download.
             size: bytes, as far as a manifest told; None if none did.
 
         Raises:
             MirrorError: it failed before its first byte. NoRoom: it can't be stored, but passed through.
         """
-        download = self._running.get(digest) or self._begin(digest, source, size)
+        download = self._running.get(digest) or self._begin(digest, source, size, asker)
         download.join()
         try:
             async with self._store.hold(digest):
@@ -215,8 +224,8 @@ class Downloads:
         finally:
             download.leave()
 
-    def _begin(self, digest: Digest, source: Source, size: int | None) -> Download:
-        download = Download(digest)
+    def _begin(self, digest: Digest, source: Source, size: int | None, asker: Hashable) -> Download:
+        download = Download(digest, asker)
         self._running[digest] = download
         task = asyncio.create_task(self._run(download, source, size), name=f"download {digest}")
         self._tasks.add(task)

@@ -264,7 +264,7 @@ class Pulls:
             size = self._catalog.expected_size(repository, digest)
             if size is not None and not await self._store.has_room(size):
                 return pull(size, Outcome.PASSED, None)
-        if not held and self._is_here(digest):
+        if not held and self._is_here(digest) and not self._downloads.is_asked_by(digest, repository):
             await self._check_holds(repository, digest)
         # From here on nothing waits before the blob is open or its download is joined or begun: what was checked holds.
         blob = await exits.enter_async_context(self._store.open(digest))
@@ -291,11 +291,11 @@ class Pulls:
         size = self._catalog.expected_size(repository, digest)
         if digest in self._downloads:
             try:
-                return await exits.enter_async_context(self._downloads.follow(digest, source, size))
+                return await exits.enter_async_context(self._downloads.follow(digest, source, size, asker=repository))
             except (ContentUnknown, UpstreamError) as error:
                 # It may have been another repository's, and another upstream's: no answer to this one's question.
                 log.info("download_not_joined", digest=str(digest), reason=str(error))
-        following = self._downloads.follow(digest, source, size)
+        following = self._downloads.follow(digest, source, size, asker=repository)
         download = await self._asking(repository, digest, exits.enter_async_context(following))
         await self._catalog.keep_holding(repository, digest)
         return download
