@@ -1,0 +1,103 @@
+"""A client that takes nothing takes nothing of the mirror either, and one that asks for nothing waits for nothing."""
+
+import asyncio
+import contextlib
+import socket
+import statistics
+import time
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.fake.content import Blob, image
+from tests.http.client import WITHIN, Client, kept
+from tests.http.resources import MIB, forget_most_resident, most_resident
+from tests.http.upstreams import Upstream
+from tests.real.mirror import Mirror
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ASKED = 300
+ROUNDS = 25
+
+
+def get(target: str) -> bytes:
+    """A GET after which the connection is kept."""
+    return f"GET {target} HTTP/1.1\r\nHost: mirror.test\r\n\r\n".encode()
+
+
+@contextlib.asynccontextmanager
+async def connection(mirror: Mirror) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to the mirror that takes what is read of it, and hardly more."""
+    own = socket.socket()
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+    own.connect((urlsplit(mirror.url).hostname, mirror.port))
+    reader, writer = await asyncio.open_connection(sock=own, limit=2**16)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def body(reader: asyncio.StreamReader) -> bytes:
+    """The body of the next answer, which is 200."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 "), head
+    return await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+
+
+async def at_rest(mirror: Mirror) -> None:
+    """Wait until the mirror has answered no manifest for half a second."""
+    answered, since = -1.0, time.monotonic()
+    async with asyncio.timeout(WITHIN):
+        while time.monotonic() - since < 0.5:
+            metrics = await mirror.metrics()
+            now = sum(value for name, value in metrics.items() if name.startswith('mirror_requests_total{kind="manif'))
+            if now != answered:
+                answered, since = now, time.monotonic()
+            await asyncio.sleep(0.05)
+
+
+async def test_answers_that_nobody_reads_wait_upon_their_client(
+    client: Client, upstream: Upstream, mirror: Mirror
+) -> None:
+    """Hundreds of pipelined GETs of a large manifest, nothing read: little memory is taken; read later, all come."""
+    manifest = upstream.publish(image(10, tail=MIB), "v1")
+    assert (await client.get(upstream.manifest("v1"))).body == manifest.content
+    async with connection(mirror) as (reader, writer):
+        forget_most_resident(mirror.program.pid)
+        before = most_resident(mirror.program.pid)
+        writer.write(get(upstream.manifest(manifest)) * ASKED)
+        await writer.drain()
+        await at_rest(mirror)
+        assert most_resident(mirror.program.pid) - before < 16 * MIB
+        for _ in range(ASKED):
+            assert await body(reader) == manifest.content
+        assert most_resident(mirror.program.pid) - before < 16 * MIB
+
+
+async def seconds_of(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: str, size: int) -> float:
+    """How long an answer of so many bytes takes on a standing connection."""
+    began = time.perf_counter()
+    writer.write(get(target))
+    assert len(await body(reader)) == size
+    return time.perf_counter() - began
+
+
+async def test_a_blob_of_no_bytes_is_answered_at_once(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """Side by side with a blob of one byte, many times: it takes no longer."""
+    none, one = upstream.publish_blob(Blob.of(b"")), upstream.publish_blob(Blob.of(b"x"))
+    for blob in (none, one):
+        assert (await client.get(upstream.blob(blob))).body == blob.content
+    await kept(client, upstream.blob(none), upstream.blob(one))
+    took: dict[int, list[float]] = {0: [], 1: []}
+    async with connection(mirror) as streams:
+        for _ in range(ROUNDS):
+            for blob in (none, one):
+                took[blob.size].append(await seconds_of(*streams, upstream.blob(blob), blob.size))
+    medians = {size: statistics.median(seconds) for size, seconds in took.items()}
+    assert medians[0] < 0.1, medians
+    assert medians[0] < 10 * medians[1], medians
