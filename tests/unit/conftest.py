@@ -1,11 +1,20 @@
-"""How hypothesis searches: without time limits, and the same way each time where CI=true."""
+"""How hypothesis searches: no time limits; with CI=true the same way each time, and no shrinking."""
 
 import os
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 settings.register_profile(
-    "search", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors]
+    "search",
+    deadline=None,
+    report_multiple_bugs=False,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
 )
-settings.register_profile("steady", settings.get_profile("search"), derandomize=True, database=None)
+settings.register_profile(
+    "steady",
+    settings.get_profile("search"),
+    derandomize=True,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+)
 settings.load_profile("steady" if os.environ.get("CI") == "true" else "search")

@@ -324,18 +324,22 @@ class StoreMachine(RuleBasedStateMachine):
     # What always holds
 
     @invariant()
-    def occupied_is_the_sum(self) -> None:
+    def laws(self) -> None:
+        self._occupied_is_the_sum()
+        self._no_more_is_on_disk_than_may_be()
+        self._what_is_stored_is_visible_and_right()
+        self._what_is_arriving_is_apart()
+
+    def _occupied_is_the_sum(self) -> None:
         assert self.store.occupied == self.expected.occupied
         assert len(self.store) == len(self.expected.used)
 
-    @invariant()
-    def no_more_is_on_disk_than_may_be(self) -> None:
+    def _no_more_is_on_disk_than_may_be(self) -> None:
         files = [*(self.directory / "blobs").rglob("*"), *(self.directory / "ingest").iterdir()]
         on_disk = sum(path.stat().st_size for path in files if path.is_file())
         assert on_disk <= self.store.occupied <= self.expected.limit
 
-    @invariant()
-    def what_is_stored_is_visible_and_right(self) -> None:
+    def _what_is_stored_is_visible_and_right(self) -> None:
         for digest, content in WORLD.items():
             stored, file = digest in self.expected.used, self._blob_file(digest)
             assert (digest in self.store) == stored
@@ -343,8 +347,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert file.exists() == (stored and digest not in self.expected.vanished)
             assert not file.exists() or file.read_bytes() == content.body
 
-    @invariant()
-    def what_is_arriving_is_apart(self) -> None:
+    def _what_is_arriving_is_apart(self) -> None:
         written = {one.content.digest: one.written for one in self.expected.arriving} | self.expected.kept
         found = {path: path.read_bytes() for path in (self.directory / "ingest").iterdir()}
         assert found == {self._kept_file(digest): content for digest, content in written.items()}
