@@ -7,7 +7,7 @@ test never sleeps, `settled` means that nothing will happen any more by itself, 
 import asyncio
 import selectors
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -48,6 +48,12 @@ class Loop(asyncio.SelectorEventLoop):
         self.now = 0.0
         self.working = 0
         super().__init__(selector)
+        self._threads = ThreadPoolExecutor(2)
+        self.set_default_executor(self._threads)
+
+    def close(self) -> None:
+        self._threads.shutdown()
+        super().close()
 
     def time(self) -> float:
         return self.now
@@ -80,5 +86,4 @@ def new_loop() -> Iterator[Loop]:
         left = asyncio.all_tasks(loop)
         assert not left, left
     finally:
-        loop.run(loop.shutdown_default_executor())
         loop.close()
