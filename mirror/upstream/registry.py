@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import aiohttp
 
@@ -38,7 +39,7 @@ from mirror.oci.ranges import ContentRange, Span
 from mirror.upstream.authorizer import Authorizer
 from mirror.upstream.body import Body
 from mirror.upstream.breaker import Breaker
-from mirror.upstream.session import Session, content_of
+from mirror.upstream.session import Session, content_of, origin_of
 from mirror.upstream.throttle import Throttle, retry_after
 
 _TRIES = 2
@@ -74,7 +75,6 @@ class Registry:
     ) -> None:
         self.name = name
         self._url = url
-        self._host = urlsplit(url).hostname
         self._session = session
         self._authorizer = authorizer
         self._timeouts = timeouts
@@ -246,11 +246,13 @@ class Registry:
         Raises:
             UpstreamSilent
         """
+        since = time.monotonic()
         try:
             async with asyncio.timeout(self._timeouts.first_byte):
                 yield
         except TimeoutError as error:
-            self._breaker.failed()
+            if not self._session.heard(self._url, since=since):  # or it was a storage, or a token service
+                self._breaker.failed()
             raise UpstreamSilent(
                 f"{self.name} sent nothing for {self._timeouts.first_byte:g} s", upstream=self.name, retry_after=5
             ) from error
@@ -278,7 +280,7 @@ class Registry:
                 if not left or self._breaker.is_open:
                     raise
             else:
-                if response.url.host == self._host:
+                if origin_of(str(response.url)) == origin_of(self._url):
                     self._note(response.status, last=not left)
                 if response.status not in _TRANSIENT or not left:
                     return response

@@ -6,6 +6,7 @@ but the registry itself may see its Authorization.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -17,11 +18,15 @@ from yarl import URL
 from mirror.config import TimeoutSettings
 from mirror.errors import ElsewhereUnavailable, UpstreamCorrupt, UpstreamCut, UpstreamSilent, UpstreamUnavailable
 from mirror.metrics import Metrics
+from mirror.recent import Recent
 
 _MOST_REDIRECTS = 10
 _READ_AHEAD = 2**19  # bytes aiohttp may hold before it stops reading: 0.5 to 1 MiB gave the most throughput
+_MOST_ORIGINS = 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _USER_AGENT = "oci-mirror"
+
+Origin = tuple[str, str | None, int | None]
 
 
 class Session:
@@ -30,6 +35,7 @@ class Session:
     def __init__(self, client: aiohttp.ClientSession, metrics: Metrics) -> None:
         self._client = client
         self._metrics = metrics
+        self._heard = Recent[Origin, float](_MOST_ORIGINS)
 
     @classmethod
     @asynccontextmanager
@@ -65,11 +71,15 @@ class Session:
         finally:
             response.release()  # for another request, if it was read to its end; closed otherwise
 
+    def heard(self, url: str, *, since: float) -> bool:
+        """Whether the origin of *url* has answered anything since that moment (time.monotonic)."""
+        return (self._heard.get(origin_of(url)) or 0.0) >= since
+
     async def _follow(self, upstream: str, method: str, url: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
-        origin = _origin(url)
+        origin = origin_of(url)
         without = {name: value for name, value in headers.items() if name != "Authorization"}
         for _ in range(_MOST_REDIRECTS + 1):
-            home = _origin(url) == origin
+            home = origin_of(url) == origin
             try:
                 response = await self._once(upstream, method, url, headers if home else without)
             except UpstreamUnavailable as error:
@@ -91,6 +101,7 @@ class Session:
                 method, URL(url, encoded=True), headers=headers, allow_redirects=False, proxy=_proxy(url)
             )
             status = str(response.status)
+            self._heard.keep(origin_of(url), time.monotonic())
         except (TimeoutError, aiohttp.ServerTimeoutError) as error:
             status = "silent"
             raise UpstreamSilent(f"{upstream}: {host} did not answer in time", upstream=upstream, host=host) from error
@@ -143,7 +154,8 @@ def _reason(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
+def origin_of(url: str) -> Origin:
+    """Scheme, host and port."""
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, _port(parts)
 
@@ -156,7 +168,7 @@ def _redirected(upstream: str, url: str, location: str) -> str:
     """The address that *location* means at *url*; an absolute one is taken as it stands, to the byte."""
     try:
         target = location if location.startswith(("http://", "https://")) else urljoin(url, location)
-        scheme, host, _ = _origin(target)
+        scheme, host, _ = origin_of(target)
     except ValueError:
         target, scheme, host = "", "", None
     if not location or not host or scheme not in {"http", "https"}:

@@ -24,18 +24,7 @@ ELSEWHERE: dict[str, Fault | None] = {
     "silent": Hold(),
 }
 
-each_failure = pytest.mark.parametrize(
-    "failure",
-    [
-        *(name for name in ELSEWHERE if name != "silent"),
-        pytest.param(
-            "silent",
-            marks=pytest.mark.xfail(
-                strict=True, reason="the time for the first byte is told to the registry's breaker"
-            ),
-        ),
-    ],
-)
+each_failure = pytest.mark.parametrize("failure", ELSEWHERE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +72,6 @@ async def test_a_storage_that_fails_is_no_outage_of_the_registry(
     await answered_at_once(client, upstream, "v1")
 
 
-@pytest.mark.xfail(strict=True, reason="hosts are compared without their ports")
 async def test_a_storage_at_another_port_of_the_same_host_is_no_registry(
     client: Client, upstream: Upstream, cdn: Cdn
 ) -> None:
