@@ -1,0 +1,143 @@
+"""The order of use: what is evicted first when things happen at the same time, or late."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from mirror.config import CacheSettings
+from mirror.metrics import Metrics
+from mirror.oci.digest import Digest
+from mirror.storage import ManifestFact
+from mirror.storage.disk import DiskStore
+from mirror.storage.ledger import DiskLedger
+from tests.unit.contents import Content, layer, manifest
+from tests.unit.loops import new_loop
+
+OLD, NEW, MORE = layer("old", 100), layer("new", 100), layer("more", 100)
+IMAGE = manifest("image", 50, OLD)
+
+
+class SlowLedger(DiskLedger):
+    """One that takes as long to say what is a manifest as a test likes."""
+
+    answers: asyncio.Event
+
+    async def manifests(self, digests: Iterable[Digest]) -> Mapping[Digest, ManifestFact]:
+        found = await super().manifests(digests)
+        await self.answers.wait()
+        return found
+
+
+@asynccontextmanager
+async def stores(root: Path, limit: int) -> AsyncIterator[tuple[DiskStore, SlowLedger]]:
+    cache = CacheSettings(path=root, max_size=limit, min_free=0)
+    async with SlowLedger.open(root / "ledger") as ledger:
+        assert isinstance(ledger, SlowLedger)
+        ledger.answers = asyncio.Event()
+        ledger.answers.set()
+        async with DiskStore.at(cache, ledger, Metrics()) as store:
+            yield store, ledger
+
+
+async def put(store: DiskStore, *contents: Content) -> None:
+    for content in contents:
+        await store.put(content.digest, content.body)
+
+
+async def ingest(store: DiskStore, content: Content, *used: Content) -> None:
+    """A download, while other content is used."""
+    async with store.ingest(content.digest) as arriving:
+        await arriving.reserve(len(content.body))
+        for one in used:
+            store.use(one.digest)
+        await arriving.append(memoryview(content.body))
+        arriving.verify(len(content.body))
+        await arriving.commit()
+
+
+def test_what_arrived_after_a_use_is_the_younger(tmp_path: Path) -> None:
+    """A use that was only noted, while a download went on, is no later than the download's end."""
+
+    async def scene() -> None:
+        async with stores(tmp_path, 200) as (store, _):
+            await put(store, OLD)
+            await ingest(store, NEW, OLD)
+            await put(store, MORE)
+            assert (OLD.digest in store, NEW.digest in store) == (False, True)
+
+    with new_loop() as loop:
+        loop.run(scene())
+
+
+def test_a_base_layer_does_not_die_while_images_on_it_arrive(tmp_path: Path) -> None:
+    """Clients have it, and never ask for it: the manifest that arrives is its use."""
+
+    async def scene() -> None:
+        async with stores(tmp_path, 250) as (store, ledger):
+            await put(store, OLD, NEW)
+            assert IMAGE.fact is not None
+            await ledger.keep_manifest(IMAGE.digest, IMAGE.fact)
+            await put(store, IMAGE, MORE)
+            assert (OLD.digest in store, NEW.digest in store) == (True, False)
+
+    with new_loop() as loop:
+        loop.run(scene())
+
+
+def test_a_use_counts_while_it_is_being_taken_up(tmp_path: Path) -> None:
+    """Whoever makes room meanwhile waits for it, or the blob that was used just now would go."""
+
+    async def scene() -> None:
+        async with stores(tmp_path, 200) as (store, ledger):
+            await put(store, OLD, NEW)
+            await store.flush()
+            store.use(OLD.digest)
+            ledger.answers.clear()
+            flushing = asyncio.create_task(store.flush())
+            await asyncio.sleep(1)
+            putting = asyncio.create_task(put(store, MORE))
+            await asyncio.sleep(1)
+            ledger.answers.set()
+            await asyncio.gather(flushing, putting)
+            assert (OLD.digest in store, NEW.digest in store) == (True, False)
+
+    with new_loop() as loop:
+        loop.run(scene())
+
+
+def test_uses_are_taken_up_in_their_order(tmp_path: Path) -> None:
+    """Also by two who do it at the same time, the first of them for longer."""
+
+    async def scene() -> None:
+        async with stores(tmp_path, 300) as (store, ledger):
+            await put(store, OLD, NEW)
+            await store.flush()
+            store.use(NEW.digest)
+            ledger.answers.clear()
+            first = asyncio.create_task(store.flush())
+            await asyncio.sleep(1)
+            store.use(OLD.digest)
+            second = asyncio.create_task(store.flush())
+            await asyncio.sleep(1)
+            ledger.answers.set()
+            await asyncio.gather(first, second)
+            await put(store, MORE, layer("last", 100))
+            assert (OLD.digest in store, NEW.digest in store) == (True, False)
+
+    with new_loop() as loop:
+        loop.run(scene())
+
+
+def test_room_is_made_once_for_each(tmp_path: Path) -> None:
+    """Two who need it at the same time don't count the same room."""
+
+    async def scene() -> None:
+        async with stores(tmp_path, 300) as (store, _):
+            await put(store, OLD, NEW, MORE)
+            await asyncio.gather(*(put(store, layer(f"another {number}", 150)) for number in range(4)))
+            on_disk = sum(path.stat().st_size for path in (tmp_path / "blobs").rglob("*") if path.is_file())
+            assert on_disk == store.occupied <= 300
+
+    with new_loop() as loop:
+        loop.run(scene())
