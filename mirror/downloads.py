@@ -182,6 +182,10 @@ class Downloads:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for download in self._running.values():  # of tasks that were cancelled before they began
+            download.failed(UpstreamUnavailable("the mirror is shutting down", retry_after=5))
+            download.leave()
+        self._running.clear()
 
     def __contains__(self, digest: object) -> bool:
         return digest in self._running

@@ -171,7 +171,7 @@ class DiskStore:
         await self.make_room(len(content))
         try:
             await self._run(lambda: self._put(digest, content))
-            self._inventory.add(digest, len(content), now=time.time())
+            self._enter(digest, len(content))
         finally:
             self._inventory.reserve(-len(content))
 
@@ -206,10 +206,15 @@ class DiskStore:
                 self._open_ingests.discard(ingest)
                 self._inventory.reserve(-ingest.reserved)
                 if ingest.committed:
-                    self._inventory.add(digest, ingest.written, now=time.time())
+                    self._enter(digest, ingest.written)
                 elif ingest.written:
                     self._kept_ingests[digest] = ingest.written
                     self._inventory.reserve(ingest.written)
+
+    def _enter(self, digest: Digest, size: int) -> None:
+        """Takes in a blob that was just committed: whoever brought it is about to use it, and what it references."""
+        self._inventory.add(digest, size, now=time.time())
+        self.use(digest)
 
     async def has_room(self, size: int) -> bool:
         return self._victims(await self._excess(size)) is not None
