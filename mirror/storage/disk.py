@@ -66,6 +66,7 @@ class DiskStore:
         self._open_ingests: set[DiskIngest] = set()
         self._numbers = itertools.count()
         self._making_room = asyncio.Lock()
+        self._taking_up = asyncio.Lock()
         metrics.cache_limit_bytes.set(settings.max_size)
         metrics.cache_bytes.set_function(lambda: self._inventory.occupied)
 
@@ -255,11 +256,12 @@ class DiskStore:
 
     async def _take_up_uses(self) -> None:
         """Applies the uses since the last time to the order: what a manifest references was used with it."""
-        noted = self._inventory.noted_uses()
-        references = await self._references({digest for digest, _ in noted})
-        for digest, used in noted:
-            for one in _closure(digest, references):
-                self._inventory.used(one, now=used)
+        async with self._taking_up:  # whoever comes second waits, or would not see what the first is about to apply
+            noted = self._inventory.noted_uses()
+            references = await self._references({digest for digest, _ in noted})
+            for digest, used in noted:
+                for one in _closure(digest, references):
+                    self._inventory.used(one, now=used)
 
     async def _references(self, digests: set[Digest]) -> dict[Digest, tuple[Digest, ...]]:
         """What those of *digests* that are manifests reference, level by level."""
