@@ -37,14 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything started is stopped
     RESULTS.mkdir(exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="run-", dir=options.dir or RESULTS))
     try:
-        result = _run(options, folder)
+        with tempfile.TemporaryDirectory(prefix="run-", dir=options.dir or RESULTS) as folder:
+            result = _run(options, Path(folder))
     except (BenchError, OSError) as error:
         Console(stderr=True).print(f"bench: {error}", style="red", highlight=False)
         return 1
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     console = Console()
     if not console.is_terminal:
         console = Console(width=TABLE_WIDTH)
