@@ -23,11 +23,6 @@ class Content:
         digests = tuple(one.digest for one in self.references)
         return ManifestFact("application/vnd.oci.image.manifest.v1+json", digests) if digests else None
 
-    @property
-    def closure(self) -> set[Digest]:
-        """Itself, and all that it references, through every level."""
-        return {self.digest}.union(*(one.closure for one in self.references))
-
     def __repr__(self) -> str:
         return self.name
 

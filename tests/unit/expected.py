@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mirror.oci.digest import Digest
 from mirror.storage.disk import DiskBlob
@@ -46,12 +47,19 @@ class Arrival:
     ended: bool = False
 
 
+class Use(NamedTuple):
+    """The steps of last use: of the one that counts, and of the one that may count."""
+
+    certainly: int
+    perhaps: int
+
+
 @dataclass
 class Expected:
     """What the store must be after some steps."""
 
     limit: int
-    used: dict[Digest, int] = field(default_factory=dict)  # the step of last use, of what is stored
+    used: dict[Digest, Use] = field(default_factory=dict)  # of what is stored
     vanished: set[Digest] = field(default_factory=set)  # stored, then removed by somebody else, and not yet missed
     kept: dict[Digest, bytes] = field(default_factory=dict)  # what broken-off ingests left
     arriving: set[Arrival] = field(default_factory=set)
@@ -76,15 +84,18 @@ class Expected:
         """Whether there is room for so many bytes more, or can be."""
         return self.occupied + size - self.limit <= self.left + sum(map(weight, self.evictable))
 
-    def use(self, content: Content) -> None:
-        """A use of a manifest is a use of all that it references, stored or not itself."""
-        for digest in content.closure & self.used.keys():
-            self.used[digest] = self.step
+    def use(self, content: Content, *, certainly: bool = True) -> None:
+        """A use of a manifest is a use of all that it references; perhaps also where it is not stored itself."""
+        use = self.used.get(content.digest)
+        if use is not None:
+            self.used[content.digest] = Use(self.step if certainly else use.certainly, self.step)
+        for one in content.references:
+            self.use(one, certainly=certainly and use is not None)
 
     def store(self, content: Content) -> None:
         """What has just come is about to be used."""
         self.strike(content.digest)
-        self.used[content.digest] = self.step
+        self.used[content.digest] = Use(self.step, self.step)
         self.use(content)
 
     def strike(self, digest: Digest) -> None:
@@ -101,7 +112,7 @@ class Expected:
 class Room:
     """The state before a step that makes room, to judge by what the step did for it."""
 
-    used: dict[Digest, int]
+    used: dict[Digest, Use]
     evictable: set[Digest]
     excess: int
     possible: bool
@@ -123,8 +134,8 @@ class Room:
             return
         assert self.possible, "something went, and all the same for nothing"
         assert gone <= self.evictable, "what is held was evicted"
-        youngest = max(self.used[digest] for digest in gone)
-        older = [WORLD[digest] for digest in self.evictable - gone if self.used[digest] < youngest]
+        youngest = max(self.used[digest].certainly for digest in gone)
+        older = [WORLD[digest] for digest in self.evictable - gone if self.used[digest].perhaps < youngest]
         assert not older, f"evicted: {[WORLD[digest] for digest in gone]}; used less recently: {older}"
-        last = max(weight(digest) for digest in gone if self.used[digest] == youngest)
+        last = max(weight(digest) for digest in gone if self.used[digest].perhaps >= youngest)
         assert sum(map(weight, gone)) - last < self.excess, "more was evicted than was needed"

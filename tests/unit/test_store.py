@@ -21,7 +21,7 @@ from mirror.oci.digest import Digest
 from mirror.storage.disk import DiskStore
 from mirror.storage.ledger import DiskLedger
 from tests.unit.contents import Content
-from tests.unit.expected import WORLD, Arrival, Expected, Reader, Room
+from tests.unit.expected import WORLD, Arrival, Expected, Reader, Room, Use, weight
 from tests.unit.loops import Loop
 
 NEVER = Digest.of(b"what never comes")
@@ -267,10 +267,11 @@ class StoreMachine(RuleBasedStateMachine):
             promised = self.loop.run(self.store.has_room(size))
         assert promised == self.expected.can_have(size)
 
-    @rule(size=st.integers(1, 600))
-    def reserve_and_leave(self, size: int) -> None:
-        """So much has to go for a download that then brings nothing."""
-        needs = max(0, self.expected.limit - self.expected.occupied) + size
+    @rule(share=st.integers(1, 110))
+    def reserve_and_leave(self, share: int) -> None:
+        """That share of all that can go has to go, for a download that then brings nothing."""
+        can_go = self.expected.left + sum(map(weight, self.expected.evictable))
+        needs = self.expected.limit - self.expected.occupied + can_go * share // 100
 
         async def reserve() -> None:
             async with self.store.ingest(NEVER) as ingest:
@@ -284,6 +285,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(content=contents)
     def vanish(self, content: Content) -> None:
         """Somebody removes a file behind the store's back."""
+        self.upkeep()
         if content.digest in self.expected.used and content.digest not in self.expected.vanished:
             self._blob_file(content.digest).unlink()
             self.expected.vanished.add(content.digest)
@@ -312,7 +314,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.loop.run(self.exits.aclose())
         shutil.rmtree(self.directory)
         self.directory = crashed
-        self.expected.used = dict.fromkeys(self.expected.used, self.expected.step)
+        self.expected.used = dict.fromkeys(self.expected.used, Use(self.expected.step, self.expected.step))
         self._opened_anew()
 
     def _opened_anew(self) -> None:

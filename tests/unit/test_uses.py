@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from mirror.config import CacheSettings
+from mirror.errors import NoRoom
 from mirror.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.storage import ManifestFact
@@ -130,12 +131,14 @@ def test_uses_are_taken_up_in_their_order(tmp_path: Path) -> None:
 
 
 def test_room_is_made_once_for_each(tmp_path: Path) -> None:
-    """Two who need it at the same time don't count the same room."""
+    """Those who need it at the same time don't count the same room; who gets none is told so."""
 
     async def scene() -> None:
         async with stores(tmp_path, 300) as (store, _):
             await put(store, OLD, NEW, MORE)
-            await asyncio.gather(*(put(store, layer(f"another {number}", 150)) for number in range(4)))
+            putting = (put(store, layer(f"another {number}", 150)) for number in range(4))
+            for failure in await asyncio.gather(*putting, return_exceptions=True):
+                assert failure is None or isinstance(failure, NoRoom)
             on_disk = sum(path.stat().st_size for path in (tmp_path / "blobs").rglob("*") if path.is_file())
             assert on_disk == store.occupied <= 300
 
