@@ -29,7 +29,7 @@ from mirror.storage import BlobStore, Ingest
 
 _WITHHELD = 64 * 2**10  # bytes at the end that wait for the verification
 _BUFFERS = 4
-_BUFFER = 2**19  # bytes; with all four full, reading from upstream waits for the disk
+_BUFFER = 2**20  # bytes; with all four full, reading from upstream waits for the disk
 _FRUITLESS = 5  # tries in a row that brought no byte
 _PAUSES = (0.1, 2.0)  # seconds before another try: the first, and the longest
 _PATIENCE = 2.0  # seconds a reader waits for a byte far ahead; SOCI gives up after 3
