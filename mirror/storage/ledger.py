@@ -32,8 +32,9 @@ from mirror.policy import TagFact
 from mirror.storage import ManifestFact
 
 _Result = TypeVar("_Result")
-_DAMAGE = (sqlite3.Error, OSError, ValueError, EOFError, zlib.error)
+_DAMAGE = (sqlite3.Error, zlib.error, OSError, EOFError, ValueError, TypeError, RecursionError, OverflowError)
 _BUSY_SECONDS = 10
+_LATEST = 1e15  # seconds; what is written as later was written by nobody with a clock
 log = structlog.get_logger()
 
 
@@ -85,9 +86,9 @@ class DiskLedger:
 
     async def tag(self, repository: Repository, tag: Tag) -> TagFact | None:
         match await self._get(f"tag {repository}:{tag}"):
-            case [str(digest), float(checked) | int(checked)]:
-                parsed = _digest(digest)
-                return None if parsed is None else TagFact(parsed, float(checked))
+            case [str(digest), checked]:
+                parsed, moment = _digest(digest), _moment(checked)
+                return None if parsed is None or moment is None else TagFact(parsed, moment)
         return None
 
     async def keep_tag(self, repository: Repository, tag: Tag, fact: TagFact) -> None:
@@ -124,11 +125,11 @@ class DiskLedger:
 
         none: list[object] = []
         return {
-            digest: float(used)
+            digest: moment
             for row in await self._run(read, none, key="uses")
             if isinstance(row, dict)
             for text, used in row.items()
-            if isinstance(used, float | int) and (digest := _digest(text)) is not None
+            if (moment := _moment(used)) is not None and (digest := _digest(text)) is not None
         }
 
     async def keep_uses(self, uses: Mapping[Digest, float]) -> None:
@@ -195,6 +196,10 @@ def _manifest_fact(row: object) -> ManifestFact | None:
 
 def _digests(texts: Iterable[object]) -> Iterable[Digest]:
     return (digest for digest in map(_digest, texts) if digest is not None)
+
+
+def _moment(value: object) -> float | None:
+    return float(value) if isinstance(value, float | int) and 0 <= value <= _LATEST else None
 
 
 def _digest(text: object) -> Digest | None:
