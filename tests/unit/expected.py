@@ -37,14 +37,13 @@ class Reader:
 
 @dataclass(eq=False)
 class Arrival:
-    """An ingest that is open, or was."""
+    """An ingest that is open."""
 
     content: Content
     exits: AsyncExitStack
     ingest: DiskIngest
     written: bytes
     reserved: int
-    ended: bool = False
 
 
 class Use(NamedTuple):
@@ -62,7 +61,7 @@ class Expected:
     used: dict[Digest, Use] = field(default_factory=dict)  # of what is stored
     vanished: set[Digest] = field(default_factory=set)  # stored, then removed by somebody else, and not yet missed
     kept: dict[Digest, bytes] = field(default_factory=dict)  # what broken-off ingests left
-    arriving: set[Arrival] = field(default_factory=set)
+    arriving: list[Arrival] = field(default_factory=list)
     held: Counter[Digest] = field(default_factory=Counter)
     step: int = 0
 

@@ -102,16 +102,18 @@ class DownloadsMachine(RuleBasedStateMachine):
         self.downloads = Downloads(self.store, Metrics())
 
     def teardown(self) -> None:
-        if hasattr(self, "downloads"):
-            self.close()
-        for follower in self.everybody:
-            follower.sip(1000)
-        self.loop.settle()
-        self.loop.run(self.exits.aclose())
-        assert not asyncio.all_tasks(self.loop)
-        assert not [name for name in open_files() if name.startswith(str(self.root))]
-        self.loop.close()
-        shutil.rmtree(self.root)
+        try:
+            if hasattr(self, "downloads"):
+                self.close()
+            for follower in self.everybody:
+                follower.sip(1000)
+            self.loop.settle()
+            self.loop.run(self.exits.aclose())
+            assert not asyncio.all_tasks(self.loop)
+            assert not [name for name in open_files() if name.startswith(str(self.root))]
+        finally:
+            self.loop.close()
+            shutil.rmtree(self.root)
         for follower, way in self.everybody.items():
             self._check(follower, way)
 

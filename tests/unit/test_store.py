@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mirror.config import CacheSettings
 from mirror.errors import NoRoom, UpstreamCorrupt
@@ -26,15 +26,15 @@ from tests.unit.loops import Loop
 
 NEVER = Digest.of(b"what never comes")
 contents = st.sampled_from(sorted(WORLD.values(), key=lambda one: one.name))
-limits = st.integers(300, 1200)
+limits = st.integers(300, 1200) | st.just(900)
+picks = st.integers(0, 20)
+sizes = st.sampled_from([1, 50, 150, 1000])
+ends = st.sampled_from(["whole", "whole", "as it is", "broken off", "anew"])
 mostly = st.sampled_from([True, True, True, False])
 
 
 class StoreMachine(RuleBasedStateMachine):
     """All that can happen to a store, one after the other."""
-
-    readers = Bundle("readers")
-    arrivals = Bundle("arrivals")
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.loop = Loop()
         self.expected = Expected(0)
         self.exits = AsyncExitStack()
-        self.open_readers: set[Reader] = set()
+        self.readers: list[Reader] = []
 
     @initialize(limit=limits)
     def begin(self, limit: int) -> None:
@@ -62,15 +62,17 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = await self.exits.enter_async_context(DiskStore.at(cache, self.ledger, Metrics()))
 
     def teardown(self) -> None:
-        self._leave_all()
-        self.loop.run(self.exits.aclose())
-        assert not asyncio.all_tasks(self.loop)
-        assert not [name for name in open_files() if name.startswith(str(self.root))]
-        self.loop.close()
-        shutil.rmtree(self.root)
+        try:
+            self._leave_all()
+            self.loop.run(self.exits.aclose())
+            assert not asyncio.all_tasks(self.loop)
+            assert not [name for name in open_files() if name.startswith(str(self.root))]
+        finally:
+            self.loop.close()
+            shutil.rmtree(self.root)
 
     def _leave_all(self) -> None:
-        for reader in list(self.open_readers):
+        for reader in list(self.readers):
             self._leave(reader)
         for arrival in list(self.expected.arriving):
             self._break_off(arrival)
@@ -105,9 +107,52 @@ class StoreMachine(RuleBasedStateMachine):
             if not stored:
                 self.expected.store(content)
 
-    @rule(target=arrivals, content=contents)
-    def ingest(self, content: Content) -> Arrival:
-        """With what an earlier one left. There is one for each digest."""
+    @rule(content=contents, used=st.lists(contents, max_size=2))
+    def arrive(self, content: Content, used: list[Content]) -> None:
+        """All of it, one after the other, while other content is used."""
+        arrival = self._arrival(content)
+        self._reserve(arrival)
+        for one in used:
+            self.use(one, "used")
+        self._append(arrival, content.body[len(arrival.written) :])
+        self._finish(arrival, announced=True)
+
+    @rule(content=contents, size=sizes, reserved=st.booleans())
+    def begin_to_arrive(self, content: Content, size: int, reserved: bool) -> None:
+        """With what an earlier ingest left; room is made at once, or as it comes."""
+        arrival = self._arrival(content)
+        if reserved:
+            self._reserve(arrival)
+        self._append(arrival, content.body[len(arrival.written) :][:size])
+
+    @precondition(lambda self: self.expected.arriving)
+    @rule(pick=picks, size=sizes, right=mostly)
+    def go_on(self, pick: int, size: int, right: bool) -> None:
+        """With the next bytes, or with others in their place."""
+        arrival = self.expected.arriving[pick % len(self.expected.arriving)]
+        self._append(arrival, arrival.content.body[len(arrival.written) :][:size] if right else b"\0" * 50)
+
+    @precondition(lambda self: self.expected.arriving)
+    @rule(
+        pick=picks, how=st.sampled_from(["whole", "whole", "as it is", "broken off", "anew"]), announced=st.booleans()
+    )
+    def end(self, pick: int, how: str, announced: bool) -> None:
+        """The whole and right content becomes a blob; a part of it is kept; what is wrong is void."""
+        arrival = self.expected.arriving[pick % len(self.expected.arriving)]
+        match how:
+            case "broken off":
+                self._break_off(arrival)
+            case "anew":
+                arrival.ingest.restart()
+                arrival.written = b""
+            case "whole":
+                self._append(arrival, arrival.content.body[len(arrival.written) :])
+                self._finish(arrival, announced=announced)
+            case _:
+                self._finish(arrival, announced=announced)
+
+    def _arrival(self, content: Content) -> Arrival:
+        """The one ingest of this content."""
         for arrival in self.expected.arriving:
             if arrival.content is content:
                 return arrival
@@ -116,55 +161,25 @@ class StoreMachine(RuleBasedStateMachine):
             ingest = self.loop.run(exits.enter_async_context(self.store.ingest(content.digest)))
             left = self.expected.kept.pop(content.digest, b"")
             arrival = Arrival(content, exits, ingest, left, len(left))
-            self.expected.arriving.add(arrival)
+            self.expected.arriving.append(arrival)
         assert ingest.written == len(left)
         return arrival
 
-    @rule(arrival=arrivals)
-    def reserve(self, arrival: Arrival) -> None:
-        """Room for all of it, before it comes."""
+    def _reserve(self, arrival: Arrival) -> None:
         needs = max(0, len(arrival.content.body) - arrival.reserved)
-        if not arrival.ended:
-            with self.step(needs=needs):
-                self.loop.run(arrival.ingest.reserve(len(arrival.content.body)))
-                arrival.reserved += needs
+        with self.step(needs=needs):
+            self.loop.run(arrival.ingest.reserve(len(arrival.content.body)))
+            arrival.reserved += needs
 
-    @rule(arrival=arrivals, size=st.sampled_from([1, 50, 150, 1000, 1000]), right=mostly)
-    def append(self, arrival: Arrival, size: int, right: bool) -> None:
-        """The next bytes, or others in their place; room is made for what nobody announced."""
-        at = len(arrival.written)
-        coming = arrival.content.body[at : at + size] if right else b"\0" * min(size, 50)
-        if arrival.ended or not coming:
-            return
-        needs = max(0, at + len(coming) - arrival.reserved)
+    def _append(self, arrival: Arrival, coming: bytes) -> None:
+        needs = max(0, len(arrival.written) + len(coming) - arrival.reserved)
         with self.step(needs=needs):
             self.loop.run(arrival.ingest.append(memoryview(coming)))
             arrival.reserved += needs
             arrival.written += coming
         assert arrival.ingest.written == len(arrival.written)
 
-    @rule(content=contents, used=st.lists(contents, max_size=2))
-    def arrive(self, content: Content, used: list[Content]) -> None:
-        """All of it, one after the other, while other content is used."""
-        arrival = self.ingest(content)
-        self.reserve(arrival)
-        for one in used:
-            self.use(one)
-        self.append(arrival, len(content.body), right=True)
-        self.finish(arrival, announced=True)
-
-    @rule(arrival=arrivals)
-    def restart(self, arrival: Arrival) -> None:
-        """The next piece is the first; the room stays."""
-        if not arrival.ended:
-            arrival.ingest.restart()
-            arrival.written = b""
-
-    @rule(arrival=consumes(arrivals), announced=st.booleans())
-    def finish(self, arrival: Arrival, announced: bool) -> None:
-        """The whole and right content becomes a blob; other content is void."""
-        if arrival.ended:
-            return
+    def _finish(self, arrival: Arrival, *, announced: bool) -> None:
         size = len(arrival.content.body) if announced else None
         if arrival.written != arrival.content.body:
             with pytest.raises(UpstreamCorrupt):
@@ -177,88 +192,66 @@ class StoreMachine(RuleBasedStateMachine):
         with self.step():
             self.loop.run(arrival.ingest.commit())
             self.loop.run(arrival.exits.aclose())
-            self._ended(arrival)
+            self.expected.arriving.remove(arrival)
             self.expected.store(arrival.content)
-
-    @rule(arrival=consumes(arrivals))
-    def break_off(self, arrival: Arrival) -> None:
-        """What has come is kept, the room for the rest is given back."""
-        if not arrival.ended:
-            self._break_off(arrival)
 
     def _break_off(self, arrival: Arrival) -> None:
         with self.step():
             self.loop.run(arrival.exits.aclose())
-            self._ended(arrival)
+            self.expected.arriving.remove(arrival)
             if arrival.written:
                 self.expected.kept[arrival.content.digest] = arrival.written
 
-    def _ended(self, arrival: Arrival) -> None:
-        arrival.ended = True
-        self.expected.arriving.discard(arrival)
-
-    @rule(seconds=st.sampled_from([-60, 60]))
-    def forget_ingests(self, seconds: int) -> None:
-        """What nobody came back for in so long."""
-        with self.step():
-            self.loop.run(self.store.forget_ingests(older_than=seconds))
-            if seconds < 0:
-                self.expected.kept.clear()
-
     # Content is used
 
-    @rule(content=contents)
-    def use(self, content: Content) -> None:
-        """A manifest's use is a use of what it references, through two levels."""
+    @rule(content=contents, how=st.sampled_from(["used", "used", "read", "opened", "opened", "held"]))
+    def use(self, content: Content, how: str) -> None:
+        """Stored or not. A manifest's use is a use of what it references; what somebody removed is found to be gone."""
+        digest, is_read = content.digest, False
         with self.step():
-            self.store.use(content.digest)
-            self.expected.use(content)
-
-    @rule(target=readers, content=contents, opened=mostly)
-    def hold(self, content: Content, opened: bool) -> Reader:
-        """Stored or not. To open it is a use; what somebody removed is found to be gone."""
-        reader = Reader(content, AsyncExitStack())
-        digest = content.digest
-        with self.step():
-            if opened:
-                reader.blob = self.loop.run(reader.exits.enter_async_context(self.store.open(digest)))
+            match how:
+                case "used":
+                    self.store.use(digest)
+                    is_read = True
+                case "read":
+                    body = self.loop.run(self.store.read(digest))
+                    is_read = body is not None
+                    assert body in {None, content.body}
+                case _:
+                    is_read = self._hold(content, opens=how == "opened")
+            if how in {"read", "opened"}:
                 self.expected.miss(digest)
-                if reader.blob is not None:
-                    self.expected.use(content)
-            else:
-                self.loop.run(reader.exits.enter_async_context(self.store.hold(digest)))
-        assert not opened or (reader.blob is not None) == (digest in self.expected.used)
-        self.expected.held[digest] += 1
-        self.open_readers.add(reader)
-        return reader
+                assert is_read == (digest in self.expected.used)
+            if is_read:
+                self.expected.use(content)
 
-    @rule(reader=readers)
-    def read_on(self, reader: Reader) -> None:
-        """An open descriptor reads on, whatever happens to the name."""
-        if reader.blob is not None and reader in self.open_readers:
-            assert os.pread(reader.blob.fileno(), reader.blob.size + 1, 0) == reader.content.body
-            assert self.loop.run(reader.blob.reach(0)) == len(reader.content.body)
+    def _hold(self, content: Content, *, opens: bool) -> bool:
+        """Whether there was something to open."""
+        reader = Reader(content, AsyncExitStack())
+        if opens:
+            reader.blob = self.loop.run(reader.exits.enter_async_context(self.store.open(content.digest)))
+        else:
+            self.loop.run(reader.exits.enter_async_context(self.store.hold(content.digest)))
+        self.expected.held[content.digest] += 1
+        self.readers.append(reader)
+        return reader.blob is not None
 
-    @rule(reader=consumes(readers))
-    def leave(self, reader: Reader) -> None:
-        if reader in self.open_readers:
-            self._leave(reader)
+    @precondition(lambda self: self.readers)
+    @rule(pick=picks)
+    def leave(self, pick: int) -> None:
+        """An open descriptor reads on until then, whatever happens to the name."""
+        self._leave(self.readers[pick % len(self.readers)])
 
     def _leave(self, reader: Reader) -> None:
-        self.open_readers.discard(reader)
+        if reader.blob is not None:
+            assert os.pread(reader.blob.fileno(), reader.blob.size + 1, 0) == reader.content.body
+            assert self.loop.run(reader.blob.reach(0)) == len(reader.content.body)
         with self.step():
             self.loop.run(reader.exits.aclose())
+        self.readers.remove(reader)
         self.expected.held[reader.content.digest] -= 1
 
-    @rule(content=contents)
-    def read(self, content: Content) -> None:
-        """All of it at once."""
-        with self.step():
-            body = self.loop.run(self.store.read(content.digest))
-            self.expected.miss(content.digest)
-            if body is not None:
-                self.expected.use(content)
-        assert body == (content.body if content.digest in self.expected.used else None)
+    # Room
 
     @rule(size=st.integers(0, 2000))
     def ask_for_room(self, size: int) -> None:
@@ -282,44 +275,44 @@ class StoreMachine(RuleBasedStateMachine):
 
     # The store comes and goes
 
-    @rule(content=contents)
-    def vanish(self, content: Content) -> None:
+    @precondition(lambda self: self.expected.used)
+    @rule(pick=picks, is_read=st.booleans())
+    def vanish(self, pick: int, is_read: bool) -> None:
         """Somebody removes a file behind the store's back."""
-        self.upkeep()
-        if content.digest in self.expected.used and content.digest not in self.expected.vanished:
-            self._blob_file(content.digest).unlink()
-            self.expected.vanished.add(content.digest)
+        self.go_by("upkeep", 0)
+        digest = list(self.expected.used)[pick % len(self.expected.used)]
+        if digest not in self.expected.vanished:
+            self._blob_file(digest).unlink()
+            self.expected.vanished.add(digest)
+        if is_read:
+            self.use(WORLD[digest], "read")
 
-    @rule()
-    def upkeep(self) -> None:
-        """What the clock does now and then changes nothing that can be seen."""
+    @rule(how=st.sampled_from(["upkeep", "upkeep", "a minute", "a day", "a restart", "a crash"]), limit=limits)
+    def go_by(self, how: str, limit: int) -> None:
+        """Upkeep is not seen; what nobody came back for goes; a start finds all else, within its limit."""
+        if how in {"a restart", "a crash"}:
+            self._reopen(limit, crashed=how == "a crash")
+            return
         with self.step():
             self.loop.run(self.store.flush())
             self.loop.run(self.store.make_room(0))
+            self.loop.run(self.store.forget_ingests(older_than=-60 if how == "a day" else 60))
+            if how == "a day":
+                self.expected.kept.clear()
 
-    @rule(limit=st.none() | limits)
-    def reopen(self, limit: int | None) -> None:
-        """Everything is there again, in its order; a smaller limit holds from the start."""
+    def _reopen(self, limit: int, *, crashed: bool) -> None:
+        copy = Path(tempfile.mkdtemp(dir=self.root)) / "copy"
+        if crashed:
+            shutil.copytree(self.directory, copy)
         self._leave_all()
         self.loop.run(self.exits.aclose())
-        self.expected.limit = limit or self.expected.limit
-        self._opened_anew()
-
-    @rule()
-    def crash(self) -> None:
-        """What was stored and what had come is there again; of last uses it may be that nobody knows."""
-        crashed = Path(tempfile.mkdtemp(dir=self.root)) / "copy"
-        shutil.copytree(self.directory, crashed)
-        self._leave_all()
-        self.loop.run(self.exits.aclose())
-        shutil.rmtree(self.directory)
-        self.directory = crashed
-        self.expected.used = dict.fromkeys(self.expected.used, Use(self.expected.step, self.expected.step))
-        self._opened_anew()
-
-    def _opened_anew(self) -> None:
+        if crashed:  # of last uses it may be that nobody knows
+            shutil.rmtree(self.directory)
+            self.directory = copy
+            self.expected.used = dict.fromkeys(self.expected.used, Use(self.expected.step, self.expected.step))
         for digest in list(self.expected.vanished):
             self.expected.strike(digest)
+        self.expected.limit = limit
         with self.step():
             self.loop.run(self._open())
 
@@ -378,4 +371,4 @@ def open_files() -> Iterator[str]:
 
 
 TestStore = StoreMachine.TestCase
-TestStore.settings = settings(max_examples=60, stateful_step_count=40)
+TestStore.settings = settings(max_examples=100, stateful_step_count=50)

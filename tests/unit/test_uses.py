@@ -86,6 +86,24 @@ def test_a_base_layer_does_not_die_while_images_on_it_arrive(tmp_path: Path) -> 
         loop.run(scene())
 
 
+def test_a_use_reaches_through_two_levels(tmp_path: Path) -> None:
+    """Of an index, through its images, to their layers."""
+    index = manifest("index", 50, IMAGE)
+
+    async def scene() -> None:
+        async with stores(tmp_path, 300) as (store, ledger):
+            for one in (IMAGE, index):
+                assert one.fact is not None
+                await ledger.keep_manifest(one.digest, one.fact)
+            await put(store, OLD, IMAGE, index, NEW)
+            store.use(index.digest)
+            await put(store, MORE)
+            assert (OLD.digest in store, NEW.digest in store) == (True, False)
+
+    with new_loop() as loop:
+        loop.run(scene())
+
+
 def test_a_use_counts_while_it_is_being_taken_up(tmp_path: Path) -> None:
     """Whoever makes room meanwhile waits for it, or the blob that was used just now would go."""
 
