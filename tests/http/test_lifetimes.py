@@ -126,7 +126,7 @@ async def takes_connections(mirror: Mirror) -> bool:
     """Whether anybody listens at the mirror's address."""
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", mirror.port)
-    except ConnectionRefusedError:
+    except ConnectionError:  # refused; or reset, when the port closed with this one still waiting to be accepted
         return False
     writer.close()
     return True
