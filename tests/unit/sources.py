@@ -59,9 +59,10 @@ class Connection:
         return size
 
     def send(self, piece: bytes) -> None:
-        self.at += len(piece)
-        self._pieces.append(piece)
-        self._changed.set()
+        if piece:
+            self.at += len(piece)
+            self._pieces.append(piece)
+            self._changed.set()
 
     def end(self, error: MirrorError | None = None) -> None:
         """No more comes: it broke, or that was all."""

@@ -32,17 +32,14 @@ ALL = sum(len(content.body) for content in BLOBS)
 
 picks = st.integers(0, 5)
 contents = st.sampled_from(BLOBS)
-honest = st.builds(Manner, heeds=st.booleans(), announces=st.sampled_from([0, 0, None]))
-manners = (
-    honest
-    | honest
-    | st.builds(
-        Manner,
-        heeds=st.booleans(),
-        announces=st.sampled_from([0, None, -40_000, 1]),
-        refusal=st.sampled_from([None, UpstreamUnavailable("refused"), BlobUnknown("gone")]),
-    )
+manners = st.sampled_from(
+    [
+        *(Manner(), Manner(), Manner(), Manner(), Manner(heeds=False), Manner(heeds=False), Manner(announces=None)),
+        *(Manner(announces=None), Manner(heeds=False, announces=None), Manner(announces=-40_000), Manner(announces=1)),
+        *(Manner(refusal=UpstreamUnavailable("refused")), Manner(refusal=BlobUnknown("gone"))),
+    ]
 )
+mostly = st.sampled_from([True, True, True, True, True, False])
 
 
 @dataclass(eq=False)
@@ -90,7 +87,7 @@ class DownloadsMachine(RuleBasedStateMachine):
         self.poisoned: set[Digest] = set()  # what is kept of them may be wrong
         self.everybody: dict[Follower, Way] = {}
 
-    @initialize(limit=st.sampled_from([2**20, 2**20, 250_000]))
+    @initialize(limit=st.sampled_from([2**20, 2**20, 2**20, 2**20, 250_000]))
     def begin(self, limit: int) -> None:
         self.limit = limit
         self.loop.run(self._open())
@@ -166,45 +163,30 @@ class DownloadsMachine(RuleBasedStateMachine):
         return found[pick % len(found)]
 
     @precondition(lambda self: self.ways)
-    @rule(pick=picks, size=st.sampled_from([1, 1000, 30_000, 70_000, 300_000]))
-    def send(self, pick: int, size: int) -> None:
-        """The next bytes, as far as there are any."""
+    @rule(pick=picks, size=st.sampled_from([1, 1000, 30_000, 70_000, 100_000, 300_000]), right=mostly)
+    def send(self, pick: int, size: int, right: bool) -> None:
+        """The next bytes, as far as there are any; or others than there should be, or more."""
         way, connection = self._open_connection(pick)
-        if piece := way.source.content.body[connection.at : connection.at + size]:
-            connection.send(piece)
-            self.settle()
-
-    @precondition(lambda self: self.ways)
-    @rule(pick=picks, size=st.sampled_from([1, 100_000]))
-    def send_wrong(self, pick: int, size: int) -> None:
-        """Others than there should be, or more."""
-        way, connection = self._open_connection(pick)
-        skipped = connection.at + size <= way.best  # it has these already, and right
-        way.is_lost |= not skipped
-        way.is_wrong |= not skipped
-        connection.send(b"\0" * size)
+        piece = way.source.content.body[connection.at : connection.at + size] if right else b"\0" * size
+        is_new = connection.at + size > way.best  # or it has these already, and right
+        way.is_lost |= not right and is_new
+        way.is_wrong |= not right and is_new
+        connection.send(piece)
         self.settle()
 
     @precondition(lambda self: self.ways)
-    @rule(pick=picks, manner=manners)
-    def cut(self, pick: int, manner: Manner) -> None:
-        """In the middle, or at the very end; goes on where it was, in another manner perhaps."""
-        way, connection = self._open_connection(pick)
-        way.source.manner = manner
-        self._break(way, connection, UpstreamCut("cut"))
-
-    @precondition(lambda self: self.ways)
-    @rule(pick=picks, all_of_it=st.booleans())
-    def end(self, pick: int, all_of_it: bool) -> None:
-        """All of it, or less than that: a cut, where the size is known."""
+    @rule(pick=picks, how=st.sampled_from(["all", "all", "cut", "early"]), manner=manners)
+    def end(self, pick: int, how: str, manner: Manner) -> None:
+        """After all of it; or too early: then it goes on where it was, in another manner perhaps."""
         way, connection = self._open_connection(pick)
         body = way.source.content.body
-        if all_of_it and connection.at < len(body):
+        way.source.manner = manner
+        if how == "all" and connection.at < len(body):
             connection.send(body[connection.at :])
-        if connection.at < len(body) and (connection.size, way.told) != (None, None):
-            self._break(way, connection, None)
+        if how == "cut" or (connection.at < len(body) and (connection.size, way.told) != (None, None)):
+            self._break(way, connection, UpstreamCut("cut") if how == "cut" else None)
             return
-        way.is_lost |= connection.at < len(body)
+        way.is_lost |= connection.at < len(body)  # nobody knows that this is not all
         connection.end()
         self.settle()
         assert way.is_lost or way.source.content.digest in self.store, "it all came, and is not there"
@@ -297,4 +279,4 @@ class DownloadsMachine(RuleBasedStateMachine):
 
 
 TestDownloads = DownloadsMachine.TestCase
-TestDownloads.settings = settings(max_examples=60, stateful_step_count=40)
+TestDownloads.settings = settings(max_examples=150, stateful_step_count=40)

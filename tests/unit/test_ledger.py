@@ -193,6 +193,17 @@ async def test_what_is_no_database_is_put_aside(tmp_path: Path, before: bool) ->
         assert await ledger.tag(APP, LATEST) == FACT
 
 
+async def test_a_database_with_nothing_but_its_head_is_put_aside(filled: Path, tmp_path: Path) -> None:
+    """It opens, but nothing can be read or kept in it."""
+    shutil.copytree(filled, tmp_path / "ledger")
+    content = (filled / "cache.db").read_bytes()
+    (tmp_path / "ledger" / "cache.db").write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+    async with DiskLedger.open(tmp_path / "ledger") as ledger:
+        await ledger.keep_tag(APP, LATEST, FACT)
+        assert await ledger.tag(APP, LATEST) == FACT
+    assert (tmp_path / "ledger.damaged").exists()
+
+
 async def test_a_file_in_its_place_is_put_aside(tmp_path: Path) -> None:
     """Whatever put it there."""
     (tmp_path / "ledger").write_text("a file")
