@@ -48,7 +48,7 @@ async def refuses(mirrored: Mirror) -> bool:
     """Whether nobody listens there any more."""
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", mirrored.port)
-    except ConnectionRefusedError:
+    except ConnectionError:  # refused, or reset while it waited to be accepted
         return True
     writer.close()
     return False
