@@ -2,19 +2,24 @@
 # make test   everything that is checked, with what it needs installed first
 # make demo   a pull through the mirror, missed and hit, in figures
 # make bench  the mirror beside other caches, in figures
+# make fuzz   inputs that nobody would send, COUNT=100000 of them
+# make crash  kill -9 at any moment, 200 times
+# make soak   pulls, faults, evictions and restarts against a model, for MINUTES=5
 
 PYTHON ?= python3
+MINUTES ?= 5
+COUNT ?= 100000
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
-PROGRAMS := docker-registry docker.io containerd podman skopeo nginx-light wrk busybox-static openssl ca-certificates
+PROGRAMS := docker-registry docker.io containerd podman skopeo nginx-light wrk busybox-static openssl ca-certificates iproute2
 
-.PHONY: run test lint demo bench lock clean
+.PHONY: run test lint demo bench fuzz crash soak lock clean
 
 run: .venv/run
 	@$(BIN)/mirror serve
 
 test: .venv/dev programs lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/dev
 	@$(BIN)/ruff check
@@ -26,6 +31,15 @@ demo: .venv/dev programs
 
 bench: .venv/dev programs
 	@$(BIN)/python -m bench
+
+fuzz: .venv/dev programs
+	@$(BIN)/python -m tests.fuzz --count $(COUNT)
+
+crash: .venv/dev
+	@CRASH_ROUNDS=200 $(BIN)/python -m pytest -q -s tests/crash
+
+soak: .venv/dev
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 .venv/run: requirements/run.txt pyproject.toml
 	@$(PYTHON) -m venv .venv

@@ -4,21 +4,30 @@ The house. Nothing imports what stands below it; neighbours on one line do not i
 
     errors                              every failure the mirror names
     oci/                                the vocabulary, pure: digests, names, routes, ranges, challenges, manifests
-    policy                              pure decisions: is this tag fresh? which blobs to evict?
+    policy  access  clients/            pure decisions: is this tag fresh? who may pull what? what do clients read?
     config                              TOML, environment and flags -> validated settings
-    metrics  hints  recent  collapse  log     what several parts stand on: figures, memory with an end, single flight
+    metrics  hints  recent  collapse  belt  log  progress  placement    what parts stand on: figures, memory, …
+    users                               who may come in: htpasswd, and logins checked beside the loop
     storage/                            bytes and facts at rest
     upstream/                           the only HTTP client
+    tenancy                             upstreams that say themselves who may pull what
     downloads                           one download for each digest, many readers
     passages                            content on its way through, unstored
     outcomes                            what a pull comes to
+    lists                               what upstream says it has, and said before
     pulls                               a pull, from question to answer
+    images  warming                     what of the cache has a name, and stays; images brought in without a client
     server/                             the only HTTP server
-    upkeep                              the clock
-    cli                                 the commands
-    __main__                            builds the parts and nests their lifetimes
+    control                             what commands ask of the mirror that holds the cache
+    upkeep  verification  warmth        the clock; a look at all that is stored; how far a warming has come
+    airgap/                             images carried by hand: bundles, written and read
+    assembly                            builds the parts and nests their lifetimes
+    examination/                        whether all that the mirror needs is there, and what cures what is not
+    cli/                                the commands
+    __main__                            the program
 
-A hit: `server.app` parses the request (`oci.routes`), `pulls` decides (`policy`), `storage` opens the blob, and
-`server.wire` sends it. A miss: `pulls` joins or begins a download; its task takes bytes from `upstream` into an ingest
-of `storage`, and each reader follows the growing file. A tag: a fact in the ledger, fresh, revalidated or stale.
+A hit: `server.door` lets the request in, `server.app` parses it (`oci.routes`), `pulls` decides (`policy`), `storage`
+opens the blob, and `server.wire` sends it. A miss: `pulls` joins or begins a download; its task takes bytes from
+`upstream` into an ingest of `storage`, and each reader follows the growing file. A tag: a fact in the ledger, fresh,
+revalidated or stale.
 """

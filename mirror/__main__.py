@@ -5,36 +5,42 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import TypeVar
 
 import structlog
 import uvloop
 
 from mirror import log as events
+from mirror.assembly import assembled, controlled, registries_of
 from mirror.cli import command_line
-from mirror.config import Settings, TimeoutSettings, UpstreamSettings
-from mirror.downloads import Downloads
+from mirror.config import LogSettings, Settings
+from mirror.control import Control
+from mirror.errors import ConfigurationInvalid, MirrorError
+from mirror.examination import Finding, examine
 from mirror.metrics import Metrics
-from mirror.oci.names import Upstreams, canonical_upstream
-from mirror.pulls import Pulls
+from mirror.oci.names import canonical_upstream
+from mirror.server.admin import administered
 from mirror.server.app import App
+from mirror.server.certificate import Certificate
+from mirror.server.door import door
 from mirror.server.listener import listening
-from mirror.storage.catalog import Catalog
-from mirror.storage.disk import DiskStore
+from mirror.server.tenants import Tenants
 from mirror.storage.layout import Layout
 from mirror.storage.ledger import DiskLedger
-from mirror.upkeep import upkeep
-from mirror.upstream.authorizer import Authorizer, Credentials
+from mirror.tenancy import Tenancy
 from mirror.upstream.registry import Registry
-from mirror.upstream.session import Session
+from mirror.verification import Findings, Verification
 
-_LAST_MOMENT = 1.0  # seconds: a pull ends after its longest question, and before clients think of ending it
+_Result = TypeVar("_Result")
 _GARBAGE = 20_000  # objects between two collections; hits make many, and hardly any in circles
 log = structlog.get_logger()
 
 
 async def serve(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT.
+    """Serves until SIGTERM or SIGINT; reads anew on SIGHUP what can be read anew.
 
     Raises:
         MirrorError: it can't start; the message says why.
@@ -42,61 +48,138 @@ async def serve(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    reloads: list[Callable[[], None]] = []
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, reloads)
+    certificate = Certificate.configured(settings.server, settings.clients)
+    if certificate is not None:
+        reloads.append(certificate.reload)
     metrics = Metrics()
+    metrics.tasks.set_function(lambda: len(asyncio.all_tasks()))
     async with AsyncExitStack() as lifetimes:
-        layout = Layout(settings.cache.path)
-        lifetimes.enter_context(layout.locked())
-        ledger = await lifetimes.enter_async_context(DiskLedger.open(layout.ledger))
-        store = await lifetimes.enter_async_context(DiskStore.at(settings.cache, ledger, metrics))
-        session = await lifetimes.enter_async_context(Session.opened(settings.timeouts, metrics))
-        registries = {
-            canonical_upstream(name): await lifetimes.enter_async_context(
-                _registry(canonical_upstream(name), upstream, session, settings.timeouts, metrics)
-            )
-            for name, upstream in settings.upstreams.items()
-        }
-        downloads = await lifetimes.enter_async_context(Downloads(store, metrics))
-        pulls = await lifetimes.enter_async_context(
-            Pulls(
-                registries,
-                store,
-                Catalog(store, ledger),
-                downloads,
-                settings.tags,
-                patience=settings.timeouts.first_byte + _LAST_MOMENT,
-                offline=settings.server.offline,
-            )
+        entrance = await lifetimes.enter_async_context(door(settings.clients, settings.access))
+        if entrance is not None:
+            reloads.append(entrance.reload)
+        parts = await lifetimes.enter_async_context(assembled(settings, metrics))
+        tenants = await _tenants(lifetimes, settings, parts.registries)
+        app = App(
+            parts.upstreams,
+            parts.pulls,
+            parts.registries,
+            metrics,
+            cache=parts.store.condition,
+            door=entrance,
+            tenants=tenants,
         )
-        await lifetimes.enter_async_context(upkeep(store))
-        log.info("store_opened", path=str(settings.cache.path), blobs=len(store), bytes=store.occupied)
-        app = App(Upstreams(settings.upstreams, default=settings.default_upstream), pulls, registries, metrics)
+        await lifetimes.enter_async_context(administered(parts.admin, Layout(settings.cache.path).control))
         gc.freeze()  # what was made until now stays: no need to look through it time and again
         gc.enable()
         gc.set_threshold(_GARBAGE)
-        await lifetimes.enter_async_context(listening(app, settings.server, shutdown=settings.timeouts.shutdown))
+        await lifetimes.enter_async_context(
+            listening(app, settings.server, settings.limits, certificate, shutdown=settings.timeouts.shutdown)
+        )
         await stop.wait()
     log.info("stopped")
 
 
-def _registry(
-    name: str, settings: UpstreamSettings, session: Session, timeouts: TimeoutSettings, metrics: Metrics
-) -> Registry:
-    password = settings.password()
-    known = settings.username is not None and password is not None
-    credentials = Credentials(settings.username or "", password or "") if known else None
-    authorizer = Authorizer(name, settings.url, credentials, session)
-    return Registry(name, settings.url, session, authorizer, timeouts=timeouts, metrics=metrics)
+async def verify(settings: Settings, *, repair: bool, jobs: int) -> Findings:
+    """Looks at all that is stored, until it has seen all or is told to stop.
+
+    Raises:
+        MirrorError: it can't be done; the message says why.
+    """
+    if repair and settings.server.offline:
+        raise ConfigurationInvalid("--repair asks upstreams, which server.offline forbids: leave one of them out")
+    layout = Layout(settings.cache.path)
+    layout.identity()
+    async with AsyncExitStack() as lifetimes:
+        ledger = await lifetimes.enter_async_context(DiskLedger.beside(layout.ledger))
+        registries = await lifetimes.enter_async_context(registries_of(settings, Metrics())) if repair else None
+        verification = Verification(layout, ledger, registries, jobs=jobs)
+        running = asyncio.create_task(verification.run())
+
+        def stop() -> None:
+            verification.stop()
+            running.cancel()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+        with suppress(asyncio.CancelledError):
+            await running
+        return verification.findings
 
 
-def main() -> None:
-    """The program."""
+def _reload(reloads: Iterable[Callable[[], None]]) -> None:
+    """Each by itself: what is broken stays as it was, and keeps nothing else from being read."""
+    failed = False
+    for reload in reloads:
+        try:
+            reload()
+        except MirrorError as error:
+            failed = True
+            log.warning("reload_failed", reason=str(error))
+    if not failed:
+        log.info("reloaded")
 
-    def run(settings: Settings) -> None:
+
+async def _tenants(lifetimes: AsyncExitStack, settings: Settings, registries: Mapping[str, Registry]) -> Tenants | None:
+    """The clients of upstreams that decide themselves who may pull; None where none does."""
+    passing = [canonical_upstream(name) for name, one in settings.upstreams.items() if one.client_auth == "passthrough"]
+    if not passing:
+        return None
+    if settings.server.offline:
+        raise ConfigurationInvalid(
+            f'upstreams.{passing[0]!r}: client_auth = "passthrough" asks upstream who may pull, and offline nobody '
+            f'is asked: set client_auth = "mirror" (everybody may), or take --offline away'
+        )
+    tenancy = Tenancy(
+        {name: registries[name] for name in passing},
+        verdict_for=settings.clients.verdict_for,
+        refusal_for=settings.tags.missing_for,
+    )
+    default = canonical_upstream(settings.default_upstream or passing[0])
+    named = default if default in passing else passing[0]
+    return Tenants(await lifetimes.enter_async_context(tenancy), named)
+
+
+async def ask(settings: Settings, job: Callable[[Control], Awaitable[_Result]]) -> _Result:
+    """Does *job* with the mirror that holds the cache.
+
+    Raises:
+        MirrorError: it can't be done; the message says why.
+    """
+    async with controlled(settings) as control:
+        return await job(control)
+
+
+class _Programs:
+    """What the commands do; each in a loop of its own."""
+
+    def serve(self, settings: Settings, /) -> None:
         events.configure(settings.log)
         gc.disable()  # until all is loaded: with 100,000 blobs a fifth of the start would go into looking for garbage
         uvloop.run(serve(settings))
 
-    command_line(run)()
+    def verify(self, settings: Settings, /, *, repair: bool, jobs: int) -> Findings:
+        events.configure(_quiet(settings.log))
+        return uvloop.run(verify(settings, repair=repair, jobs=jobs))
+
+    def examine(self, settings: Settings, /, *, config: Path | None, root: Path) -> list[Finding]:
+        events.configure(_quiet(settings.log))
+        return uvloop.run(examine(settings, config=config, root=root))
+
+    def ask(self, settings: Settings, job: Callable[[Control], Awaitable[_Result]], /) -> _Result:
+        events.configure(_quiet(settings.log))
+        return uvloop.run(ask(settings, job))
+
+
+def _quiet(settings: LogSettings) -> LogSettings:
+    """For commands that tell themselves what they find."""
+    return settings.model_copy(update={"level": "error"})
+
+
+def main() -> None:
+    """The program."""
+    command_line(_Programs())()
 
 
 if __name__ == "__main__":

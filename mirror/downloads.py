@@ -11,25 +11,23 @@ import asyncio
 import os
 import random
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from mmap import mmap
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
 import structlog
 
-from mirror.errors import MirrorError, UpstreamCorrupt, UpstreamCut, UpstreamUnavailable
+from mirror.belt import Belt
+from mirror.errors import MirrorError, StorageFailed, UpstreamCorrupt, UpstreamCut, UpstreamUnavailable
 from mirror.metrics import Metrics
-from mirror.oci.digest import Digest
+from mirror.oci.digest import Digest, Verifier
 from mirror.oci.ranges import Span
 from mirror.policy import is_far
 from mirror.storage import BlobStore, Ingest
 
 _WITHHELD = 64 * 2**10  # bytes at the end that wait for the verification
-_BUFFERS = 4
-_BUFFER = 2**20  # bytes; with all four full, reading from upstream waits for the disk
 _FRUITLESS = 5  # tries in a row that brought no byte
 _PAUSES = (0.1, 2.0)  # seconds before another try: the first, and the longest
 _PATIENCE = 2.0  # seconds a reader waits for a byte far ahead; SOCI gives up after 3
@@ -50,6 +48,18 @@ Source = Callable[[Span | None], AbstractAsyncContextManager[Arriving]]
 """Opens one digest's content, from some offset on if a span is given. Upstream today; another mirror one day."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Where a download ended that could not be stored on: the verification so far, and what was verified last.
+
+    Attributes:
+        withheld: bytes that are in the verification, and that readers did not get yet.
+    """
+
+    verifier: Verifier
+    withheld: bytes
+
+
 class Download:
     """One blob on its way; for those who follow it, something to read (see Readable)."""
 
@@ -63,6 +73,7 @@ class Download:
         self._descriptor = -1
         self._users = 1  # the task that fills it, and each follower
         self._verified = False
+        self._verification: Verifier | None = None  # of what is in the file, where the rest can't be stored
         self._failure: MirrorError | None = None
         self._changed = asyncio.Event()
 
@@ -96,10 +107,24 @@ class Download:
         while True:
             if self._verified:
                 return self._arrived
-            readable = min(self._arrived, max(0, self.size - _WITHHELD))
-            if readable > offset:
-                return readable
+            if self._readable > offset:
+                return self._readable
             await self._change()
+
+    @property
+    def _readable(self) -> int:
+        return min(self._arrived, max(0, self.size - _WITHHELD))
+
+    def rest(self, offset: int) -> Rest | None:
+        """What is needed to pass on the rest from *offset* on, after `reach` has raised StorageFailed.
+
+        Returns:
+            None for a reader that was not at the end of what could be read: it can't verify what it gets.
+        """
+        if self._verification is None or offset != self._readable:
+            return None
+        withheld = os.pread(self._descriptor, self._arrived - offset, offset) if self._arrived > offset else b""
+        return Rest(self._verification.copy(), withheld) if len(withheld) == self._arrived - offset else None
 
     def is_far(self, offset: int) -> bool:
         """Whether waiting for *offset* would take longer than a client does."""
@@ -156,6 +181,10 @@ class Download:
         self._verified = True
         self._announce()
 
+    def unstored(self, verification: Verifier) -> None:
+        """What is in the file is all that will be; who follows may get the rest elsewhere."""
+        self._verification = verification
+
     def failed(self, failure: MirrorError) -> None:
         """No more bytes will come."""
         self._failure = failure
@@ -205,6 +234,11 @@ class Downloads:
         download = self._running.get(digest)
         return download is not None and download.is_verified
 
+    async def settle(self, digest: Digest) -> None:
+        """Waits until the download of *digest* has become a blob, or nothing; returns at once where there is none."""
+        while digest in self._running:
+            await asyncio.wait([task for task in self._tasks if task.get_name() == f"download {digest}"])
+
     @asynccontextmanager
     async def follow(
         self, digest: Digest, source: Source, size: int | None, *, asker: Hashable = None
@@ -243,6 +277,9 @@ class Downloads:
                 await self._fill(download, ingest, source, size)
                 download.verified()
                 await ingest.commit()
+        except StorageFailed as error:
+            log.info("download_not_stored", digest=str(download.digest), reason=str(error))  # the store warns of it
+            download.failed(error)
         except MirrorError as error:
             log.warning("download_failed", digest=str(download.digest), reason=str(error), error=type(error).__name__)
             download.failed(error)
@@ -268,6 +305,9 @@ class Downloads:
             except UpstreamCorrupt:
                 ingest.restart()
                 raise
+            except StorageFailed:
+                download.unstored(ingest.verification())
+                raise
             except (UpstreamCut, UpstreamUnavailable) as error:
                 fruitless = 0 if ingest.written > before else fruitless + 1
                 if not download.is_open or fruitless >= _FRUITLESS:
@@ -285,7 +325,9 @@ class Downloads:
             UpstreamCut: there are more to come.
             UpstreamCorrupt: they are not what was promised.
         """
-        span = Span(ingest.written, ingest.written) if ingest.written else None
+        # Of what is all here there is nothing more to ask for, but whoever asks has to be let: for the last byte.
+        begin = ingest.written - ingest.is_complete
+        span = Span(begin, begin) if begin else None
         async with source(span) as body:
             total = size if body.size is None else body.size
             if download.is_sized and total != download.size:  # which is what readers were promised
@@ -295,7 +337,7 @@ class Downloads:
             if total is not None:
                 await ingest.reserve(total)
             download.opened(ingest, total)
-            belt = _Belt()
+            belt = Belt()
             writing = asyncio.create_task(self._write(download, ingest, belt))
             try:
                 await self._read(download, body, belt, skip=ingest.written - body.start, most=total)
@@ -306,7 +348,7 @@ class Downloads:
                 raise UpstreamCut(f"{download.digest} ended after {ingest.written} of {total} bytes")
             ingest.verify(total)
 
-    async def _read(self, download: Download, body: Arriving, belt: _Belt, *, skip: int, most: int | None) -> None:
+    async def _read(self, download: Download, body: Arriving, belt: Belt, *, skip: int, most: int | None) -> None:
         """Takes bytes from upstream while others are hashed and written; *skip* bytes are here already."""
         at = body.start
         while (buffer := await belt.empty()) is not None:
@@ -320,7 +362,7 @@ class Downloads:
             belt.put(buffer, buffer[min(skip, size) : size])
             skip -= min(skip, size)
 
-    async def _write(self, download: Download, ingest: Ingest, belt: _Belt) -> None:
+    async def _write(self, download: Download, ingest: Ingest, belt: Belt) -> None:
         try:
             while (filled := await belt.filled()) is not None:
                 buffer, content = filled
@@ -329,46 +371,3 @@ class Downloads:
                 download.advanced(ingest.written)
         finally:
             belt.stop()  # if the disk fails, reading has to stop too
-
-
-class _Belt:
-    """Buffers that go round between the reading and the writing half of a download.
-
-    Anonymous memory: a buffer takes only what was ever in it, so a slow download takes little.
-    """
-
-    def __init__(self) -> None:
-        self._empty = deque(memoryview(mmap(-1, _BUFFER)) for _ in range(_BUFFERS))
-        self._filled = deque[tuple[memoryview, memoryview]]()
-        self._stopped = False
-        self._changed = asyncio.Event()
-
-    async def empty(self) -> memoryview | None:
-        """A buffer to fill, once there is one; None when nobody empties them any more."""
-        while not self._empty and not self._stopped:
-            await self._change()
-        return None if self._stopped else self._empty.popleft()
-
-    def put(self, buffer: memoryview, content: memoryview) -> None:
-        """Passes on a buffer, with the part of it that is to be written."""
-        self._filled.append((buffer, content))
-        self._changed.set()
-
-    async def filled(self) -> tuple[memoryview, memoryview] | None:
-        """A buffer and what is to be written of it, once there is one; None at the end."""
-        while not self._filled and not self._stopped:
-            await self._change()
-        return self._filled.popleft() if self._filled else None
-
-    def give_back(self, buffer: memoryview) -> None:
-        self._empty.append(buffer)
-        self._changed.set()
-
-    def stop(self) -> None:
-        """No more comes, or no more is taken."""
-        self._stopped = True
-        self._changed.set()
-
-    async def _change(self) -> None:
-        self._changed.clear()
-        await self._changed.wait()

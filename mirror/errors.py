@@ -31,7 +31,23 @@ class ConfigurationInvalid(MirrorError):
     """The mirror can't start as it was told to: the message names the key, what was found, what is allowed."""
 
 
+class ClientConfigurationInvalid(MirrorError):
+    """A file that a client reads is broken, or can't be made to name the mirror; it stays as it is."""
+
+
 # What a client asked wrongly.
+
+
+class RequestMalformed(MirrorError):
+    """Not a request of HTTP/1.1, or one that two readers may take for two."""
+
+    code, status = "UNSUPPORTED", 400
+
+
+class RequestTooLarge(RequestMalformed):
+    """Its head is larger than the limits allow (RFC 6585, 5)."""
+
+    status = 431
 
 
 class NameInvalid(MirrorError):
@@ -58,6 +74,24 @@ class TagInvalid(MirrorError):
     code, status = "MANIFEST_INVALID", 400
 
 
+class PlatformInvalid(MirrorError):
+    """Not a platform: an operating system and an architecture."""
+
+    code, status = "UNSUPPORTED", 400
+
+
+class ListInvalid(MirrorError):
+    """A file that should name images, and names none that can be read."""
+
+    code, status = "UNSUPPORTED", 400
+
+
+class BundleInvalid(MirrorError):
+    """What is to be brought in is broken, cut short, or nothing that images come in."""
+
+    code, status = "UNSUPPORTED", 400
+
+
 class RouteUnknown(MirrorError):
     """No such endpoint in the pull side of the registry API."""
 
@@ -80,6 +114,35 @@ class RangeUnsatisfiable(MirrorError):
         self.size = size
 
 
+# Who may not come in, or not there.
+
+
+class Unauthorized(MirrorError):
+    """Nobody in particular asks, and somebody in particular has to: the answer carries a challenge.
+
+    Attributes:
+        challenge: the value of WWW-Authenticate (RFC 9110, 11.6.1), which is owed with every 401.
+    """
+
+    code, status = "UNAUTHORIZED", 401
+
+    def __init__(self, message: str, *, challenge: str) -> None:
+        super().__init__(message)
+        self.challenge = challenge
+
+
+class Denied(MirrorError):
+    """It is known who asks, and that one may not pull this: no other login is asked for."""
+
+    code, status = "DENIED", 403
+
+
+class LoginsPending(MirrorError):
+    """A login can't be checked now: too many others are. 503: clients go elsewhere, or ask again."""
+
+    code, status = "TOOMANYREQUESTS", 503
+
+
 # What upstream answered, or failed to.
 
 
@@ -91,6 +154,24 @@ class ContentUnknown(MirrorError):
 
 class ManifestUnknown(ContentUnknown):
     """No such tag or manifest in that repository."""
+
+    code = "MANIFEST_UNKNOWN"
+
+
+class ImageUnknown(ContentUnknown):
+    """No image of that name in the cache."""
+
+    code = "MANIFEST_UNKNOWN"
+
+
+class ImageIncomplete(ContentUnknown):
+    """Something that the image needs is not in the cache."""
+
+    code = "MANIFEST_UNKNOWN"
+
+
+class PlatformUnknown(ContentUnknown):
+    """The image has nothing for that platform."""
 
     code = "MANIFEST_UNKNOWN"
 
@@ -169,3 +250,7 @@ class StorageFailed(MirrorError):
 
 class NoRoom(StorageFailed):
     """The blob can't be stored within max_size and min_free; it can still be passed through."""
+
+
+class DiskFull(NoRoom):
+    """The disk, or a quota on it, has no room, whatever max_size and min_free say."""

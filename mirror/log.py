@@ -7,6 +7,7 @@ by a reader of it that hangs.
 from __future__ import annotations
 
 import atexit
+import json
 import logging
 import os
 import sys
@@ -86,7 +87,7 @@ def _json_events(least: int) -> type[structlog.BoundLoggerBase]:
                 facts["event"] = event
                 facts["level"] = level
                 facts["timestamp"] = clock.now()
-                self._logger.line(orjson.dumps(facts, default=repr))
+                self._logger.line(_line(facts))
 
         def debug(self, event: str, **facts: Any) -> None:  # noqa: ANN401
             self._emit("debug", event, facts)
@@ -102,6 +103,13 @@ def _json_events(least: int) -> type[structlog.BoundLoggerBase]:
             self._emit("error", event, dict(structlog.processors.format_exc_info(None, "error", facts)))
 
     return JsonEvents
+
+
+def _line(facts: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(facts, default=repr)
+    except orjson.JSONEncodeError:  # bytes of an upstream's that are no UTF-8: in Python's strings, lone surrogates
+        return json.dumps(facts, default=repr).encode()
 
 
 class _Lines:
@@ -125,7 +133,7 @@ class _Lines:
             self._some.set()
 
     def msg(self, line: str) -> None:
-        self.line(line.encode())
+        self.line(line.encode(errors="backslashreplace"))
 
     debug = info = warning = warn = error = exception = critical = msg
 
@@ -157,3 +165,34 @@ class _Lines:
                 text = text[os.write(self._stream.fileno(), text) :]
         except (OSError, ValueError):
             pass  # nobody reads the log any more; the mirror serves on
+
+
+class Seldom:
+    """Events that would come with every request while something lasts: one a minute of each kind, and how many more."""
+
+    def __init__(self, log: Any, *, every: float = 60.0) -> None:  # noqa: ANN401 - structlog's loggers are proxies
+        self._log = log
+        self._every = every
+        self._last: dict[tuple[str, str], float] = {}
+        self._unsaid: dict[tuple[str, str], int] = {}
+
+    def warning(self, event: str, kind: str, **facts: object) -> None:
+        if self._is_due(event, kind):
+            self._log.warning(event, **self._with_unsaid(event, kind, facts))
+
+    def info(self, event: str, kind: str, **facts: object) -> None:
+        if self._is_due(event, kind):
+            self._log.info(event, **self._with_unsaid(event, kind, facts))
+
+    def _is_due(self, event: str, kind: str) -> bool:
+        now = time.monotonic()
+        last = self._last.get((event, kind))
+        if last is not None and now < last + self._every:
+            self._unsaid[event, kind] = self._unsaid.get((event, kind), 0) + 1
+            return False
+        self._last[event, kind] = now
+        return True
+
+    def _with_unsaid(self, event: str, kind: str, facts: dict[str, object]) -> dict[str, object]:
+        unsaid = self._unsaid.pop((event, kind), 0)
+        return {**facts, "unsaid": unsaid} if unsaid else facts

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 _FIRST_BYTE = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -26,11 +26,24 @@ class Metrics:
         self._first_bytes = [0] * (len(_FIRST_BYTE) + 1)
         self._first_byte_seconds = 0.0
         self.served_bytes = 0
+        self.pulls: dict[str, tuple[int, int | None]] = {}  # by upstream: how many it still grants, and of how many
         self._registry.register(self)
         self.upstream_requests = Counter(
             "mirror_upstream_requests",
             "Requests to upstreams, by upstream and status (or the kind of failure)",
             ("upstream", "status"),
+            registry=self._registry,
+        )
+        self.upstream_up = Gauge(
+            "mirror_upstream_up",
+            "Whether an upstream's endpoint can be counted on (1), or failed when it was last asked (0)",
+            ("upstream", "endpoint"),
+            registry=self._registry,
+        )
+        self.upstream_blobs = Gauge(
+            "mirror_upstream_blobs",
+            "Blobs being fetched from an upstream (state fetching), and waiting for their turn (waiting)",
+            ("upstream", "state"),
             registry=self._registry,
         )
         self.upstream_bytes = Counter(
@@ -41,7 +54,14 @@ class Metrics:
         )
         self.cache_limit_bytes = Gauge("mirror_cache_limit_bytes", "max_size", registry=self._registry)
         self.evictions = Counter("mirror_evictions", "Blobs evicted to make room", registry=self._registry)
+        self.blobs_damaged = Counter(
+            "mirror_blobs_damaged", "Blobs that were found to be damaged, and removed", registry=self._registry
+        )
+        self.scrubbed_bytes = Counter(
+            "mirror_scrubbed_bytes", "Bytes of stored blobs read to find damage", registry=self._registry
+        )
         self.downloads_running = Gauge("mirror_downloads_running", "Downloads under way", registry=self._registry)
+        self.tasks = Gauge("mirror_tasks", "Tasks of the event loop", registry=self._registry)
 
     def count_request(self, kind: str, outcome: str) -> None:
         """An answered request, by kind (manifest, blob, tags, referrers, api, error) and outcome."""
@@ -61,6 +81,17 @@ class Metrics:
             requests.add_metric(labels, count)
         yield requests
         yield CounterMetricFamily("mirror_served_bytes", "Bytes of content sent to clients", value=self.served_bytes)
+        left = GaugeMetricFamily(
+            "mirror_upstream_pulls_left", "Pulls that upstream still grants (ratelimit-remaining)", labels=("upstream",)
+        )
+        limit = GaugeMetricFamily(
+            "mirror_upstream_pulls_limit", "Pulls that upstream grants in all (ratelimit-limit)", labels=("upstream",)
+        )
+        for upstream, (pulls, most) in self.pulls.items():
+            left.add_metric((upstream,), pulls)
+            if most is not None:
+                limit.add_metric((upstream,), most)
+        yield from (left, limit)
         bounds = (*map(str, _FIRST_BYTE), "+Inf")
         yield HistogramMetricFamily(
             "mirror_first_byte_seconds",

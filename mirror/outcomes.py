@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 
-from mirror.downloads import Download
-from mirror.errors import MirrorError, UpstreamError
+from mirror.downloads import Download, Rest
+from mirror.errors import MirrorError, StorageFailed, UpstreamError
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, ManifestHead
 from mirror.oci.names import Repository
 from mirror.oci.ranges import Span
 from mirror.passages import Passage
 from mirror.storage import Readable
+from mirror.storage.blob import DiskBlob
 from mirror.upstream.registry import Registry
 
 
@@ -46,6 +47,14 @@ class ManifestPull:
 
 
 @dataclass(frozen=True, slots=True)
+class Stretch:
+    """Content that can be read now: *span* of *readable*."""
+
+    readable: Readable
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
 class BlobPull:
     """A blob that can be delivered: its size is known, and its first bytes are here or on their way.
 
@@ -60,26 +69,56 @@ class BlobPull:
     outcome: Outcome
     readable: Readable | None
 
-    @asynccontextmanager
-    async def content(self, span: Span) -> AsyncIterator[Readable | Passage]:
-        """Where to take the bytes of *span* from: something to read at offsets, or a passage of just these bytes.
+    async def content(self, span: Span) -> AsyncGenerator[Stretch | bytes, None]:
+        """The bytes of *span*, as they can be had: where to read the next ones, or the next ones themselves.
+
+        A download that can't be stored on is followed to where it got; from there its readers take the rest through.
 
         Raises:
             MirrorError: they can't be had.
         """
+        at, readable = span.start, self.readable
         async with AsyncExitStack() as exits:
-            yield await self._open(exits, span)
+            passage = await self._ahead(exits, span)
+            try:
+                while passage is None and readable is not None and at < span.end:
+                    reach = min(await readable.reach(at), span.end)
+                    yield Stretch(readable, Span(at, reach))
+                    at = reach
+            except StorageFailed as failure:
+                passage = await exits.enter_async_context(self._rest(span, at, failure))
+            if passage is None and readable is None:
+                passage = await exits.enter_async_context(self._passage(span))
+            if passage is not None:
+                async with aclosing(passage.pieces()) as pieces:
+                    async for piece in pieces:
+                        yield piece
 
-    async def _open(self, exits: AsyncExitStack, span: Span) -> Readable | Passage:
+    def failed(self, failure: MirrorError) -> None:
+        """Notes why it could not be delivered: what the disk does not give back is to be fetched again."""
+        if isinstance(self.readable, DiskBlob) and isinstance(failure, StorageFailed):
+            self.readable.failed(failure)
+
+    async def _ahead(self, exits: AsyncExitStack, span: Span) -> Passage | None:
+        """A passage of what a running download will not reach soon; None where reading is better, or all there is."""
+        if isinstance(self.readable, Download) and self.readable.is_far(span.start):
+            with suppress(UpstreamError):  # the download goes on, and will come there too
+                return await exits.enter_async_context(self._passage(span))
+        return None
+
+    def _rest(self, span: Span, at: int, failure: StorageFailed) -> Passage:
+        """A passage of what a download could not store of *span*, from *at* on.
+
+        Raises:
+            StorageFailed: the whole could not be verified any more.
+        """
         readable = self.readable
-        if isinstance(readable, Download) and not readable.is_far(span.start):
-            return readable
-        if readable is not None and not isinstance(readable, Download):
-            return readable
-        source = partial(self.registry.blob, self.repository.name, self.digest)
-        try:
-            return await exits.enter_async_context(Passage(self.digest, source, span, self.size))
-        except UpstreamError:
-            if readable is None:
-                raise
-            return readable  # the download goes on, and will come there too
+        rest = readable.rest(at) if isinstance(readable, Download) and span.end == self.size else None
+        if rest is None and len(span) == self.size:
+            raise failure
+        return self._passage(Span(at, span.end), rest, is_begun=True)
+
+    def _passage(self, span: Span, rest: Rest | None = None, *, is_begun: bool = False) -> Passage:
+        # Who has a part already waits for its turn as long as a download does: the turns bound how many take the rest.
+        source = partial(self.registry.blob, self.repository.name, self.digest, is_awaited=not is_begun)
+        return Passage(self.digest, source, span, self.size, rest)

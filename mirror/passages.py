@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
-from mirror.downloads import Arriving, Source
+from mirror.downloads import Arriving, Rest, Source
 from mirror.errors import UpstreamCorrupt, UpstreamCut, UpstreamUnavailable
 from mirror.oci.digest import Digest, Verifier
 from mirror.oci.ranges import Span
@@ -24,37 +24,47 @@ _PAUSE = 0.2  # seconds before another try
 
 
 class Passage:
-    """A part of a blob on its way through; open, and with its first bytes at hand, within its context."""
+    """A part of a blob on its way through; open, and with its first bytes at hand, within its context.
 
-    def __init__(self, digest: Digest, source: Source, span: Span, size: int) -> None:
+    Args:
+        rest: if this is the end of a blob whose begin was verified as it came from elsewhere: where that stands.
+    """
+
+    def __init__(self, digest: Digest, source: Source, span: Span, size: int, rest: Rest | None = None) -> None:
         self._digest = digest
         self._source = source
         self._span = span
         self._size = size
         self._is_whole = len(span) == size
+        if rest is None and self._is_whole:
+            rest = Rest(Verifier(digest), b"")
+        self._rest = rest
+        self._begin = span.start + (len(rest.withheld) if rest is not None else 0)
         self._body: Arriving | None = None
         self._open = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._body = await self._open.enter_async_context(self._source(None if self._is_whole else self._span))
+        if not self._span or self._begin < self._span.end:
+            span = None if self._is_whole and not self._begin else Span(self._begin, self._span.end)
+            self._body = await self._open.enter_async_context(self._source(span))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._open.aclose()
+        await self._open.__aexit__(kind, error, trace)
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """Exactly the span's bytes. Of a whole blob the last batch is held back until all of it is verified.
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """Exactly the span's bytes. Of a whole blob, or its end, the last are held back until all of it is verified.
 
         Raises:
             UpstreamCut, UpstreamCorrupt: the rest will not come, or must not be passed on.
         """
-        if not self._is_whole:
+        if self._rest is None:
             async for piece in self._resumed():
                 yield piece
             return
-        verifier = Verifier(self._digest)
+        verifier = self._rest.verifier
         batch: list[bytes] = []
         waiting = 0
         async for piece in self._resumed():
@@ -68,12 +78,14 @@ class Passage:
                 batch, waiting = [last], len(last)
         await asyncio.to_thread(verifier.feed, batch)
         verifier.finish(self._size)
+        if self._rest.withheld:
+            yield self._rest.withheld
         for one in batch:
             yield one
 
     async def _resumed(self) -> AsyncIterator[bytes]:
         """The span's bytes, over as many interruptions as upstream makes while it still delivers."""
-        at, fruitless = self._span.start, 0
+        at, fruitless = self._begin, 0
         while at < self._span.end:
             try:
                 async for piece in self._stretch(at):
@@ -82,8 +94,9 @@ class Passage:
                     yield piece
                 if at < self._span.end:
                     raise UpstreamCut(f"{self._digest} ended after {at} of {self._size} bytes")
-            except UpstreamUnavailable:
+            except UpstreamUnavailable as error:
                 fruitless += 1
+                await self._open.__aexit__(type(error), error, error.__traceback__)  # the source hears how it ended
                 if fruitless >= _FRUITLESS:
                     raise
                 await asyncio.sleep(random.uniform(_PAUSE / 2, _PAUSE))  # noqa: S311 - jitter
@@ -92,7 +105,6 @@ class Passage:
         """One connection's worth of the span, from *at* on."""
         body, self._body = self._body, None
         if body is None:
-            await self._open.aclose()
             body = await self._open.enter_async_context(self._source(Span(at, self._span.end)))
         buffer = memoryview(bytearray(_BUFFER))
         begin = body.start

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
-from mirror.errors import ContentUnknown, MirrorError, PathThrottled, UpstreamError, UpstreamThrottled
+from mirror.errors import (
+    ContentUnknown,
+    MirrorError,
+    PathThrottled,
+    UpstreamCorrupt,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamThrottled,
+    UpstreamUnavailable,
+)
 from mirror.oci.digest import Digest
 
 _NEAR = 2**20  # bytes; asking for them anew would take no less time
+_PROBING = 0.25  # of the time for a question
 _UNKNOWN_PACE = 64 * 2**20  # bytes; few uplinks bring so many in the time a client waits
 
 
@@ -57,6 +67,16 @@ def decide(fact: TagFact | None, *, now: float, fresh_for: float, offline: bool)
     return Serve(fact) if is_fresh(fact, now=now, fresh_for=fresh_for, offline=offline) else Revalidate(fact)
 
 
+def is_low(left: int, limit: int | None) -> bool:
+    """Whether few of the pulls that upstream grants are left: less than a tenth (none, where the limit isn't told)."""
+    return left <= 0 if limit is None else left * 10 < limit
+
+
+def fresh_for(usually: float, when_low: float, *, low: bool) -> float:
+    """Seconds that a tag holds: with few pulls left perhaps longer than usually, and never shorter."""
+    return max(usually, when_low) if low else usually
+
+
 def may_stand_in(fact: TagFact, failure: MirrorError, *, now: float, stale_for: float) -> bool:
     """Whether a tag that upstream could not confirm may be served as it was last seen (RFC 9111, 4.2.4).
 
@@ -68,6 +88,29 @@ def may_stand_in(fact: TagFact, failure: MirrorError, *, now: float, stale_for: 
 def is_gone(failure: MirrorError) -> bool:
     """Whether upstream itself said that it does not have what was asked for."""
     return isinstance(failure, ContentUnknown)
+
+
+def most_telling(failures: Sequence[MirrorError]) -> MirrorError:
+    """What a client is to hear where several endpoints failed: what may yet end comes before what is for good.
+
+    So it is a 404 only if each of them said so: otherwise clients would take for gone what is out of reach.
+    """
+    for kind in (UpstreamThrottled, UpstreamUnavailable, UpstreamCorrupt, UpstreamRefused, UpstreamError):
+        for failure in failures:
+            if isinstance(failure, kind):
+                return failure
+    return failures[0]
+
+
+def share_of(left: float, *, of: float, waiting: int, is_probe: bool) -> float:
+    """Seconds for which one endpoint may keep a question for which *left* seconds *of* all are left.
+
+    Args:
+        waiting: how many more may be asked if this one says nothing; they get as much.
+        is_probe: whether it was down, while another one is up: little goes into trying it.
+    """
+    share = left / (1 + waiting)
+    return min(share, of * _PROBING) if is_probe else share
 
 
 def as_told_to(failure: MirrorError, *, by_path: bool) -> MirrorError:

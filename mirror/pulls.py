@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from copy import copy
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar, assert_never
@@ -18,6 +19,7 @@ from mirror.downloads import Download, Downloads
 from mirror.errors import (
     BlobUnknown,
     ContentUnknown,
+    Denied,
     ManifestUnknown,
     MirrorError,
     NoRoom,
@@ -28,6 +30,7 @@ from mirror.errors import (
     UpstreamUnavailable,
 )
 from mirror.hints import Hints
+from mirror.lists import ListPull, Lists
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.oci.names import Reference, Repository, Tag
@@ -35,7 +38,7 @@ from mirror.outcomes import BlobPull, ManifestPull, Outcome
 from mirror.policy import Fetch, Revalidate, Serve, TagFact, decide, is_fresh, is_gone, may_stand_in
 from mirror.storage import BlobStore
 from mirror.storage.catalog import Catalog
-from mirror.upstream.registry import Page, Registry
+from mirror.upstream.registry import Registry
 
 _Answer = TypeVar("_Answer")
 log = structlog.get_logger()
@@ -65,6 +68,7 @@ class Pulls:
         self._fetches = Collapsed[tuple[Repository, Reference], Manifest]()
         self._checks = Collapsed[tuple[Repository, Digest], None]()
         self._missing = Hints[ContentUnknown]()
+        self._lists = Lists(stale_for=settings.stale_for)
 
     async def __aenter__(self) -> Self:
         return self
@@ -75,6 +79,13 @@ class Pulls:
         await self._fetches.__aexit__(kind, error, trace)
         await self._checks.__aexit__(kind, error, trace)
 
+    def on_behalf_of(self, registries: Mapping[str, Registry]) -> Pulls:
+        """The same pulls, with these ways to upstreams instead: in the name of a client that has rights of its own."""
+        own = copy(self)
+        own._registries = registries  # noqa: SLF001 - of its own kind
+        own._lists = Lists(stale_for=0.0)  # noqa: SLF001 - what another client was shown stands in for nothing
+        return own
+
     # Manifests
 
     def manifest_nowait(self, repository: Repository, reference: Reference) -> Manifest | None:
@@ -82,36 +93,43 @@ class Pulls:
 
         Nearly every request of a busy mirror ends here, so nothing here waits, and nothing is done twice.
         """
+        registry = self._registries[repository.upstream]
         if isinstance(reference, Tag):
             fact = self._catalog.tag_nowait(repository, reference)
-            fresh_for = self._settings.fresh_for
+            fresh_for = registry.allowance.fresh_for
             if fact is None or not is_fresh(fact, now=time.time(), fresh_for=fresh_for, offline=self._offline):
                 return None
             reference = fact.digest
         manifest = self._catalog.manifest_nowait(repository, reference)
-        if manifest is None or self._registries[repository.upstream].is_down:
+        if manifest is None or registry.is_down:
             return None
         self._store.use(reference)
         return manifest
 
-    async def manifest(self, repository: Repository, reference: Reference, *, head_only: bool = False) -> ManifestPull:
+    async def manifest(
+        self, repository: Repository, reference: Reference, *, head_only: bool = False, confirmed: bool = False
+    ) -> ManifestPull:
         """The manifest that *reference* names.
 
         Args:
             head_only: nothing needs to be downloaded that is not here.
+            confirmed: upstream is asked what a tag names, however fresh it is here.
 
         Raises:
             ManifestUnknown, UpstreamError, StorageFailed
         """
         async with self._patiently(repository):
-            return await self._manifest(repository, reference, head_only=head_only)
+            return await self._manifest(repository, reference, head_only=head_only, confirmed=confirmed)
 
-    async def _manifest(self, repository: Repository, reference: Reference, *, head_only: bool) -> ManifestPull:
+    async def _manifest(
+        self, repository: Repository, reference: Reference, *, head_only: bool, confirmed: bool
+    ) -> ManifestPull:
         if isinstance(reference, Digest):
             return await self._by_digest(repository, reference, head_only=head_only)
         now = time.time()
         fact = await self._catalog.tag(repository, reference)
-        decision = decide(fact, now=now, fresh_for=self._settings.fresh_for, offline=self._offline)
+        fresh_for = 0.0 if confirmed else self._registries[repository.upstream].allowance.fresh_for
+        decision = decide(fact, now=now, fresh_for=fresh_for, offline=self._offline)
         match decision:
             case Serve(fact):
                 try:
@@ -168,7 +186,7 @@ class Pulls:
         try:
             await self._catalog.keep_manifest(repository, manifest)
         except StorageFailed as error:
-            log.warning("manifest_not_stored", repository=str(repository), reason=str(error))
+            log.info("manifest_not_stored", repository=str(repository), reason=str(error))  # the store warns of it
             self._catalog.expect(repository, manifest)
         if isinstance(reference, Tag):
             await self._catalog.keep_tag(repository, reference, TagFact(manifest.digest, time.time()))
@@ -275,13 +293,35 @@ class Pulls:
             outcome = Outcome.HIT
         try:
             download = await self._follow(exits, repository, digest)
-        except NoRoom as error:
+        except StorageFailed as error:
             told = error.detail.get("size") or self._catalog.expected_size(repository, digest)
             if not isinstance(told, int):
+                told, _ = await self._blob_size(repository, digest)
+            if told is None:
                 raise
             self._catalog.expect_size(repository, digest, told)
             return pull(told, Outcome.PASSED, None)
         return pull(download.size, outcome, download)
+
+    async def keep(self, repository: Repository, digest: Digest, advanced: Callable[[int], None]) -> None:
+        """Brings a blob into the store, and returns when it is there.
+
+        Args:
+            advanced: is told of bytes as they arrive, or are found to be here.
+
+        Raises:
+            BlobUnknown, UpstreamError
+            StorageFailed: it can't be stored (NoRoom: for lack of room).
+        """
+        async with self.blob(repository, digest) as pull:
+            at = 0
+            while pull.readable is not None and at < pull.size:
+                reach = await pull.readable.reach(at)
+                advanced(reach - at)
+                at = reach
+            await self._downloads.settle(digest)
+        if digest not in self._store:
+            raise NoRoom(f"{digest} could not be stored: it has {pull.size} bytes; see max_size and min_free")
 
     def _is_here(self, digest: Digest) -> bool:
         return digest in self._store or digest in self._downloads
@@ -292,7 +332,7 @@ class Pulls:
         if digest in self._downloads:
             try:
                 return await exits.enter_async_context(self._downloads.follow(digest, source, size, asker=repository))
-            except (ContentUnknown, UpstreamError) as error:
+            except (ContentUnknown, UpstreamError, Denied) as error:
                 # It may have been another repository's, and another upstream's: no answer to this one's question.
                 log.info("download_not_joined", digest=str(digest), reason=str(error))
         following = self._downloads.follow(digest, source, size, asker=repository)
@@ -362,20 +402,22 @@ class Pulls:
 
     # Lists
 
-    async def tags(self, repository: Repository, query: tuple[tuple[str, str], ...]) -> Page:
+    async def tags(self, repository: Repository, query: tuple[tuple[str, str], ...]) -> ListPull:
         """A page of upstream's list of tags.
 
         Raises:
             RepositoryUnknown, UpstreamError
         """
         self._check_online(RepositoryUnknown, f"the list of {repository}'s tags")
-        return await self._registries[repository.upstream].tags(repository.name, query)
+        page = self._registries[repository.upstream].tags(repository.name, query)
+        return await self._lists.ask((repository, None, query), page)
 
-    async def referrers(self, repository: Repository, digest: Digest, query: tuple[tuple[str, str], ...]) -> Page:
+    async def referrers(self, repository: Repository, digest: Digest, query: tuple[tuple[str, str], ...]) -> ListPull:
         """A page of upstream's list of what refers to *digest*.
 
         Raises:
             ManifestUnknown, UpstreamError
         """
         self._check_online(ManifestUnknown, f"the list of what refers to {repository}@{digest}")
-        return await self._registries[repository.upstream].referrers(repository.name, digest, query)
+        page = self._registries[repository.upstream].referrers(repository.name, digest, query)
+        return await self._lists.ask((repository, digest, query), page)

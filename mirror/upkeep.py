@@ -4,40 +4,70 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import structlog
 
-from mirror.errors import MirrorError, NoRoom
+from mirror.errors import MirrorError, NoRoom, StorageFailed
+from mirror.images import Images
+from mirror.log import Seldom
 from mirror.storage.disk import DiskStore
+from mirror.storage.layout import Layout
+from mirror.storage.ledger import DiskLedger
+from mirror.storage.rebuilding import rebuild
+from mirror.storage.scrub import Scrub
 
 _EVERY = 30.0  # seconds; what a crash can lose of the order of last use
 _FORGOTTEN = 86_400.0  # seconds after which nobody comes back for a broken-off download
 log = structlog.get_logger()
+seldom = Seldom(log)
 
 
 @asynccontextmanager
-async def upkeep(store: DiskStore) -> AsyncIterator[None]:
-    """Keeps *store* in order until the context ends."""
-    task = asyncio.create_task(_run(store), name="upkeep")
+async def upkeep(
+    store: DiskStore, layout: Layout, ledger: DiskLedger, images: Images, scrub: Scrub | None
+) -> AsyncIterator[None]:
+    """Keeps a store and its ledger in order until the context ends.
+
+    Args:
+        scrub: None where nobody is to look for damage.
+    """
+    tasks = [asyncio.create_task(_run(store, layout, ledger, images), name="upkeep")]
+    if scrub is not None:
+        tasks.append(asyncio.create_task(_scrub(scrub), name="scrub"))
     try:
         yield
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _run(store: DiskStore) -> None:
+async def _scrub(scrub: Scrub) -> None:
     while True:
-        await asyncio.sleep(_EVERY)
         try:
+            await scrub.run()
+        except Exception:
+            log.exception("scrub_crashed")
+            await asyncio.sleep(_EVERY)
+
+
+async def _run(store: DiskStore, layout: Layout, ledger: DiskLedger, images: Images) -> None:
+    while True:
+        try:
+            await store.check()
+            await ledger.mend()
+            await rebuild(store, layout, ledger)
+            await images.hold_pinned()  # their tags may have moved
             await store.flush()
             await store.forget_ingests(older_than=_FORGOTTEN)
             await store.make_room(0)  # others may have filled the disk: min_free holds for them too
         except NoRoom as error:
-            log.warning("disk_too_full", reason=str(error))
+            seldom.warning("disk_too_full", "", reason=str(error))
+        except StorageFailed as error:
+            store.condition.failed(error)
         except MirrorError as error:
-            log.warning("upkeep_failed", reason=str(error))
+            seldom.warning("upkeep_failed", "", reason=str(error))
         except Exception:
             log.exception("upkeep_crashed")  # and goes on: without it nothing is written down any more
+        await asyncio.sleep(_EVERY)

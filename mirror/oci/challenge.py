@@ -32,14 +32,15 @@ Challenge = Basic | Bearer
 def parse_challenges(headers: Iterable[str]) -> tuple[Challenge, ...]:
     """The challenges in these header values that the mirror can answer, in their order.
 
-    Tolerant of what registries really send: unquoted parameters, several challenges on one line, no service.
+    Tolerant of what registries really send: unquoted parameters, several challenges on one line, no service. Not of
+    parameters that can't be printed: they go into a request, and into messages.
     """
     found: list[Challenge] = []
     for header in headers:
         for scheme, parameters in _split(header):
             if scheme == "basic":
                 found.append(Basic())
-            elif scheme == "bearer" and parameters.get("realm"):
+            elif scheme == "bearer" and parameters.get("realm") and "".join(parameters.values()).isprintable():
                 found.append(
                     Bearer(parameters["realm"], parameters.get("service") or None, parameters.get("scope") or None)
                 )

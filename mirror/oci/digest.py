@@ -56,6 +56,17 @@ class Verifier:
         self._hash = hashlib.new(digest.algorithm)
         self.size = 0
 
+    def copy(self) -> Verifier:
+        """Another one that has taken the same content, to go on by itself."""
+        copied = Verifier(self._digest)
+        copied._hash, copied.size = self._hash.copy(), self.size
+        return copied
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether what was fed is the whole content."""
+        return self._hash.hexdigest() == self._digest.hex
+
     def feed(self, pieces: Iterable[bytes | memoryview]) -> None:
         """Takes the next pieces, in order. Slow for much content: 0.6 s a GiB, during which the GIL is free."""
         for piece in pieces:
@@ -78,7 +89,7 @@ class Verifier:
                 bytes=self.size,
                 announced=size,
             )
-        if self._hash.hexdigest() != self._digest.hex:
+        if not self.is_complete:
             raise UpstreamCorrupt(
                 f"the bytes that came for {self._digest} have the digest "
                 f"{self._digest.algorithm}:{self._hash.hexdigest()}; they are not kept",

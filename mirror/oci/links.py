@@ -12,7 +12,7 @@ _IS_NEXT = re.compile(r"""(?:^|;)\s*rel\s*=\s*(?:next\b|"(?:[^"]*\s)?next[\s"])"
 def next_page(link: str | None) -> tuple[tuple[str, str], ...] | None:
     """The query of the page after this one, of upstream's Link header; None where this is the last."""
     target = next((found[1] for found in _LINK.finditer(link or "") if _IS_NEXT.search(found[2])), None)
-    if target is None:
+    if target is None or not target.isprintable():  # bytes that are no text would break the link that is made of it
         return None
     try:
         query = urlsplit(target).query

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mirror.errors import DigestInvalid
 from mirror.oci.digest import Digest
+from mirror.oci.platforms import Platform
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -24,10 +25,16 @@ _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """What a manifest says of content: its digest, and its size in bytes (None where it says none)."""
+    """What a manifest says of content: its digest, and its size in bytes (None where it says none).
+
+    Attributes:
+        media_type, platform: None where the manifest says none, or nothing that can be one.
+    """
 
     digest: Digest
     size: int | None
+    media_type: str | None = None
+    platform: Platform | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,7 @@ class Manifest:
     body: bytes
     is_index: bool
     references: tuple[Descriptor, ...]
+    subject: Digest | None = None  # the manifest that this one refers to (image-spec 1.1, "subject")
 
     @property
     def digest(self) -> Digest:
@@ -64,12 +72,14 @@ class Manifest:
         content = _json_object(body)
         children = _descriptors(content.get("manifests"))
         own = content.get("mediaType")
+        subject = _descriptors([content.get("subject")])
         chosen = parse_media_type(media_type) or parse_media_type(own if isinstance(own, str) else None)
         return cls(
             head=ManifestHead(digest, chosen or (OCI_INDEX if children else OCI_MANIFEST), len(body)),
             body=body,
             is_index=bool(children),
             references=children or _descriptors([content.get("config"), *_entries(content.get("layers"))]),
+            subject=subject[0].digest if subject else None,
         )
 
 
@@ -109,5 +119,17 @@ def _descriptors(value: object) -> tuple[Descriptor, ...]:
             digest = Digest.parse(text)
         except DigestInvalid:
             continue
-        found.setdefault(digest, Descriptor(digest, size if type(size) is int and size >= 0 else None))
+        told = size if type(size) is int and size >= 0 else None
+        media_type = entry.get("mediaType")
+        own = parse_media_type(media_type) if isinstance(media_type, str) else None
+        found.setdefault(digest, Descriptor(digest, told, own, _platform(entry.get("platform"))))
     return tuple(found.values())
+
+
+def _platform(entry: object) -> Platform | None:
+    match entry:
+        case {"os": str(os), "architecture": str(architecture), "variant": str(variant)}:
+            return Platform.of(os, architecture, variant)
+        case {"os": str(os), "architecture": str(architecture)}:
+            return Platform.of(os, architecture, None)
+    return None

@@ -63,13 +63,25 @@ class ReferrersRoute:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenRoute:
+    """The mirror's own token service (distribution's token specification).
+
+    Attributes:
+        upstream: the one at which a login is to count; None where the request leaves it open.
+    """
+
+    upstream: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     """One of the endpoints that are the mirror's own."""
 
     name: Literal["healthz", "readyz", "metrics"]
 
 
-Route = Api | ManifestRoute | BlobRoute | TagsRoute | ReferrersRoute | Probe
+Route = Api | ManifestRoute | BlobRoute | TagsRoute | ReferrersRoute | TokenRoute | Probe
+TOKEN_PATH = "/token"  # noqa: S105 - a path
 
 _PROBES: dict[str, Probe] = {
     "/healthz": Probe("healthz"),
@@ -89,6 +101,8 @@ def parse_route(target: str, upstreams: Upstreams) -> Route:
         return _PROBES[path]
     if path in {"/v2", "/v2/"}:
         return Api()
+    if path == TOKEN_PATH:
+        return TokenRoute(_meant_upstream(query, upstreams))
     if len(target) > _LONGEST_TARGET:
         raise RouteUnknown(
             f"the request target has {len(target)} characters; {_LONGEST_TARGET} are the most", most=4096
@@ -139,6 +153,22 @@ def _namespace(query: str) -> str | None:
             f"the request has {len(values)} ns parameters; one says which upstream is meant", ns="several"
         )
     return canonical_upstream(values[0]) if values else None
+
+
+def _meant_upstream(query: str, upstreams: Upstreams) -> str | None:
+    """The upstream that a request for a token is about: the one that its scope names by path, or else its service.
+
+    Clients take the scope from the name that they pull, and repeat the service of the challenge (token specification,
+    "Requesting a Token"); from /v2/ they know no better service than the default upstream.
+    """
+    pairs = _pairs(query)
+    for scope in (one for name, value in pairs if name == "scope" for one in value.split(" ")):
+        kind, _, rest = scope.partition(":")
+        host, slash, _ = rest.rpartition(":")[0].partition("/")
+        if kind == "repository" and slash and upstreams.knows(host):
+            return canonical_upstream(host)
+    service = next((value for name, value in pairs if name == "service"), None)
+    return canonical_upstream(service) if service is not None and upstreams.knows(service) else None
 
 
 def _own(query: str) -> tuple[tuple[str, str], ...]:

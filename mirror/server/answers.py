@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from mirror.errors import MethodUnsupported, MirrorError, RangeUnsatisfiable
+from mirror.errors import MethodUnsupported, MirrorError, RangeUnsatisfiable, Unauthorized
 from mirror.oci.digest import Digest
 from mirror.oci.ranges import Span
 from mirror.oci.routes import Asked
@@ -31,7 +31,7 @@ def content_headers(asked: Asked, digest: Digest, media_type: str, size: int | N
     yield "Docker-Content-Digest", str(digest)
     yield "ETag", f'"{digest}"'
     yield _API
-    yield "Cache-Status", _CACHE_STATUS[outcome]
+    yield cache_status(outcome)
     if asked.ns is not None:
         yield "OCI-Namespace", asked.ns
 
@@ -39,9 +39,18 @@ def content_headers(asked: Asked, digest: Digest, media_type: str, size: int | N
 def manifest_headers(asked: Asked, pull: ManifestPull) -> Headers:
     head = pull.head
     yield from content_headers(asked, head.digest, head.media_type or "", head.size, pull.outcome)
-    if pull.failure is not None:
-        yield "Age", str(pull.age)
-        yield "Warning", f'299 - "{_quotable(str(pull.failure))}; served as it was {pull.age} s ago"'
+    yield from staleness(pull.failure, pull.age)
+
+
+def staleness(failure: MirrorError | None, age: int) -> Headers:
+    """That an answer is *age* seconds old, and which *failure* keeps it from being renewed; nothing where none does."""
+    if failure is not None:
+        yield "Age", str(age)
+        yield "Warning", f'299 - "{_quotable(str(failure))}; served as it was {age} s ago"'
+
+
+def cache_status(outcome: Outcome) -> tuple[str, str]:
+    return "Cache-Status", _CACHE_STATUS[outcome]
 
 
 def blob_headers(asked: Asked, digest: Digest, size: int | None, outcome: Outcome) -> Headers:
@@ -76,6 +85,8 @@ def error_answer(failure: MirrorError) -> tuple[int, Headers, bytes]:
         headers.append(("Content-Range", f"bytes */{failure.size}"))
     if isinstance(failure, MethodUnsupported):
         headers.append(("Allow", "GET, HEAD"))
+    if isinstance(failure, Unauthorized):
+        headers.append(("WWW-Authenticate", failure.challenge))
     if failure.status in {429, 503, 504}:
         headers.append(("Retry-After", str(_DEFAULT_RETRY if failure.retry_after is None else failure.retry_after)))
     return failure.status, headers, body

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
 
 import structlog
 from aiohttp import web
 
+from mirror.access import Caller
 from mirror.errors import MirrorError
 from mirror.oci.digest import Digest
 from mirror.oci.ranges import Span, requested_spans
 from mirror.oci.routes import BlobRoute
-from mirror.outcomes import BlobPull
-from mirror.passages import Passage
+from mirror.outcomes import BlobPull, Stretch
 from mirror.pulls import Pulls
 from mirror.server.answers import blob_headers, is_known, multipart_headers, part_headers, part_opening
+from mirror.server.channels import Channel, channel_of
 from mirror.server.record import Record
-from mirror.server.wire import Channel, ClientGone, Sent, answer, not_modified, render, sent
-from mirror.storage import Readable
+from mirror.server.wire import ClientGone, Sent, answer, not_modified, render, sent
 
 log = structlog.get_logger()
 
@@ -39,30 +39,39 @@ class _Plan:
 class Blobs:
     """`/v2/<name>/blobs/<digest>`."""
 
-    def __init__(self, pulls: Pulls, record: Record) -> None:
-        self._pulls = pulls
+    def __init__(self, record: Record) -> None:
         self._record = record
 
-    async def answer(self, request: web.BaseRequest, route: BlobRoute, started: float) -> Sent:
+    async def answer(
+        self, request: web.BaseRequest, route: BlobRoute, pulls: Pulls, caller: Caller, started: float
+    ) -> Sent:
         known = is_known(request.headers.getall("If-None-Match", ()), route.digest)
         if known or request.method == "HEAD":
-            size, outcome = await self._pulls.blob_size(route.asked.repository, route.digest)
+            size, outcome = await pulls.blob_size(route.asked.repository, route.digest)
         else:
-            async with self._pulls.blob(route.asked.repository, route.digest) as pull:
-                return await self._stream(request, route, pull, _plan(request, route, pull), started)
+            async with pulls.blob(route.asked.repository, route.digest) as pull:
+                return await self._stream(request, route, pull, _plan(request, route, pull), caller, started)
         head = render(200, blob_headers(route.asked, route.digest, size, outcome))
         if known:
             head = not_modified(head)
         self._record.first_byte(started)
         done = answer(request, head)
-        self._record.served(request, "blob", route.asked, str(route.digest), route.digest, outcome.value, 0, started)
+        self._record.served(
+            request, caller, "blob", route.asked, str(route.digest), route.digest, outcome.value, 0, started
+        )
         return done
 
     async def _stream(
-        self, request: web.BaseRequest, route: BlobRoute, pull: BlobPull, plan: _Plan, started: float
+        self,
+        request: web.BaseRequest,
+        route: BlobRoute,
+        pull: BlobPull,
+        plan: _Plan,
+        caller: Caller,
+        started: float,
     ) -> Sent:
         """Sends what is planned. A failure before the head is an error answer; one after it cuts the connection."""
-        channel = Channel(request)
+        channel = channel_of(request)
         name = str(route.digest)
         outcome = pull.outcome.value
         reason: str | None = None
@@ -70,6 +79,7 @@ class Blobs:
             async with channel:
                 await _transmit(channel, pull, plan, lambda: self._record.first_byte(started))
         except MirrorError as failure:
+            pull.failed(failure)
             if not channel.begun:
                 raise
             outcome, reason = "cut", str(failure)
@@ -86,7 +96,7 @@ class Blobs:
         finally:
             if channel.begun:
                 self._record.served(
-                    request, "blob", route.asked, name, route.digest, outcome, channel.sent, started, reason
+                    request, caller, "blob", route.asked, name, route.digest, outcome, channel.sent, started, reason
                 )
         return sent(keep_alive=reason is None and request.keep_alive)
 
@@ -116,29 +126,21 @@ def _range(request: web.BaseRequest, digest: Digest) -> str | None:
 
 async def _transmit(channel: Channel, pull: BlobPull, plan: _Plan, on_first_byte: Callable[[], None]) -> None:
     for number, (opening, span) in enumerate(plan.parts):
-        async with pull.content(span) as content:
+        async with aclosing(pull.content(span)) as content:
             # No status line before there is a byte to follow it: nobody recovers from a 200 with nothing behind it.
-            ready = await _ready(content, span)
+            piece = await anext(content, b"")
             if not number:
                 on_first_byte()
                 await channel.head(plan.head, more=any(span for _, span in plan.parts))
             await channel.say(opening)
-            await ready(channel)
+            await _send(channel, piece)
+            async for piece in content:
+                await _send(channel, piece)
     await channel.say(plan.ending)
 
 
-async def _ready(content: Readable | Passage, span: Span) -> Callable[[Channel], Awaitable[None]]:
-    """Waits for the first byte of *span*; what is returned sends all of it."""
-    if isinstance(content, Passage):
-        pieces = content.pieces()
-        first = await anext(pieces, b"")
-
-        async def passing(channel: Channel) -> None:
-            await channel.write(first)
-            async for piece in pieces:
-                await channel.write(piece)
-
-        return passing
-    if span:
-        await content.reach(span.start)
-    return partial(Channel.copy, readable=content, start=span.start, end=span.end)
+async def _send(channel: Channel, piece: Stretch | bytes) -> None:
+    if isinstance(piece, bytes):
+        await channel.write(piece)
+    else:
+        await channel.copy(piece.readable, piece.span.start, piece.span.end)

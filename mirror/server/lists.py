@@ -6,7 +6,9 @@ from aiohttp import web
 
 from mirror.oci.links import link_to
 from mirror.oci.routes import ReferrersRoute, TagsRoute
+from mirror.outcomes import Outcome
 from mirror.pulls import Pulls
+from mirror.server.answers import cache_status, staleness
 from mirror.server.record import Record
 from mirror.server.wire import Sent, answer, render
 
@@ -14,28 +16,32 @@ from mirror.server.wire import Sent, answer, render
 class Lists:
     """`/v2/<name>/tags/list` and `/v2/<name>/referrers/<digest>`."""
 
-    def __init__(self, pulls: Pulls, record: Record) -> None:
-        self._pulls = pulls
+    def __init__(self, record: Record) -> None:
         self._record = record
 
-    async def answer(self, request: web.BaseRequest, route: TagsRoute | ReferrersRoute, started: float) -> Sent:
+    async def answer(
+        self, request: web.BaseRequest, route: TagsRoute | ReferrersRoute, pulls: Pulls, started: float
+    ) -> Sent:
         asked = route.asked
         if isinstance(route, TagsRoute):
             kind, path = "tags", f"{asked.path}/tags/list"
-            page = await self._pulls.tags(asked.repository, route.query)
+            pull = await pulls.tags(asked.repository, route.query)
         else:
             kind, path = "referrers", f"{asked.path}/referrers/{route.digest}"
-            page = await self._pulls.referrers(asked.repository, route.digest, route.query)
+            pull = await pulls.referrers(asked.repository, route.digest, route.query)
+        page = pull.page
+        outcome = Outcome.PASSED if pull.failure is None else Outcome.STALE
         headers = [
             ("Content-Type", page.media_type),
             ("Content-Length", str(len(page.body))),
             ("Docker-Distribution-Api-Version", "registry/2.0"),
-            ("Cache-Status", "mirror; fwd=uri-miss"),
+            cache_status(outcome),
+            *staleness(pull.failure, pull.age),
         ]
         if page.following is not None:
             headers.append(("Link", link_to(path, page.following, asked.ns)))
         if page.filtered:
             headers.append(("OCI-Filters-Applied", "artifactType"))
         self._record.first_byte(started)
-        self._record.count(kind, "passed")
+        self._record.count(kind, outcome.value)
         return answer(request, render(200, headers), page.body)

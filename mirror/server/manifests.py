@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from mirror.access import Caller
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.oci.routes import ManifestRoute
@@ -20,19 +21,20 @@ _HEADS = 4096
 class Manifests:
     """`/v2/<name>/manifests/<reference>`."""
 
-    def __init__(self, pulls: Pulls, record: Record) -> None:
-        self._pulls = pulls
+    def __init__(self, record: Record) -> None:
         self._record = record
         self._heads = Recent[tuple[Digest, str | None], bytes](_HEADS)  # of hits, by digest and ns
 
-    async def answer(self, request: web.BaseRequest, route: ManifestRoute, started: float) -> Sent:
+    async def answer(
+        self, request: web.BaseRequest, route: ManifestRoute, pulls: Pulls, caller: Caller, started: float
+    ) -> Sent:
         repository, reference = route.asked.repository, route.reference
         head_only = request.method == "HEAD"
-        manifest = self._pulls.manifest_nowait(repository, reference)
+        manifest = pulls.manifest_nowait(repository, reference)
         if manifest is not None:
             digest, outcome, head = manifest.digest, "hit", self._head_of_hit(route, manifest)
         else:
-            pull = await self._pulls.manifest(repository, reference, head_only=head_only)
+            pull = await pulls.manifest(repository, reference, head_only=head_only)
             manifest, digest, outcome = pull.manifest, pull.head.digest, pull.outcome.value
             head = render(200, manifest_headers(route.asked, pull))
         body = b"" if manifest is None or head_only else manifest.body
@@ -40,7 +42,9 @@ class Manifests:
             head, body = not_modified(head), b""
         self._record.first_byte(started)
         done = answer(request, head, body)
-        self._record.served(request, "manifest", route.asked, str(reference), digest, outcome, len(body), started)
+        self._record.served(
+            request, caller, "manifest", route.asked, str(reference), digest, outcome, len(body), started
+        )
         return done
 
     def _head_of_hit(self, route: ManifestRoute, manifest: Manifest) -> bytes:

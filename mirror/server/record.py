@@ -7,6 +7,7 @@ import time
 import structlog
 from aiohttp import web
 
+from mirror.access import Caller
 from mirror.errors import MirrorError
 from mirror.metrics import Metrics
 from mirror.oci.digest import Digest
@@ -29,6 +30,7 @@ class Record:
     def served(
         self,
         request: web.BaseRequest,
+        caller: Caller,
         kind: str,
         asked: Asked,
         reference: str,
@@ -58,10 +60,11 @@ class Record:
             bytes=size,
             seconds=round(time.perf_counter() - started, 4),
             client=request.remote,
+            **({} if caller.user is None else {"user": caller.user}),
             **({} if reason is None else {"reason": reason}),
         )
 
-    def failed(self, request: web.BaseRequest, failure: MirrorError, started: float) -> None:
+    def failed(self, request: web.BaseRequest, caller: Caller, failure: MirrorError, started: float) -> None:
         """A request was answered with an error."""
         self.count("error", failure.code.lower())
         (log.warning if failure.status >= 500 else log.info)(
@@ -73,6 +76,7 @@ class Record:
             reason=str(failure),
             seconds=round(time.perf_counter() - started, 4),
             client=request.remote,
+            **({} if caller.user is None else {"user": caller.user}),
         )
 
     def count(self, kind: str, outcome: str) -> None:

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from mirror.oci.digest import Digest
+from mirror.oci.digest import Digest, Verifier
 from mirror.oci.names import Repository, Tag
 from mirror.policy import TagFact
 
@@ -53,6 +53,13 @@ class Ingest(Protocol):
 
     def fileno(self) -> int: ...
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether what is here is all of it, and right: an earlier try came so far."""
+
+    def verification(self) -> Verifier:
+        """The verification of what is written, for whoever takes the rest elsewhere."""
+
     async def reserve(self, size: int) -> None:
         """Makes room for *size* bytes in all, before they arrive.
 
@@ -64,7 +71,7 @@ class Ingest(Protocol):
         """Writes the next bytes and takes them into the verification. They are done with when this returns.
 
         Raises:
-            StorageFailed: they could not be written.
+            StorageFailed: they could not be written; it is as if they had not come, and no more can.
         """
 
     def verify(self, size: int | None) -> None:
@@ -96,11 +103,14 @@ class BlobStore(Protocol):
     async def has_room(self, size: int) -> bool:
         """Whether *size* bytes could be stored now, evicting what may go for them. Evicts nothing."""
 
+    async def condemn(self, digest: Digest, reason: str) -> None:
+        """Removes a blob that was found to be damaged."""
+
     def use(self, digest: Digest) -> None:
         """Notes that the blob, and what it references if it is a manifest, was used just now."""
 
     def open(self, digest: Digest) -> AbstractAsyncContextManager[Readable | None]:
-        """Holds a blob and opens it; None where it is not stored."""
+        """Holds a blob and opens it; None where it is not stored, or can't be read and is to be had anew."""
 
     def hold(self, digest: Digest) -> AbstractAsyncContextManager[None]:
         """Keeps a blob, or what will be one, from eviction."""
@@ -143,5 +153,5 @@ class Ledger(Protocol):
     async def uses(self) -> Mapping[Digest, float]:
         """When each blob was last used, in seconds since the epoch."""
 
-    async def keep_uses(self, uses: Mapping[Digest, float]) -> None:
-        """Replaces what is known of last uses."""
+    async def keep_uses(self, uses: Mapping[Digest, float]) -> bool:
+        """Replaces what is known of last uses; whether that worked."""

@@ -80,7 +80,10 @@ class Catalog:
         if fact is None and (self._store.size(digest) or LARGEST) >= LARGEST:
             return None  # the ledger does not know it, and it is too large for a manifest: a layer
         body = await self._store.read(digest)
-        if body is None or Digest.of(body, digest.algorithm) != digest:
+        if body is None:
+            return None
+        if Digest.of(body, digest.algorithm) != digest:
+            await self._store.condemn(digest, "its bytes have another digest")
             return None
         manifest = Manifest.read(digest, body, None if fact is None else fact.media_type)
         return manifest if fact is not None or manifest.references else None
@@ -123,6 +126,12 @@ class Catalog:
         """Notes that *digest* is this repository's own."""
         if not await self.holds(repository, digest):
             await self._keep_root(repository, digest, ())
+
+    async def drop_holding(self, repository: Repository, digest: Digest) -> None:
+        """Forgets that *digest* is this repository's own, with what it alone gave the right to."""
+        roots = set(await self._ledger.holdings(repository)) - {digest}
+        await self._ledger.keep_holdings(repository, roots)
+        self._holdings.drop(repository)
 
     async def _keep_root(self, repository: Repository, digest: Digest, references: Iterable[Digest]) -> None:
         """Notes a digest that stands for itself and what it references: all that the ledger has to keep."""

@@ -1,7 +1,7 @@
 """The store on local disk.
 
-Its laws: nothing is visible before it is verified and durable; `blobs/` and `ingest/` together never stand above
-max_size, because room is made before bytes arrive; nothing that is held is evicted.
+Its laws: nothing is visible before it is verified and durable; what is damaged is not served; what can't be read is
+fetched again; and while the directory can't be written, nothing is stored.
 """
 
 from __future__ import annotations
@@ -10,63 +10,52 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TypeVar
 
 import structlog
 
 from mirror.config import CacheSettings
-from mirror.errors import NoRoom, StorageFailed
+from mirror.errors import DiskFull, NoRoom, StorageFailed
 from mirror.metrics import Metrics
 from mirror.oci.digest import Digest
-from mirror.oci.manifest import LARGEST
-from mirror.policy import Stored, victims
 from mirror.storage import Ledger
+from mirror.storage.blob import BlobDamaged, DiskBlob, close_opened, opened
+from mirror.storage.condition import Condition
 from mirror.storage.ingest import DiskIngest
 from mirror.storage.inventory import Inventory
 from mirror.storage.layout import Layout, storage_errors
+from mirror.storage.room import Room
+from mirror.storage.threads import Threads
+from mirror.storage.uses import Uses
 
-_Result = TypeVar("_Result")
 _THREADS = 8
-_DEEPEST = 3  # index -> manifest -> layer; an index of indexes is one more than anybody builds
 log = structlog.get_logger()
 
 
-class DiskBlob:
-    """A committed blob, open. The descriptor keeps the bytes whatever happens to the name."""
-
-    def __init__(self, size: int, descriptor: int) -> None:
-        self.size = size
-        self._descriptor = descriptor
-
-    def fileno(self) -> int:
-        return self._descriptor
-
-    async def reach(self, offset: int) -> int:  # noqa: ARG002 - all of it is there
-        return self.size
-
-
 class DiskStore:
-    """Blobs and ingests in one cache directory. One process writes to it."""
+    """Blobs and ingests in one cache directory. One process writes to it.
+
+    Attributes:
+        condition: whether the directory can be written.
+    """
 
     def __init__(
-        self, settings: CacheSettings, layout: Layout, ledger: Ledger, metrics: Metrics, threads: ThreadPoolExecutor
+        self, settings: CacheSettings, layout: Layout, ledger: Ledger, metrics: Metrics, threads: Threads
     ) -> None:
-        self._limit = settings.max_size
-        self._floor = settings.min_free
+        self.condition = Condition()
         self._layout = layout
         self._ledger = ledger
         self._metrics = metrics
         self._threads = threads
         self._inventory = Inventory()
-        self._kept_ingests: dict[Digest, int] = {}
-        self._open_ingests: set[DiskIngest] = set()
+        self._uses = Uses(self._inventory, ledger)
+        self._room = Room(settings, layout, self._inventory, self._uses, metrics, threads)
         self._numbers = itertools.count()
-        self._making_room = asyncio.Lock()
-        self._taking_up = asyncio.Lock()
+        self._mending = asyncio.Lock()
+        self._identity: object = None
+        self._condemned: set[Digest] = set()  # damaged, and could not be removed
         metrics.cache_limit_bytes.set(settings.max_size)
         metrics.cache_bytes.set_function(lambda: self._inventory.occupied)
 
@@ -78,10 +67,10 @@ class DiskStore:
         Raises:
             StorageFailed: the directory can't be read or written.
         """
-        with ThreadPoolExecutor(_THREADS, thread_name_prefix="store") as threads:
+        with Threads.running(_THREADS, "store") as threads:
             layout = Layout(settings.path)
             store = cls(settings, layout, ledger, metrics, threads)
-            await store._run(layout.create)
+            await threads.run(layout.create)
             await store._load()
             try:
                 yield store
@@ -89,26 +78,25 @@ class DiskStore:
                 await store.flush()
 
     async def _load(self) -> None:
+        began = time.time()
         uses = await self._ledger.uses()
 
-        def scan() -> tuple[dict[Digest, tuple[int, float]], dict[Digest, int]]:
+        def scan() -> tuple[object, dict[Digest, tuple[int, float]], dict[Digest, int]]:
             with storage_errors(f"the cache directory {self._layout.root} can't be read"):
                 found = {
                     digest: (status.st_size, uses.get(digest, status.st_mtime))
                     for digest, status in self._layout.blobs()
                 }
-                return found, self._layout.kept_ingests()
+                return self._layout.identity(), found, self._layout.kept_ingests()
 
-        found, self._kept_ingests = await self._run(scan)
-        self._inventory.load(found)
-        self._inventory.reserve(sum(self._kept_ingests.values()))
+        async with self._room.lock:
+            self._identity, found, kept = await self._threads.run(scan)
+            self._inventory.load(found, since=began)
+            self._room.load(kept)
         try:
             await self.make_room(0)  # max_size may be smaller than it was
         except NoRoom as error:
             log.warning("cache_too_full", reason=str(error))
-
-    async def _run(self, work: Callable[[], _Result]) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     @property
     def occupied(self) -> int:
@@ -120,6 +108,10 @@ class DiskStore:
 
     def __contains__(self, digest: object) -> bool:
         return digest in self._inventory
+
+    def digests(self) -> list[Digest]:
+        """What is stored now."""
+        return [stored.digest for stored in self._inventory.oldest_first() if stored.digest in self._inventory]
 
     def size(self, digest: Digest) -> int | None:
         return self._inventory.size(digest)
@@ -139,42 +131,82 @@ class DiskStore:
     async def open(self, digest: Digest) -> AsyncIterator[DiskBlob | None]:
         async with self.hold(digest):
             size = self._inventory.size(digest)
-            descriptor = None if size is None else await self._descriptor(digest)
+            descriptor = None if size is None else await self._descriptor(digest, size)
             if size is None or descriptor is None:
                 yield None
                 return
             try:
                 self.use(digest)
-                yield DiskBlob(size, descriptor)
+                yield DiskBlob(size, descriptor, partial(self._hide, digest))
             finally:
                 os.close(descriptor)
 
-    async def _descriptor(self, digest: Digest) -> int | None:
-        opening = asyncio.get_running_loop().run_in_executor(self._threads, _opened, self._layout.blob(digest))
+    async def _descriptor(self, digest: Digest, size: int) -> int | None:
+        """An open blob; None where it can't be read or is not what it was: then it is a miss from now on."""
+        opening = self._threads.start(partial(opened, self._layout.blob(digest), size))
         try:
-            descriptor = await asyncio.shield(opening)
+            return await asyncio.shield(opening)
         except asyncio.CancelledError:
-            opening.add_done_callback(_close_opened)  # the client left while the file was being opened
+            opening.add_done_callback(close_opened)  # the client left while the file was being opened
             raise
-        if descriptor is None:
-            self._inventory.remove(digest)  # someone removed it behind the store's back: it is a miss
-        return descriptor
+        except FileNotFoundError:
+            self._inventory.remove(digest)  # someone removed it behind the store's back
+        except BlobDamaged as damage:
+            await self.condemn(digest, str(damage))
+        except StorageFailed as error:
+            self._hide(digest, error)
+        return None
+
+    def _hide(self, digest: Digest, error: StorageFailed) -> None:
+        self.condition.unreadable(error)
+        self._inventory.hide(digest)
 
     async def read(self, digest: Digest) -> bytes | None:
         async with self.open(digest) as blob:
             if blob is None:
                 return None
-            return await self._run(lambda: os.pread(blob.fileno(), blob.size, 0))
+            try:
+                with storage_errors(f"{digest} can't be read"):
+                    return await self._threads.run(lambda: os.pread(blob.fileno(), blob.size, 0))
+            except StorageFailed as error:
+                self._hide(digest, error)
+                return None
+
+    async def condemn(self, digest: Digest, reason: str, *, seen: os.stat_result | None = None) -> None:
+        self._inventory.hide(digest)  # first: nobody is to open it any more
+        self._metrics.blobs_damaged.inc()
+        log.warning("blob_damaged", digest=str(digest), reason=reason)
+        await self._remove_condemned(digest, seen)
+
+    async def _remove_condemned(self, digest: Digest, seen: os.stat_result | None) -> None:
+        try:
+            await self._threads.run(partial(_unlink, self._layout.blob(digest), seen))
+        except StorageFailed as error:
+            self._condemned.add(digest)  # it takes its room until it can be removed
+            self.condition.unreadable(error)
+        else:
+            self._condemned.discard(digest)
+            self._inventory.remove(digest)
 
     async def put(self, digest: Digest, content: bytes) -> None:
         if digest in self:
             return
+        await self._check_writable()
         await self.make_room(len(content))
         try:
-            await self._run(lambda: self._put(digest, content))
+            with self.condition.writing():
+                await self._put_or_relieve(digest, content)
+            self.condition.mended()
             self._enter(digest, len(content))
         finally:
             self._inventory.reserve(-len(content))
+
+    async def _put_or_relieve(self, digest: Digest, content: bytes) -> None:
+        try:
+            await self._threads.run(lambda: self._put(digest, content))
+        except DiskFull:
+            await self._room.relieve(len(content))
+            await self._threads.run(lambda: self._put(digest, content))
 
     def _put(self, digest: Digest, content: bytes) -> None:
         path = self._layout.put(next(self._numbers))
@@ -193,24 +225,27 @@ class DiskStore:
 
     @asynccontextmanager
     async def ingest(self, digest: Digest) -> AsyncIterator[DiskIngest]:
-        async with self._making_room:  # which may be about to remove what was kept
-            kept = self._kept_ingests.pop(digest, 0)
-        ingest = DiskIngest(digest, self._layout, self._threads, make_room=self.make_room, kept=kept)
-        self._open_ingests.add(ingest)
+        await self._check_writable()
+        async with self._room.lock:  # who holds it may be about to remove what was kept
+            kept = self._room.kept.pop(digest, 0)
+        ingest = DiskIngest(digest, self._layout, self._threads, self._room, self.condition, kept=kept)
+        self._room.arriving.add(ingest)
         try:
             await ingest.open()
             yield ingest
         finally:
             try:
                 await ingest.close()
+            except StorageFailed as error:
+                ingest.written = ingest.reserved  # what can't be removed takes its room
+                self.condition.failed(error)
             finally:
-                self._open_ingests.discard(ingest)
+                self._room.arriving.discard(ingest)
                 self._inventory.reserve(-ingest.reserved)
                 if ingest.committed:
                     self._enter(digest, ingest.written)
                 elif ingest.written:
-                    self._kept_ingests[digest] = ingest.written
-                    self._inventory.reserve(ingest.written)
+                    self._room.keep(digest, ingest.written)
 
     def _enter(self, digest: Digest, size: int) -> None:
         """Takes in a blob that was just committed: whoever brought it is about to use it, and what it references."""
@@ -218,11 +253,11 @@ class DiskStore:
         self.use(digest)
 
     async def has_room(self, size: int) -> bool:
-        return self._victims(await self._excess(size)) is not None
-
-    def _victims(self, excess: int) -> list[Stored] | None:
-        excess -= sum(self._kept_ingests.values())
-        return victims(self._inventory.oldest_first(), excess=excess, held=self._inventory.held)
+        try:
+            await self._check_writable()
+            return await self._room.can_be_made(size)
+        except StorageFailed:
+            return False
 
     async def make_room(self, size: int) -> None:
         """Reserves *size* bytes, evicting what must go for them first.
@@ -231,116 +266,84 @@ class DiskStore:
             NoRoom: max_size and min_free can't both hold; then nothing was evicted.
             StorageFailed: something can't be removed.
         """
-        await self._take_up_uses()
-        async with self._making_room:  # until what was chosen is gone, or another would count its room as free
-            excess = await self._excess(size)
-            chosen = self._victims(excess)
-            if chosen is None:
-                raise NoRoom(
-                    f"there is no room for {size} bytes: {self._inventory.occupied} of {self._limit} are taken "
-                    f"(max_size), {excess} too many with them (min_free is {self._floor}), and the rest is in use",
-                    needed=size,
-                    limit=self._limit,
-                )
-            await self._drop_kept_ingests(excess)
-            await self._evict(chosen)
-            self._inventory.reserve(size)
+        with self.condition.writing():
+            await self._room.make(size)
 
-    async def _excess(self, size: int) -> int:
-        """Bytes that have to go before *size* more may come: above max_size, or below min_free."""
-        above = self._inventory.occupied + size - self._limit
-        with storage_errors(f"the free space of {self._layout.root} can't be told"):
-            disk = await self._run(lambda: os.statvfs(self._layout.root))
-        coming = sum(ingest.reserved - ingest.written for ingest in self._open_ingests)
-        return max(above, self._floor + size + coming - disk.f_bavail * disk.f_frsize)
+    @property
+    def limit(self) -> int:
+        """Bytes that all content together never exceeds."""
+        return self._room.limit
 
-    async def _take_up_uses(self) -> None:
-        """Applies the uses since the last time to the order: what a manifest references was used with it."""
-        async with self._taking_up:  # whoever comes second waits, or would not see what the first is about to apply
-            noted = self._inventory.noted_uses()
-            references = await self._references({digest for digest, _ in noted})
-            for digest, used in noted:
-                for one in _closure(digest, references):
-                    self._inventory.used(one, now=used)
+    def last_use(self, digest: Digest) -> float | None:
+        """When a blob was last used, in seconds since the epoch; None where it is not stored."""
+        return self._inventory.last_use(digest)
 
-    async def _references(self, digests: set[Digest]) -> dict[Digest, tuple[Digest, ...]]:
-        """What those of *digests* that are manifests reference, level by level."""
-        found: dict[Digest, tuple[Digest, ...]] = {}
-        for _ in range(_DEEPEST):
-            small = [one for one in digests if (self._inventory.size(one) or LARGEST) < LARGEST and one not in found]
-            level = await self._ledger.manifests(small) if small else {}
-            found.update((digest, fact.references) for digest, fact in level.items())
-            digests = {reference for fact in level.values() for reference in fact.references}
-        return found
+    async def discard(self, digest: Digest) -> int:
+        """Removes a blob, unless it is held; how many bytes became free.
 
-    async def _drop_kept_ingests(self, excess: int) -> None:
-        """Removes what broken-off downloads left, oldest first, until *excess* bytes are free."""
-        for digest, size in list(self._kept_ingests.items()):
-            if excess <= 0:
-                return
-            await self._drop_kept_ingest(digest, size)
-            excess -= size
-
-    async def _drop_kept_ingest(self, digest: Digest, size: int) -> None:
-        await self._run(partial(_unlink, self._layout.ingest(digest)))
-        del self._kept_ingests[digest]
-        self._inventory.reserve(-size)
-
-    async def _evict(self, chosen: list[Stored]) -> None:
-        for at, stored in enumerate(chosen):
-            self._inventory.remove(stored.digest)  # first: nobody is to open it any more
-            try:
-                await self._run(partial(_unlink, self._layout.blob(stored.digest)))
-            except StorageFailed:
-                self._inventory.add(stored.digest, stored.size, now=time.time())  # it is still there, and counts
-                chosen = chosen[:at]
-                raise
-            self._metrics.evictions.inc()
-        if chosen:
-            log.info("blobs_evicted", blobs=len(chosen), bytes=sum(stored.size for stored in chosen))
+        Raises:
+            StorageFailed: it can't be removed.
+        """
+        return await self._room.discard(digest)
 
     async def forget_ingests(self, *, older_than: float) -> None:
         """Removes what downloads left more than *older_than* seconds ago and nobody came back for."""
-        limit = time.time() - older_than
-        async with self._making_room:
-            for digest, size in list(self._kept_ingests.items()):
-                if await self._run(partial(_last_change, self._layout.ingest(digest))) < limit:
-                    await self._drop_kept_ingest(digest, size)
+        await self._room.forget_kept(older_than=older_than)
 
     async def flush(self) -> None:
         """Writes down when each blob was last used."""
-        await self._take_up_uses()
-        await self._ledger.keep_uses(self._inventory.last_uses())
+        await self._uses.write_down()
+
+    # A directory that can't be written, or is another one
+
+    async def _check_writable(self) -> None:
+        """Lets pass who wants to write.
+
+        Raises:
+            StorageFailed: the directory can't be written.
+        """
+        if self.condition.is_to_be_tried:
+            with suppress(DiskFull):  # something may have to go first
+                await self.mend()
+        self.condition.check()
+
+    async def mend(self) -> None:
+        """Tries a directory that could not be written; makes anew what is missing, and takes in what is another.
+
+        Raises:
+            StorageFailed: it still can't be written.
+        """
+        async with self._mending:
+            with self.condition.writing():
+                await self._threads.run(self._layout.create)
+                await self._take_in()
+            self.condition.mended()
+            self._inventory.show_hidden(but=self._condemned)
+            for digest in list(self._condemned):
+                await self._remove_condemned(digest, None)
+
+    async def _take_in(self) -> None:
+        """Takes in what is there, if the directories are others than before."""
+        if await self._threads.run(self._layout.identity) != self._identity:
+            await self._threads.run(self._layout.lock)
+            await self._load()
+            log.warning("cache_reloaded", path=str(self._layout.root), blobs=len(self), bytes=self.occupied)
+
+    async def check(self) -> None:
+        """Sees whether the directory can be written where that failed, and is still the one that it was.
+
+        Raises:
+            StorageFailed
+        """
+        is_same = False
+        with suppress(StorageFailed):
+            is_same = await self._threads.run(self._layout.identity) == self._identity
+        if self.condition.is_to_be_tried or not is_same:
+            await self.mend()
 
 
-def _closure(digest: Digest, references: Mapping[Digest, tuple[Digest, ...]]) -> Iterator[Digest]:
-    """A digest after all that it references, so that a manifest never outlives its layers."""
-    for reference in references.get(digest, ()):
-        if reference != digest:
-            yield from _closure(reference, references)
-    yield digest
-
-
-def _opened(path: str) -> int | None:
-    with storage_errors("a blob can't be read"):
-        try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-
-
-def _close_opened(opening: asyncio.Future[int | None]) -> None:
-    if not opening.cancelled() and opening.exception() is None and (descriptor := opening.result()) is not None:
-        os.close(descriptor)
-
-
-def _unlink(path: str) -> None:
-    with storage_errors("what should make room can't be removed"), suppress(FileNotFoundError):
-        os.unlink(path)
-
-
-def _last_change(path: str) -> float:
-    try:
-        return os.stat(path).st_mtime
-    except OSError:
-        return 0.0
+def _unlink(path: str, seen: os.stat_result | None) -> None:
+    """Removes a file, unless it is no longer the one that was *seen*."""
+    with storage_errors("a damaged blob can't be removed"), suppress(FileNotFoundError):
+        if seen is None or os.path.samestat(seen, os.stat(path)):
+            os.unlink(path)

@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 
-from mirror.errors import NoRoom
+from mirror.errors import DiskFull, NoRoom, StorageFailed
 from mirror.oci.digest import Digest, Verifier
+from mirror.storage.condition import Condition
 from mirror.storage.layout import Layout, storage_errors
+from mirror.storage.room import Room
+from mirror.storage.threads import Threads
 
 _REREAD = 2**20
+_TRIES = 3  # to write on a full disk: others may take the room that was made
 
 
 class DiskIngest:
-    """Bytes of one digest on their way in. Disk and hash work runs on *threads*; one call at a time."""
+    """Bytes of one digest on their way in. Disk and hash work runs on *threads*; one call at a time.
+
+    Attributes:
+        reserved: bytes of room that were made for it.
+        committed: whether it has become a blob.
+        void: whether what arrived can't be gone on with: the disk would not take the next bytes.
+    """
 
     def __init__(
-        self,
-        digest: Digest,
-        layout: Layout,
-        threads: Executor,
-        *,
-        make_room: Callable[[int], Awaitable[None]],
-        kept: int,
+        self, digest: Digest, layout: Layout, threads: Threads, room: Room, condition: Condition, *, kept: int
     ) -> None:
         self.digest = digest
         self.reserved = kept
         self.committed = False
+        self.void = False
+        self.written = 0
         self._path = layout.ingest(digest)
         self._layout = layout
         self._threads = threads
-        self._make_room = make_room
+        self._room = room
+        self._condition = condition
         self._verifier = Verifier(digest)
         self._descriptor = -1
-        self.written = 0
+        self._is_sized = False
 
     def fileno(self) -> int:
         return self._descriptor
@@ -48,7 +53,21 @@ class DiskIngest:
         Raises:
             StorageFailed
         """
-        await self._run(self._open)
+        with self._giving_up():
+            try:
+                await self._threads.run_all(self._open)
+            except DiskFull:
+                await self._room.relieve(_REREAD)  # for its name, if for nothing else
+                await self._threads.run_all(self._open)
+
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        try:
+            yield
+        except StorageFailed as error:
+            self.void = True
+            self._condition.failed(error)
+            raise
 
     def _open(self) -> None:
         with storage_errors(f"{self.digest} can't be stored"):
@@ -62,34 +81,79 @@ class DiskIngest:
                 self.written += len(piece)
 
     async def close(self) -> None:
-        """Gives the file back; removes it if it is empty."""
-        await self._run(self._close)
+        """Gives the file back; removes it if nothing can go on with it.
+
+        Raises:
+            StorageFailed: it can't be removed.
+        """
+        await self._threads.run_all(self._close)
 
     def _close(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-        if not self.committed and not self.written:
+        if not self.committed and (self.void or not self.written):
             with storage_errors(f"{self._path} can't be removed"), suppress(FileNotFoundError):
                 os.unlink(self._path)
+            self.written = 0
+        elif not self.committed and not os.path.exists(self._path):
+            self.written = 0  # somebody removed it
+
+    @property
+    def is_complete(self) -> bool:
+        return self.written > 0 and self._verifier.is_complete
+
+    def verification(self) -> Verifier:
+        return self._verifier.copy()
 
     async def reserve(self, size: int) -> None:
+        self._is_sized = True
         if size > self.reserved:
             try:
-                await self._make_room(size - self.reserved)
+                await self._room.make(size - self.reserved)
             except NoRoom as error:
                 raise NoRoom(f"{self.digest} is not stored: {error}", size=size) from error
             self.reserved = size
 
     async def append(self, content: memoryview) -> None:
-        coming = self.written + len(content)
-        if coming > self.reserved:  # a body whose size nobody announced
-            await self._make_room(coming - self.reserved)
+        begin, coming = self.written, self.written + len(content)
+        if coming > self.reserved:
+            if self._is_sized:
+                await self._room.make(coming - self.reserved)
+            else:
+                await self._room.take_growing(coming - self.reserved, self.reserved)
             self.reserved = coming
-        # Writing and hashing take about as long as each other, and neither needs the other.
-        await self._run(partial(self._write, content), partial(self._verifier.feed, [content]))
+        before = self._verifier.copy()
+        try:
+            # Writing and hashing take about as long as each other, and neither needs the other.
+            await self._threads.run_all(partial(self._write, begin, content), partial(self._verifier.feed, [content]))
+        except DiskFull as full:
+            if not await self._is_written_again(begin, content):
+                self._give_up(begin, before, full)
+                raise
+        except StorageFailed as error:
+            self._give_up(begin, before, error)
+            raise
 
-    def _write(self, content: memoryview) -> None:
+    async def _is_written_again(self, begin: int, content: memoryview) -> bool:
+        """Makes room on a disk that others have filled, and writes what it did not take."""
+        for _ in range(_TRIES):
+            with suppress(DiskFull):
+                try:
+                    await self._room.relieve(self.reserved - self.written)
+                except StorageFailed:
+                    return False
+                await self._threads.run_all(partial(self._write, begin, content))
+                return True
+        return False
+
+    def _give_up(self, begin: int, before: Verifier, error: StorageFailed) -> None:
+        """Goes back to before the content that could not be written, and leaves it at that."""
+        self.written, self._verifier, self.void = begin, before, True
+        self._condition.failed(error)
+
+    def _write(self, begin: int, content: memoryview) -> None:
+        content = content[self.written - begin :]
         with storage_errors(f"{self.digest} can't be written"):
             while content:
                 done = os.pwrite(self._descriptor, content, self.written)
@@ -100,8 +164,10 @@ class DiskIngest:
         self._verifier.finish(size)
 
     async def commit(self) -> None:
-        await self._run(self._commit)
+        with self._giving_up():
+            await self._threads.run_all(self._commit)
         self.committed = True
+        self._condition.mended()
 
     def _commit(self) -> None:
         with storage_errors(f"{self.digest} can't be committed"):
@@ -115,18 +181,3 @@ class DiskIngest:
         if self._descriptor >= 0:
             with storage_errors(f"{self.digest} can't be begun anew"):
                 os.ftruncate(self._descriptor, 0)
-
-    async def _run(self, *works: Callable[[], None]) -> None:
-        """Does all of it on threads, and comes back only when all of it is done.
-
-        Also when it is cancelled: the descriptor must not be closed under a thread that still writes to it.
-        """
-        loop = asyncio.get_running_loop()
-        running = [loop.run_in_executor(self._threads, work) for work in works]
-        try:
-            await asyncio.wait(running)
-        except asyncio.CancelledError:
-            await asyncio.wait(running)
-            raise
-        for done in running:
-            done.result()

@@ -6,22 +6,26 @@
 <cache>/ingest/<algorithm>-<hex>   downloads under way; kept over a crash, resumed by Range
 <cache>/ingest/put-<number>        small content on its way in; void after a crash
 <cache>/ledger/                    the facts
+<cache>/control.sock               where a running mirror answers its own commands
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import structlog
 
-from mirror.errors import DigestInvalid, StorageFailed
+from mirror.errors import DigestInvalid, DiskFull, StorageFailed
 from mirror.oci.digest import ALGORITHMS, Digest
 
 _UNUSABLE = "the cache directory {} can't be used; mend that, or choose another with --cache"
+_WAY = 2**20  # bytes that a start takes, of which most are the ledger's
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 log = structlog.get_logger()
 
 
@@ -32,6 +36,9 @@ class Layout:
         self.root = root
         self.ingests = root / "ingest"
         self.ledger = root / "ledger"
+        self.control = root / "control.sock"
+        self._blobs = [root / "blobs" / algorithm for algorithm in ALGORITHMS]
+        self._lock = -1
 
     def create(self) -> None:
         """Makes the directories and marks them as an image layout.
@@ -40,39 +47,101 @@ class Layout:
             StorageFailed: the directory can't be made or written to.
         """
         with storage_errors(_UNUSABLE.format(self.root)):
-            for algorithm in ALGORITHMS:
-                (self.root / "blobs" / algorithm).mkdir(parents=True, exist_ok=True)
-            self.ingests.mkdir(exist_ok=True)
+            for directory in (*self._blobs, self.ingests):
+                directory.mkdir(parents=True, exist_ok=True)
             for name, content in (
                 ("oci-layout", '{"imageLayoutVersion":"1.0.0"}'),
                 ("index.json", '{"schemaVersion":2,"manifests":[]}'),
             ):
                 if not (self.root / name).exists():
                     (self.root / name).write_text(content)
-            probe = self.ingests / "put-probe"
-            probe.write_bytes(b"")
-            probe.unlink()
+            self._probe()
+
+    def _probe(self, content: bytes = b"probe") -> None:
+        """Takes a file the way that content goes."""
+        probe = self.ingests / "put-probe"
+        try:
+            probe.write_bytes(content)
+            for directory in self._blobs:
+                probe = probe.rename(directory / "probe")
+        finally:
+            with suppress(OSError):
+                probe.unlink()
+
+    def identity(self) -> tuple[tuple[int, int], ...]:
+        """Says which directories these are; others in their places have another identity.
+
+        Raises:
+            StorageFailed: one is not there.
+        """
+        with storage_errors(_UNUSABLE.format(self.root)):
+            found = [os.stat(directory) for directory in (*self._blobs, self.ingests)]
+        return tuple((status.st_dev, status.st_ino) for status in found)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keeps other mirrors out: two writers of one ingest would each verify what the other wrote over.
 
         Raises:
-            StorageFailed: another one is in.
+            StorageFailed: another one is in, or the directory can't be made or written to.
         """
         with storage_errors(_UNUSABLE.format(self.root)):
             os.makedirs(self.ingests, exist_ok=True)
-            directory = os.open(self.ingests, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            try:
-                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise StorageFailed(
-                    f"another mirror uses the cache directory {self.root}; stop it, or choose another with --cache"
-                ) from error
+            self.lock()
+            self._make_way()
+            self.create()
             yield
         finally:
+            self._unlock()
+
+    def _make_way(self) -> None:
+        """Removes old content from a disk that is so full that not even a start is possible, until it is."""
+        if not all(directory.is_dir() for directory in self._blobs):
+            return
+        blobs: list[tuple[float, str]] | None = None
+        while blobs is None or blobs:
+            try:
+                with storage_errors(_UNUSABLE.format(self.root)):
+                    self._probe(bytes(_WAY))
+            except DiskFull:
+                if blobs is None:
+                    kept = [(0.0, self.ingest(digest)) for digest in self.kept_ingests()]
+                    blobs = [(status.st_mtime, self.blob(digest)) for digest, status in self.blobs()]
+                    blobs = sorted([*kept, *blobs], reverse=True)
+                if blobs:
+                    log.warning("disk_full_at_start", removed=blobs[-1][1])
+                    os.unlink(blobs.pop()[1])
+            else:
+                return
+
+    def lock(self) -> None:
+        """Locks the directory that is there now, in place of one that was.
+
+        Raises:
+            StorageFailed: another mirror uses it.
+        """
+        with storage_errors(_UNUSABLE.format(self.root)):
+            directory = os.open(self.ingests, os.O_RDONLY | os.O_DIRECTORY)
+        if self._lock >= 0 and os.path.sameopenfile(directory, self._lock):
             os.close(directory)
+            return
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(directory)
+            if not isinstance(error, BlockingIOError):
+                raise StorageFailed(f"{_UNUSABLE.format(self.root)}: it can't be locked: {error.strerror}") from error
+            raise StorageFailed(
+                f"another mirror uses the cache directory {self.root}; stop it, or choose another with --cache"
+            ) from error
+        self._unlock()
+        self._lock = directory
+
+    def _unlock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def blob(self, digest: Digest) -> str:
         return f"{self.root}/blobs/{digest.algorithm}/{digest.hex}"
@@ -80,8 +149,8 @@ class Layout:
     def ingest(self, digest: Digest) -> str:
         return f"{self.ingests}/{digest.algorithm}-{digest.hex}"
 
-    def put(self, number: int) -> str:
-        return f"{self.ingests}/put-{number}"
+    def put(self, name: int | str) -> str:
+        return f"{self.ingests}/put-{name}"
 
     def blobs(self) -> Iterator[tuple[Digest, os.stat_result]]:
         """Every committed blob. Other files are passed over: they are not ours to judge."""
@@ -125,13 +194,15 @@ def storage_errors(what: str) -> Iterator[None]:
     """Translates the operating system's errors.
 
     Raises:
-        StorageFailed: with *what*, and why.
+        DiskFull: for lack of room or quota. StorageFailed: for other reasons. With *what*, and why.
     """
     try:
         yield
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        raise StorageFailed(f"{what}: {error.strerror or error}{where}") from error
+        kind = DiskFull if error.errno in _FULL else StorageFailed
+        cause = errno.errorcode.get(error.errno or 0, type(error).__name__)
+        raise kind(f"{what}: {error.strerror or error}{where}", cause=cause) from error
 
 
 def _digest(text: str) -> Digest | None:

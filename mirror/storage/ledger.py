@@ -6,7 +6,10 @@ writes none but would still read one, so `_JsonOnly` refuses them.
 Keys:  tag <repository>:<tag>      [digest, checked]
        manifest <digest>           [media type, [digest referenced, …]]
        holdings <repository>       [digest, …]
+       pins                        [[upstream, repository, tag or digest], …]
        uses <two hex digits>       {digest: last use}      256 rows rather than one a blob: they load in no time
+       whole                       true                    what could be found out from the blobs is in it
+       scrubbed                    digest                  where the search for damage got to
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,15 +28,20 @@ import diskcache
 import structlog
 from diskcache.core import MODE_PICKLE
 
-from mirror.errors import DigestInvalid, StorageFailed
+from mirror.errors import DigestInvalid, StorageFailed, TagInvalid
+from mirror.log import Seldom
 from mirror.oci.digest import Digest
-from mirror.oci.names import Repository, Tag
+from mirror.oci.images import Image
+from mirror.oci.names import Repository, Tag, parse_reference
 from mirror.policy import TagFact
 from mirror.storage import ManifestFact
 
 _Result = TypeVar("_Result")
 _DAMAGE = (sqlite3.Error, zlib.error, OSError, EOFError, ValueError, TypeError, RecursionError, OverflowError)
 _BUSY_SECONDS = 10
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_ENOUGH = 2**18  # bytes that an opening writes, at most
+_MOST_UNWRITTEN = 65_536  # rows, about 30 MiB; above it the oldest are forgotten
 _LATEST = 1e15  # seconds; what is written as later was written by nobody with a clock
 log = structlog.get_logger()
 
@@ -46,11 +54,18 @@ class _JsonOnly(diskcache.JSONDisk):  # type: ignore[misc,no-any-unimported]  # 
 
 
 class DiskLedger:
-    """Facts in `<cache>/ledger`. What is damaged counts as unknown: every fact can be had again from upstream."""
+    """Facts in `<cache>/ledger`. What is damaged counts as unknown: every fact can be had again from upstream.
+
+    What can't be written is known from memory, and written when that is possible again.
+    """
 
     def __init__(self, cache: Any, thread: ThreadPoolExecutor) -> None:  # noqa: ANN401 - diskcache has no types
         self._cache = cache
         self._thread = thread
+        self._identity = _identity(cache)
+        self._damage: str | None = None
+        self._unwritten: dict[str, object] = {}  # rows by key; None where one is to be deleted
+        self._seldom = Seldom(log)
 
     @classmethod
     @asynccontextmanager
@@ -63,26 +78,99 @@ class DiskLedger:
         thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")  # one thread: SQLite has one writer anyway
         loop = asyncio.get_running_loop()
         try:
-            cache = await loop.run_in_executor(thread, _open_or_renew, path)
+            ledger = cls(await loop.run_in_executor(thread, _open_or_renew, path), thread)
             try:
-                yield cls(cache, thread)
+                yield ledger
             finally:
-                await loop.run_in_executor(thread, cache.close)
+                await ledger._write_unwritten()
+                await loop.run_in_executor(thread, ledger._cache.close)
         finally:
+            thread.shutdown()
+
+    @classmethod
+    @asynccontextmanager
+    async def beside(cls, path: Path) -> AsyncIterator[DiskLedger | None]:
+        """The ledger at *path*, which a running mirror may use; None where it can't be read: it is left alone."""
+        thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        loop = asyncio.get_running_loop()
+        ledger = None
+        try:
+            if (path / "cache.db").exists():
+                with suppress(*_DAMAGE, diskcache.Timeout):
+                    ledger = cls(await loop.run_in_executor(thread, _open, path), thread)
+            yield ledger
+        finally:
+            if ledger is not None:
+                await loop.run_in_executor(thread, ledger._cache.close)
             thread.shutdown()
 
     async def _run(self, call: Callable[[], _Result], otherwise: _Result, *, key: str) -> _Result:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, call)
         except (*_DAMAGE, diskcache.Timeout) as error:
-            log.warning("ledger_failed", key=key, error=str(error))
+            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+                self._damage = str(error)
+            self._seldom.warning("ledger_failed", str(error), key=key, error=str(error))
             return otherwise
 
     async def _get(self, key: str) -> Any:  # noqa: ANN401 - JSON; each caller checks what it takes
+        if key in self._unwritten:
+            return self._unwritten[key]
         return await self._run(lambda: self._cache.get(key), None, key=key)
 
     async def _set(self, key: str, value: object) -> None:
-        await self._run(lambda: self._cache.set(key, value), False, key=key)
+        if await self._run(lambda: self._write({key: value}), False, key=key):
+            self._unwritten.pop(key, None)
+        else:
+            self._unwritten[key] = value
+            while len(self._unwritten) > _MOST_UNWRITTEN:
+                del self._unwritten[next(iter(self._unwritten))]
+
+    def _write(self, rows: Mapping[str, object]) -> bool:
+        with self._cache.transact():
+            for key, value in rows.items():
+                if value is None:
+                    self._cache.delete(key)
+                else:
+                    self._cache.set(key, value)
+        return True
+
+    async def _write_unwritten(self) -> None:
+        rows = dict(self._unwritten)
+        if not rows:
+            return
+        if await self._run(lambda: self._write(rows), False, key=f"{len(rows)} rows"):
+            for key, value in rows.items():
+                if self._unwritten.get(key) is value:
+                    del self._unwritten[key]
+
+    async def mend(self) -> None:
+        """Writes what could not be written before; begins anew if the database is gone, or found to be damaged.
+
+        Raises:
+            StorageFailed: it can't be.
+        """
+        reason = self._damage or ("it is gone" if _identity(self._cache) != self._identity else None)
+        if reason is not None:
+            self._cache = await asyncio.get_running_loop().run_in_executor(
+                self._thread, _renewed, Path(self._cache.directory), self._cache, reason
+            )
+            self._identity, self._damage = _identity(self._cache), None
+        await self._write_unwritten()
+
+    async def is_whole(self) -> bool:
+        """Whether all that can be found out from the blobs is in it. Not so in one that was begun anew."""
+        return await self._get("whole") is True
+
+    async def keep_whole(self) -> None:
+        await self._set("whole", True)
+
+    async def scrubbed(self) -> Digest | None:
+        """The last blob in which damage was searched for."""
+        return _digest(await self._get("scrubbed"))
+
+    async def keep_scrubbed(self, digest: Digest | None) -> None:
+        await self._set("scrubbed", None if digest is None else str(digest))
 
     async def tag(self, repository: Repository, tag: Tag) -> TagFact | None:
         match await self._get(f"tag {repository}:{tag}"):
@@ -95,22 +183,30 @@ class DiskLedger:
         await self._set(f"tag {repository}:{tag}", [str(fact.digest), fact.checked])
 
     async def drop_tag(self, repository: Repository, tag: Tag) -> None:
-        key = f"tag {repository}:{tag}"
-        await self._run(lambda: self._cache.delete(key), False, key=key)
+        await self._set(f"tag {repository}:{tag}", None)
 
     async def manifest(self, digest: Digest) -> ManifestFact | None:
         return _manifest_fact(await self._get(f"manifest {digest}"))
 
     async def manifests(self, digests: Iterable[Digest]) -> Mapping[Digest, ManifestFact]:
+        def row(key: str) -> object:
+            return self._unwritten[key] if key in self._unwritten else self._cache.get(key)
+
         def read() -> dict[Digest, ManifestFact]:
-            found = ((digest, _manifest_fact(self._cache.get(f"manifest {digest}"))) for digest in digests)
+            found = ((digest, _manifest_fact(row(f"manifest {digest}"))) for digest in digests)
             return {digest: fact for digest, fact in found if fact is not None}
 
         none: dict[Digest, ManifestFact] = {}
         return await self._run(read, none, key="manifest …")
 
     async def keep_manifest(self, digest: Digest, fact: ManifestFact) -> None:
-        await self._set(f"manifest {digest}", [fact.media_type, [str(one) for one in fact.references]])
+        await self._set(f"manifest {digest}", _manifest_row(fact))
+
+    async def add_manifests(self, facts: Mapping[Digest, ManifestFact]) -> bool:
+        """Keeps those of *facts* that are not known better; whether that worked."""
+        known = await self.manifests(facts)
+        rows = {f"manifest {digest}": _manifest_row(fact) for digest, fact in facts.items() if digest not in known}
+        return await self._run(lambda: self._write(rows), False, key="manifest …")
 
     async def holdings(self, repository: Repository) -> frozenset[Digest]:
         found = await self._get(f"holdings {repository}")
@@ -118,6 +214,48 @@ class DiskLedger:
 
     async def keep_holdings(self, repository: Repository, digests: Iterable[Digest]) -> None:
         await self._set(f"holdings {repository}", sorted(map(str, digests)))
+
+    async def all_holdings(self) -> Mapping[Repository, frozenset[Digest]]:
+        """As `holdings`, of every repository."""
+        names = [key.removeprefix("holdings ").partition("/") for key in await self._keys("holdings ")]
+        repositories = [Repository(upstream, name) for upstream, _, name in names]
+        return {repository: await self.holdings(repository) for repository in repositories}
+
+    async def tags(self, repository: Repository) -> Mapping[Tag, Digest]:
+        """All tags of a repository that are known."""
+        prefix = f"tag {repository}:"
+        tags = [Tag(key.removeprefix(prefix)) for key in await self._keys(prefix)]
+        facts = {tag: await self.tag(repository, tag) for tag in tags}
+        return {tag: fact.digest for tag, fact in facts.items() if fact is not None}
+
+    async def all_tags(self) -> Mapping[tuple[Repository, Tag], TagFact]:
+        """As `tag`, of every tag of every repository."""
+        found: dict[tuple[Repository, Tag], TagFact] = {}
+        for key in await self._keys("tag "):
+            name, _, text = key.removeprefix("tag ").rpartition(":")
+            upstream, _, path = name.partition("/")
+            repository, tag = Repository(upstream, path), Tag(text)
+            fact = await self.tag(repository, tag)
+            if fact is not None:
+                found[repository, tag] = fact
+        return found
+
+    async def pins(self) -> frozenset[Image]:
+        """The images that are never evicted."""
+        found = await self._get("pins")
+        rows = found if isinstance(found, list) else []
+        return frozenset(image for image in map(_image, rows) if image is not None)
+
+    async def keep_pins(self, images: Iterable[Image]) -> None:
+        rows = [[image.repository.upstream, image.repository.name, str(image.reference)] for image in images]
+        await self._set("pins", sorted(rows))
+
+    async def _keys(self, prefix: str) -> list[str]:
+        def read() -> list[str]:
+            return [key for key in self._cache.iterkeys() if isinstance(key, str) and key.startswith(prefix)]
+
+        none: list[str] = []
+        return await self._run(read, none, key=f"{prefix}…")
 
     async def uses(self) -> Mapping[Digest, float]:
         def read() -> list[object]:
@@ -132,8 +270,8 @@ class DiskLedger:
             if (moment := _moment(used)) is not None and (digest := _digest(text)) is not None
         }
 
-    async def keep_uses(self, uses: Mapping[Digest, float]) -> None:
-        def write() -> None:
+    async def keep_uses(self, uses: Mapping[Digest, float]) -> bool:
+        def write() -> bool:
             shards: dict[str, dict[str, float]] = defaultdict(dict)
             for digest, used in uses.items():
                 shards[digest.hex[:2]][str(digest)] = round(used, 3)
@@ -144,38 +282,90 @@ class DiskLedger:
                     self._cache.delete(key)
                 elif self._cache.get(key) != row:
                     self._cache.set(key, row)
+            return True
 
-        await self._run(write, None, key="uses")
+        return await self._run(write, False, key="uses")
 
 
 def _open_or_renew(path: Path) -> Any:  # noqa: ANN401 - diskcache has no types
     try:
         return _open(path)
     except _DAMAGE as error:
-        if not path.exists():
-            raise StorageFailed(f"the ledger {path} can't be made: {error}") from error
-        aside = path.with_name(f"{path.name}.damaged")
-        log.warning("ledger_damaged", path=str(path), put_aside=str(aside), error=str(error))
-        try:
+        if not path.exists() or not _takes_more(path.parent) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY:
+            raise StorageFailed(f"the ledger {path} can't be opened: {error}; mend that first") from error
+        return _renewed(path, None, str(error))
+
+
+def _takes_more(directory: Path) -> bool:
+    """Whether what a ledger takes can be written here. Where not, it may be as whole as ever."""
+    probe = directory / "ledger.probe"
+    try:
+        probe.write_bytes(bytes(_ENOUGH))
+    except OSError:
+        return False
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+    return True
+
+
+def _renewed(path: Path, cache: Any, reason: str) -> Any:  # noqa: ANN401 - diskcache has no types
+    """A new one in the place of what is at *path*, which is put aside."""
+    aside = path.with_name(f"{path.name}.damaged")
+    try:
+        if cache is not None:
+            cache.close()
+        if path.exists():
+            log.warning("ledger_damaged", path=str(path), put_aside=str(aside), error=reason)
             _remove(aside)
             path.rename(aside)
-            return _open(path)
-        except _DAMAGE as second:
-            raise StorageFailed(f"the ledger {path} is damaged and can't be renewed: {second}") from second
+        return _open(path)
+    except _DAMAGE as error:
+        raise StorageFailed(f"the ledger {path} is damaged ({reason}) and can't be renewed: {error}") from error
+
+
+def _identity(cache: Any) -> tuple[int, int] | None:  # noqa: ANN401 - diskcache has no types
+    """Which file the database is; None where there is none."""
+    with suppress(OSError):
+        found = (Path(cache.directory) / "cache.db").stat()
+        return found.st_dev, found.st_ino
+    return None
 
 
 def _open(path: Path) -> Any:  # noqa: ANN401 - diskcache has no types
-    cache = diskcache.Cache(
-        str(path),
-        timeout=_BUSY_SECONDS,
-        disk=_JsonOnly,
-        eviction_policy="none",
-        cull_limit=0,
-        disk_min_file_size=2**24,  # rows stay in the database: a file beside it would be a second thing to sync
-        sqlite_synchronous=1,
-    )
-    cache.get("uses 00")
+    _check(path)  # first: diskcache takes its own settings from the database, and fails in any way over damaged ones
+    try:
+        cache = diskcache.Cache(
+            str(path),
+            timeout=_BUSY_SECONDS,
+            disk=_JsonOnly,
+            eviction_policy="none",
+            cull_limit=0,
+            disk_min_file_size=2**24,  # rows stay in the database: a file beside it would be a second thing to sync
+            sqlite_synchronous=1,
+        )
+    except (AttributeError, LookupError) as error:
+        raise sqlite3.DatabaseError(f"its settings are none: {error}") from error
+    try:
+        cache.get("uses 00")
+    except BaseException:
+        cache.close()
+        raise
     return cache
+
+
+def _check(path: Path) -> None:
+    """SQLite sees damage only where it reads; a ledger damaged elsewhere would fail, row by row, for ever.
+
+    Raises:
+        sqlite3.DatabaseError
+    """
+    if not (path / "cache.db").exists():
+        return
+    with closing(sqlite3.connect(path / "cache.db", timeout=_BUSY_SECONDS)) as database:
+        (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(" ".join(str(verdict).split()))
 
 
 def _remove(path: Path) -> None:
@@ -187,10 +377,22 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _manifest_row(fact: ManifestFact) -> list[object]:
+    return [fact.media_type, [str(one) for one in fact.references]]
+
+
 def _manifest_fact(row: object) -> ManifestFact | None:
     match row:
         case [str(media_type), list(references)]:
             return ManifestFact(media_type, tuple(_digests(references)))
+    return None
+
+
+def _image(row: object) -> Image | None:
+    match row:
+        case [str(upstream), str(name), str(reference)]:
+            with suppress(DigestInvalid, TagInvalid):
+                return Image(Repository(upstream, name), parse_reference(reference))
     return None
 
 

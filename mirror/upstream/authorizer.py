@@ -1,69 +1,66 @@
 """Authorisation at one upstream: Basic, or Bearer tokens (distribution's token specification).
 
-No state is sticky: whatever upstream refuses is forgotten, and the next challenge is answered afresh.
+No state is sticky: whatever upstream refuses is forgotten, and the next challenge is answered afresh. What opened a
+repository is held for as long as the credentials that it was had with are in force, and no longer.
 """
 
 from __future__ import annotations
 
-import json
-from base64 import b64encode
-from collections.abc import Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 
 from mirror.collapse import Collapsed
-from mirror.errors import ElsewhereUnavailable, UpstreamRefused, UpstreamThrottled, UpstreamUnavailable
-from mirror.hints import Hints
-from mirror.oci.challenge import Basic, Bearer, Challenge
-from mirror.upstream.session import Session, content_of
+from mirror.errors import UpstreamRefused
+from mirror.oci.authorization import Login, Token
+from mirror.oci.challenge import Basic, Bearer, Challenge, parse_challenges
+from mirror.recent import Recent
+from mirror.upstream.credentials import Credentials, CredentialSource, Given
+from mirror.upstream.session import Session, origin_of
+from mirror.upstream.token_service import TokenServices
 
-_LIFE = 60.0  # seconds, where a token does not say (token specification, "expires_in")
 _MARGIN = 0.8  # of its life a token is used: it must not die between here and upstream
-_LONGEST_LIFE = 86_400.0
-_LONGEST_ANSWER = 2**18
+_SHOWN_FOR = 600.0  # seconds in which a login is sent unasked, before its source is asked for it anew
+_MOST_HELD = 4096
+
+_Send = Callable[[str | None], Awaitable[aiohttp.ClientResponse]]
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
-    """Whom the mirror pulls as."""
+class _Held:
+    """A header that opens something, and whose it is."""
 
-    username: str
-    password: str = field(repr=False)
-
-    def header(self) -> str:
-        return "Basic " + b64encode(f"{self.username}:{self.password}".encode()).decode()
-
-
-@dataclass(frozen=True, slots=True)
-class _Scope:
-    """What a token is good for."""
-
-    realm: str
-    service: str | None
-    scope: str
-
-    def url(self, account: str | None) -> str:
-        query = {"service": self.service, "scope": self.scope, "account": account}
-        joint = "&" if urlsplit(self.realm).query else "?"
-        return self.realm + joint + urlencode({name: value for name, value in query.items() if value is not None})
+    header: str = field(repr=False)
+    credentials: Credentials | None
+    until: float
+    everywhere: bool  # or in one repository
 
 
 class Authorizer:
-    """Authorization headers for the repositories of one upstream."""
+    """Gets requests to one upstream let in."""
 
-    def __init__(self, upstream: str, url: str, credentials: Credentials | None, session: Session) -> None:
+    def __init__(
+        self,
+        upstream: str,
+        url: str,
+        source: CredentialSource,
+        session: Session,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._upstream = upstream
         self._url = url
-        self._credentials = credentials
+        self._source = source
         self._session = session
-        self._collapsed = Collapsed[str, str]()
-        self._tokens = Hints[str]()  # headers, by repository
-        self._basic = False
+        self._clock = clock
+        self._tokens = TokenServices(upstream, url, session)
+        self._collapsed = Collapsed[tuple[str, Credentials | None], _Held]()
+        self._held = Recent[str | None, _Held](_MOST_HELD)  # by repository; None for what opens them all
 
     async def __aenter__(self) -> Self:
         await self._collapsed.__aenter__()
@@ -74,90 +71,111 @@ class Authorizer:
     ) -> None:
         await self._collapsed.__aexit__(kind, error, trace)
 
-    async def header(self, repository: str) -> str | None:
-        """What to send without being asked, as far as it is known; None for nothing."""
-        if self._basic and self._credentials is not None:
-            return self._credentials.header()
-        return await self._tokens.get(repository)
+    def on_behalf_of(self, shown: Login | Token | None) -> Authorizer:
+        """The same upstream with a client's credentials, or with none, and never with the mirror's own.
 
-    async def forget(self, repository: str, header: str) -> None:
-        """Drops what upstream just refused, unless it was renewed in the meantime."""
-        self._basic = False
-        if await self._tokens.get(repository) == header:
-            await self._tokens.drop(repository)
+        It is cheap, holds tokens of its own, and ends with this one.
+        """
+        source = Given(shown, cure=f"log in to the mirror with a login for {self._upstream} that may pull it")
+        own = Authorizer(self._upstream, self._url, source, self._session, clock=self._clock)
+        own._collapsed = self._collapsed
+        return own
 
-    async def answer(self, challenges: Iterable[Challenge], repository: str) -> str:
-        """The header that answers upstream's challenge.
+    @property
+    def cure(self) -> str:
+        """What to do where upstream refuses, in the imperative."""
+        return self._source.cure
+
+    async def authorized(self, send: _Send, repository: str) -> aiohttp.ClientResponse:
+        """The answer to a request, with whatever it takes to be let in. Its status may still say no.
+
+        Args:
+            send: sends the request with this Authorization header; None for without.
+            repository: to pull from; empty for a request that is about none.
 
         Raises:
-            UpstreamRefused: there is no way in with what the configuration has.
-            UpstreamUnavailable, UpstreamThrottled: tokens can't be had now.
+            UpstreamRefused: there is no way in with the credentials at hand.
+            UpstreamUnavailable, UpstreamThrottled: credentials or tokens can't be had now.
         """
+        held = self._known(repository)
+        response = await send(None if held is None else held.header)
+        if held is not None and self._refuses(response):
+            self._forget(repository, held)
+            if response.status == 403 and not await self._source.renewed(held.credentials):
+                return response
+            # Asked again without anything: nvcr.io answers an expired token with a challenge that leads nowhere.
+            response.release()
+            response = await send(None)
+        if response.status != 401 or not self._refuses(response):
+            return response
+        challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))
+        response.release()
+        held = await self._answer(challenges, repository)
+        response = await send(held.header)
+        if self._refuses(response):
+            self._forget(repository, held)
+            # ECR's passwords end after 12 hours, with 403, and helpers keep some for too long.
+            if await self._source.renewed(held.credentials):
+                response.release()
+                held = await self._answer(challenges, repository)
+                response = await send(held.header)
+                if self._refuses(response):
+                    self._forget(repository, held)
+        return response
+
+    def _refuses(self, response: aiohttp.ClientResponse) -> bool:
+        """Whether upstream does. A host that it redirects to has seen none of our credentials, and is to see none."""
+        return response.status in {401, 403} and origin_of(str(response.url)) == origin_of(self._url)
+
+    def _known(self, repository: str) -> _Held | None:
+        """What to send without being asked."""
+        held = self._held.get(repository) or self._held.get(None)
+        if held is None or (self._clock() < held.until and self._source.holds(held.credentials)):
+            return held
+        self._forget(repository, held)
+        return None
+
+    def _forget(self, repository: str, held: _Held) -> None:
+        """Drops what upstream just refused, unless it was renewed in the meantime."""
+        key = None if held.everywhere else repository
+        if self._held.get(key) == held:
+            self._held.drop(key)
+
+    async def _answer(self, challenges: Iterable[Challenge], repository: str) -> _Held:
+        """What answers upstream's challenge."""
+        credentials = await self._source.credentials()
+        try:
+            held = await self._answer_as(credentials, challenges, repository)
+        except UpstreamRefused:
+            if not await self._source.renewed(credentials):
+                raise
+            held = await self._answer_as(await self._source.credentials(), challenges, repository)
+        self._held.keep(None if held.everywhere else repository, held)
+        return held
+
+    async def _answer_as(
+        self, credentials: Credentials | None, challenges: Iterable[Challenge], repository: str
+    ) -> _Held:
         for challenge in challenges:
-            match challenge:
-                case Bearer():
-                    header, _ = await self._collapsed.ask(repository, partial(self._bearer, challenge, repository))
-                    return header
-                case Basic() if self._credentials is not None:
-                    self._basic = True
-                    return self._credentials.header()
+            match challenge, credentials:
+                case (_, Token() as shown) | (Basic(), Login() as shown):
+                    return _Held(shown.header(), shown, self._clock() + _SHOWN_FOR, everywhere=True)
+                case Bearer(), _:
+                    ask = partial(self._bearer, challenge, repository, credentials)
+                    held, _ = await self._collapsed.ask((repository, credentials), ask)
+                    return held
         raise UpstreamRefused(
-            f"{self._upstream} wants credentials for {repository} and the mirror has none that it takes: set username "
-            f'and password_file in [upstreams."{self._upstream}"]',
+            f"{self._upstream} wants credentials for {repository or 'its API'} and there are none that it takes: "
+            f"{self._source.cure}",
             upstream=self._upstream,
             repository=repository,
         )
 
-    async def _bearer(self, challenge: Bearer, repository: str) -> str:
+    async def _bearer(self, challenge: Bearer, repository: str, credentials: Credentials | None) -> _Held:
         """A new token, unless another asker's came between the challenge and now."""
-        cached = await self._tokens.get(repository)
-        if cached is not None:
-            return cached
-        scope = _Scope(challenge.realm, challenge.service, challenge.scope or f"repository:{repository}:pull")
-        self._check_realm(scope.realm)
-        account = None if self._credentials is None else self._credentials.username
-        headers = {} if self._credentials is None else {"Authorization": self._credentials.header()}
-        try:
-            async with self._session.send(self._upstream, "GET", scope.url(account), headers) as response:
-                self._check_status(response, scope)
-                answer = await content_of(self._upstream, response, _LONGEST_ANSWER)
-            token, life = self._parse(answer)
-        except UpstreamUnavailable as error:
-            raise ElsewhereUnavailable(str(error), upstream=self._upstream) from error
-        await self._tokens.keep(repository, f"Bearer {token}", seconds=life * _MARGIN)
-        return f"Bearer {token}"
-
-    def _check_realm(self, realm: str) -> None:
-        scheme = realm.partition("://")[0].lower()
-        if scheme not in {"http", "https"} or (scheme == "http" and self._url.startswith("https:")):
-            raise UpstreamRefused(
-                f"{self._upstream} names {realm[:80]!r} as the place for tokens, which is not safe to ask",
-                upstream=self._upstream,
-            )
-
-    def _check_status(self, response: aiohttp.ClientResponse, scope: _Scope) -> None:
-        status = response.status
-        if status == 200:
-            return
-        asked = f"{self._upstream}'s token service answered {status} for {scope.scope}"
-        if status == 429:
-            raise UpstreamThrottled(asked, upstream=self._upstream)
-        if status >= 500:
-            raise UpstreamUnavailable(asked, upstream=self._upstream, status=status)
-        raise UpstreamRefused(
-            f'{asked}: the image does not exist, or username and password_file in [upstreams."{self._upstream}"] '
-            f"are missing or wrong",
-            upstream=self._upstream,
-            status=status,
-        )
-
-    def _parse(self, answer: bytes) -> tuple[str, float]:
-        try:
-            content: object = json.loads(answer)
-        except ValueError:
-            content = None
-        found = content if isinstance(content, dict) else {}
-        token, life = found.get("token") or found.get("access_token"), found.get("expires_in")
-        if not isinstance(token, str) or not token.isascii() or not token.isprintable():
-            raise UpstreamUnavailable(f"{self._upstream}'s token service sent no token", upstream=self._upstream)
-        return token, min(life, _LONGEST_LIFE) if isinstance(life, int | float) and life > 0 else _LIFE
+        held = self._held.get(repository)
+        if held is not None and held.credentials == credentials and self._clock() < held.until:
+            return held
+        scope = challenge.scope or (f"repository:{repository}:pull" if repository else None)
+        token, life = await self._tokens.token(challenge, scope, credentials, cure=self._source.cure)
+        return _Held(f"Bearer {token}", credentials, self._clock() + life * _MARGIN, everywhere=False)

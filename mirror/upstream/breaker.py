@@ -10,6 +10,7 @@ from mirror.errors import UpstreamUnavailable
 _TOLERATED = 2  # failures in a row: one may be a blip
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
+_LONGEST_TOLD = 60.0  # seconds: an outage may be over before its Retry-After is
 
 
 class Breaker:
@@ -30,6 +31,11 @@ class Breaker:
     def is_open(self) -> bool:
         """Whether upstream counts as down."""
         return self._failures >= _TOLERATED
+
+    @property
+    def admits(self) -> bool:
+        """Whether a request would pass now."""
+        return not self.is_open or self._clock() >= self._open_until
 
     def admit(self) -> None:
         """Lets a request pass, or not.
@@ -54,10 +60,18 @@ class Breaker:
         self._pause = _FIRST_PAUSE
         self._probing = False
 
-    def failed(self) -> None:
-        """A request failed. One that began before the breaker opened says nothing new."""
+    def failed(self, *, pause: float | None = None) -> None:
+        """A request failed. One that began before the breaker opened says nothing new.
+
+        Args:
+            pause: seconds for which upstream itself asked to be left alone. Then once is enough.
+        """
         self._failures += 1
-        if self._failures == _TOLERATED:
+        if pause:
+            self._failures = max(self._failures, _TOLERATED)
+            self._probing = False
+            self._open_until = max(self._open_until, self._clock() + min(pause, _LONGEST_TOLD))
+        elif self._failures == _TOLERATED:
             self._open_until = self._clock() + self._pause
         elif self._probing:
             self._probing = False

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import random
-import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -20,34 +19,32 @@ from mirror.errors import (
     BlobUnknown,
     ContentUnknown,
     DigestInvalid,
-    ElsewhereUnavailable,
     ManifestUnknown,
+    MirrorError,
     RepositoryUnknown,
     UpstreamCorrupt,
-    UpstreamRefused,
-    UpstreamSilent,
-    UpstreamThrottled,
+    UpstreamCut,
     UpstreamUnavailable,
 )
 from mirror.metrics import Metrics
-from mirror.oci.challenge import parse_challenges
+from mirror.oci.authorization import Login
 from mirror.oci.digest import Digest, Verifier
 from mirror.oci.links import next_page
 from mirror.oci.manifest import ACCEPT, LARGEST, OCI_INDEX, Manifest, ManifestHead, is_manifest, parse_media_type
 from mirror.oci.names import Reference, Tag
 from mirror.oci.ranges import ContentRange, Span
-from mirror.upstream.authorizer import Authorizer
+from mirror.recent import Recent
+from mirror.upstream.allowance import Allowance
 from mirror.upstream.body import Body
-from mirror.upstream.breaker import Breaker
-from mirror.upstream.session import Session, content_of, origin_of
-from mirror.upstream.throttle import Throttle, retry_after
+from mirror.upstream.endpoint import Endpoint
+from mirror.upstream.endpoints import Endpoints
+from mirror.upstream.session import content_of
+from mirror.upstream.turns import Turns
 
-_TRIES = 2
-_TRY_AGAIN_WITHIN = (0.05, 0.25)  # seconds, at random: a blip is over, and not everybody comes back at once
-_TRANSIENT = frozenset({500, 502, 503, 504})
-_DOWN = frozenset({502, 503, 504})
 _NO_HEAD = frozenset({400, 403, 405, 501})  # what storages answer to a HEAD of an address that is signed for GET
 _LARGEST_PAGE = 16 * 2**20
+_WAITING = 0.25  # of the time for a first byte, which it comes on top of
+_MOST_BLAMED = 1024  # digests of which it is remembered which endpoints broke off, or sent wrong bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,40 +58,93 @@ class Page:
 
 
 class Registry:
-    """The way to one upstream."""
+    """The way to one upstream, by whichever of its endpoints answers.
+
+    Attributes:
+        allowance: what upstream said of its pull limit, and so how long its tags hold.
+    """
 
     def __init__(
         self,
         name: str,
-        url: str,
-        session: Session,
-        authorizer: Authorizer,
+        endpoints: Sequence[Endpoint],
+        allowance: Allowance,
+        turns: Turns,
         *,
         timeouts: TimeoutSettings,
         metrics: Metrics,
     ) -> None:
         self.name = name
-        self._url = url
-        self._session = session
-        self._authorizer = authorizer
-        self._timeouts = timeouts
+        self.allowance = allowance
+        self._turns = turns
+        self._passing = Turns(max(1, turns.most // 2))  # clients set the pace of these: some turns are not for them
+        self._blamed = Recent[Digest, tuple[str, ...]](_MOST_BLAMED)  # labels of endpoints, the last one last
+        self._lifetimes = AsyncExitStack()
+        self._endpoints = endpoints
+        self._first = endpoints[0]
+        self._ways = Endpoints(endpoints, first_byte=timeouts.first_byte)
+        self._first_byte = timeouts.first_byte
+        self._silence = timeouts.silence
         self._metrics = metrics
-        self._breaker = Breaker(name)
-        self._throttle = Throttle(name)
+        metrics.upstream_blobs.labels(name, "fetching").set_function(lambda: turns.taken)
+        passing = self._passing
+        metrics.upstream_blobs.labels(name, "waiting").set_function(lambda: turns.waiting + passing.waiting)
 
     async def __aenter__(self) -> Self:
-        await self._authorizer.__aenter__()
+        for endpoint in self._endpoints:
+            await self._lifetimes.enter_async_context(endpoint)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._authorizer.__aexit__(kind, error, trace)
+        self.allowance.forget()
+        await self._lifetimes.aclose()
 
     @property
     def is_down(self) -> bool:
-        """Whether the last requests failed, so that upstream can't be counted on."""
-        return self._breaker.is_open
+        """Whether the last requests failed wherever they went, so that upstream can't be counted on."""
+        return self._first.is_down and self._ways.is_down  # every hit asks, and the first one is mostly up
+
+    @property
+    def endpoints(self) -> dict[str, bool]:
+        """Host and port (and path) of each endpoint, and whether it is down."""
+        return self._ways.are_down
+
+    def on_behalf_of(self, login: Login | None) -> Registry:
+        """The same upstream, asked in a client's name: with its login, or with none, and never with the mirror's own.
+
+        What is refused there is Denied, and no UpstreamRefused: nothing stored stands in for it.
+        """
+        own = copy(self)
+        own._ways = self._ways.on_behalf_of(login)  # noqa: SLF001 - of its own kind
+        return own
+
+    async def check_login(self) -> None:
+        """Asks upstream whether it knows whom the mirror asks as.
+
+        Raises:
+            UpstreamError; Denied in a client's name.
+        """
+        await self._ways.first(lambda endpoint: endpoint.check_login())
+
+    async def check_each(self) -> dict[str, MirrorError | None]:
+        """Asks each endpoint by itself, all at once, what `check_login` asks the first that answers.
+
+        Returns:
+            what failed, or None, by the endpoints' labels.
+        """
+
+        async def check(endpoint: Endpoint) -> MirrorError | None:
+            try:
+                async with endpoint.limited(self._first_byte):
+                    await endpoint.check_login()
+            except MirrorError as failure:
+                return failure
+            return None
+
+        failures = await asyncio.gather(*map(check, self._endpoints))
+        return {endpoint.label: failure for endpoint, failure in zip(self._endpoints, failures, strict=True)}
 
     async def resolve(self, repository: str, reference: Reference) -> ManifestHead | None:
         """What *reference* names upstream, by HEAD; None where upstream doesn't tell so.
@@ -102,12 +152,15 @@ class Registry:
         Raises:
             ManifestUnknown, UpstreamError
         """
-        self._throttle.admit()
+        return await self._ways.first(partial(self._resolve, repository, reference))
+
+    async def _resolve(self, repository: str, reference: Reference, endpoint: Endpoint) -> ManifestHead | None:
         path = f"{repository}/manifests/{reference}"
-        async with self._ask("HEAD", path, repository, {"Accept": ACCEPT}) as response:
+        async with endpoint.ask("HEAD", path, repository, {"Accept": ACCEPT}, is_pull=True) as response:
+            self.allowance.told(response.headers)
             if response.status in _NO_HEAD:
                 return None
-            self._check(response, ManifestUnknown, f"{repository}:{reference}")
+            endpoint.check(response, ManifestUnknown, f"{repository}:{reference}")
             digest = _announced(response)
             media_type = parse_media_type(response.headers.get("Content-Type"))
             told = digest is not None and (isinstance(reference, Tag) or digest == reference)
@@ -119,17 +172,20 @@ class Registry:
         Raises:
             ManifestUnknown, UpstreamError
         """
-        self._throttle.admit()
+        return await self._ways.first(partial(self._manifest, repository, reference))
+
+    async def _manifest(self, repository: str, reference: Reference, endpoint: Endpoint) -> Manifest:
         path = f"{repository}/manifests/{reference}"
-        async with self._limited(), self._ask("GET", path, repository, {"Accept": ACCEPT}) as response:
-            self._check(response, ManifestUnknown, f"{repository}:{reference}")
-            body = await content_of(self.name, response, LARGEST)
+        async with endpoint.ask("GET", path, repository, {"Accept": ACCEPT}, is_pull=True) as response:
+            self.allowance.told(response.headers)
+            endpoint.check(response, ManifestUnknown, f"{repository}:{reference}")
+            body = await content_of(endpoint.name, response, LARGEST)
             self._metrics.upstream_bytes.inc(len(body))
             media_type = response.headers.get("Content-Type")
             announced = _announced(response)
         if not (announced or isinstance(reference, Digest) or is_manifest(body)):
             raise UpstreamCorrupt(
-                f"{self.name} sent {media_type or 'something'} that is no manifest for {repository}:{reference}",
+                f"{endpoint.name} sent {media_type or 'something'} that is no manifest for {repository}:{reference}",
                 upstream=self.name,
             )
         expected = reference if isinstance(reference, Digest) else announced
@@ -146,57 +202,98 @@ class Registry:
         Raises:
             BlobUnknown, UpstreamError
         """
+        return await self._ways.first(partial(self._blob_size, repository, digest))
+
+    async def _blob_size(self, repository: str, digest: Digest, endpoint: Endpoint) -> int | None:
         path = f"{repository}/blobs/{digest}"
-        async with self._ask("HEAD", path, repository, {}) as response:
+        async with endpoint.ask("HEAD", path, repository, {}) as response:
             if response.status not in _NO_HEAD:
-                self._check(response, BlobUnknown, f"{repository}@{digest}")
+                endpoint.check(response, BlobUnknown, f"{repository}@{digest}")
                 if (size := _length(response)) is not None:
                     return size
-        async with self._ask("GET", path, repository, {}) as response:
-            self._check(response, BlobUnknown, f"{repository}@{digest}")
+        async with endpoint.ask("GET", path, repository, {}) as response:
+            endpoint.check(response, BlobUnknown, f"{repository}@{digest}")
             return _length(response)
 
     @asynccontextmanager
-    async def blob(self, repository: str, digest: Digest, span: Span | None = None) -> AsyncIterator[Body]:
+    async def blob(
+        self, repository: str, digest: Digest, span: Span | None = None, *, is_awaited: bool = False
+    ) -> AsyncIterator[Body]:
         """A blob as it comes, with its first bytes already here.
+
+        If it breaks off, or turns out to be wrong while the context lasts, another endpoint is asked first next time.
 
         Args:
             span: the part that is wanted. The body says where it really begins: upstream may send the whole blob.
+            is_awaited: whether a client waits for this very body, and so for no more than a while for its turn. A
+                download waits as long as it takes.
 
         Raises:
             BlobUnknown, UpstreamError: also where upstream answers, but sends no byte.
         """
         async with AsyncExitStack() as exits:
-            async with self._limited():
-                body = None if span is None else await self._blob(exits, repository, digest, span)
-                if body is None:  # no range was wanted, or upstream made nothing of it
-                    body = await self._blob(exits, repository, digest, None)
-                    assert body is not None, "only a range can be misunderstood"  # noqa: S101
-                await body.begin()
-            yield body
+            if self._ways.may_be_asked:  # or else the answer is there in no time, and nobody waits to hear it
+                await self._take_turn(exits, repository, is_awaited=is_awaited)
+            blamed = self._blamed.get(digest) or ()
+            body, endpoint = await self._ways.first(partial(self._begun, exits, repository, digest, span), last=blamed)
+            try:
+                yield body
+            except (UpstreamCut, UpstreamCorrupt) as error:
+                if span is None or isinstance(error, UpstreamCut):  # of a part's bytes not all are its own
+                    self._blamed.keep(digest, (*(one for one in blamed if one != endpoint.label), endpoint.label))
+                raise
 
-    async def _blob(self, exits: AsyncExitStack, repository: str, digest: Digest, span: Span | None) -> Body | None:
+    async def _take_turn(self, exits: AsyncExitStack, repository: str, *, is_awaited: bool) -> None:
+        try:
+            async with asyncio.timeout(self._first_byte * _WAITING if is_awaited else None):
+                if is_awaited:
+                    await exits.enter_async_context(self._passing.turn(repository))
+                await exits.enter_async_context(self._turns.turn(repository))
+        except TimeoutError as error:
+            raise UpstreamUnavailable(
+                f"{self._turns.taken} blobs are being fetched from {self.name} already: ask again, or set connections "
+                f'above {self._turns.most} in [upstreams."{self.name}"]',
+                retry_after=5,
+                upstream=self.name,
+            ) from error
+
+    async def _begun(
+        self, exits: AsyncExitStack, repository: str, digest: Digest, span: Span | None, endpoint: Endpoint
+    ) -> tuple[Body, Endpoint]:
+        """A body whose first bytes are here; *exits* ends it."""
+        async with AsyncExitStack() as tries:
+            body = None if span is None else await self._blob(tries, repository, digest, span, endpoint)
+            if body is None:  # no range was wanted, or upstream made nothing of it
+                body = await self._blob(tries, repository, digest, None, endpoint)
+                assert body is not None, "only a range can be misunderstood"  # noqa: S101
+            await body.begin()
+            await exits.enter_async_context(tries.pop_all())
+            return body, endpoint
+
+    async def _blob(
+        self, exits: AsyncExitStack, repository: str, digest: Digest, span: Span | None, endpoint: Endpoint
+    ) -> Body | None:
         headers = {} if span is None else {"Range": f"bytes={span.start}-{span.end - 1 if len(span) else ''}"}
         path = f"{repository}/blobs/{digest}"
-        response = await exits.enter_async_context(self._ask("GET", path, repository, headers))
+        response = await exits.enter_async_context(endpoint.ask("GET", path, repository, headers))
         if span is not None and response.status == 416:
             return None
-        self._check(response, BlobUnknown, f"{repository}@{digest}")
-        return self._body(response, span)
+        endpoint.check(response, BlobUnknown, f"{repository}@{digest}")
+        return self._body(response, span, endpoint)
 
-    def _body(self, response: aiohttp.ClientResponse, wanted: Span | None) -> Body | None:
+    def _body(self, response: aiohttp.ClientResponse, wanted: Span | None, endpoint: Endpoint) -> Body | None:
         """The body of a blob; None where it is not the part that was *wanted*."""
         if response.headers.get("Content-Encoding", "identity").lower() not in {"identity", ""}:
             raise UpstreamCorrupt(
-                f"{self.name} sent {response.headers['Content-Encoding']!r} though identity was asked",
+                f"{endpoint.name} sent {response.headers['Content-Encoding']!r} though identity was asked",
                 upstream=self.name,
             )
-        body = partial(Body, self.name, response, silence=self._timeouts.silence, metrics=self._metrics)
+        body = partial(Body, endpoint.name, response, silence=self._silence, metrics=self._metrics)
         if response.status != 206:
             return body(start=0, size=_length(response))
         part = ContentRange.parse(response.headers.get("Content-Range"))
         if wanted is None:
-            raise UpstreamCorrupt(f"{self.name} answered 206 where no range was asked", upstream=self.name)
+            raise UpstreamCorrupt(f"{endpoint.name} answered 206 where no range was asked", upstream=self.name)
         if part is None or part.span.start != wanted.start:
             return None
         return body(start=part.span.start, size=part.size)
@@ -207,7 +304,10 @@ class Registry:
         Raises:
             RepositoryUnknown, UpstreamError
         """
-        return await self._page(f"{repository}/tags/list", repository, query, "application/json", RepositoryUnknown)
+        path = f"{repository}/tags/list"
+        return await self._ways.first(
+            partial(self._page, path, repository, query, "application/json", RepositoryUnknown)
+        )
 
     async def referrers(self, repository: str, digest: Digest, query: tuple[tuple[str, str], ...]) -> Page:
         """A page of the manifests that refer to *digest*.
@@ -216,7 +316,8 @@ class Registry:
             ManifestUnknown: upstream has no such list; clients then try the tag `<algorithm>-<hex>`.
             UpstreamError
         """
-        return await self._page(f"{repository}/referrers/{digest}", repository, query, OCI_INDEX, ManifestUnknown)
+        path = f"{repository}/referrers/{digest}"
+        return await self._ways.first(partial(self._page, path, repository, query, OCI_INDEX, ManifestUnknown))
 
     async def _page(
         self,
@@ -225,127 +326,20 @@ class Registry:
         query: tuple[tuple[str, str], ...],
         media_type: str,
         unknown: type[ContentUnknown],
+        endpoint: Endpoint,
     ) -> Page:
         target = f"{path}?{urlencode(query)}" if query else path
-        async with self._limited(), self._ask("GET", target, repository, {"Accept": media_type}) as response:
-            self._check(response, unknown, path)
-            body = await content_of(self.name, response, _LARGEST_PAGE)
+        async with endpoint.ask("GET", target, repository, {"Accept": media_type}) as response:
+            endpoint.check(response, unknown, path)
+            body = await content_of(endpoint.name, response, _LARGEST_PAGE)
             if not body.lstrip().startswith(b"{"):
-                raise UpstreamCorrupt(f"{self.name} sent something that is no list for {path}", upstream=self.name)
+                raise UpstreamCorrupt(f"{endpoint.name} sent something that is no list for {path}", upstream=self.name)
             return Page(
                 body,
                 parse_media_type(response.headers.get("Content-Type")) or media_type,
                 next_page(response.headers.get("Link")),
                 "artifactType" in response.headers.get("OCI-Filters-Applied", ""),
             )
-
-    @asynccontextmanager
-    async def _limited(self) -> AsyncIterator[None]:
-        """Ends after the time for the first byte, redirects, tokens and second tries included.
-
-        Raises:
-            UpstreamSilent
-        """
-        since = time.monotonic()
-        try:
-            async with asyncio.timeout(self._timeouts.first_byte):
-                yield
-        except TimeoutError as error:
-            if not self._session.heard(self._url, since=since):  # or it was a storage, or a token service
-                self._breaker.failed()
-            raise UpstreamSilent(
-                f"{self.name} sent nothing for {self._timeouts.first_byte:g} s", upstream=self.name, retry_after=5
-            ) from error
-
-    @asynccontextmanager
-    async def _ask(
-        self, method: str, path: str, repository: str, headers: Mapping[str, str]
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer to a request, with authorisation and a second try; its status is for the caller to check."""
-        self._breaker.admit()
-        async with AsyncExitStack() as exits:
-            async with self._limited():
-                response = await self._answer(exits, method, f"{self._url}/v2/{path}", repository, headers)
-            yield response
-
-    async def _answer(
-        self, exits: AsyncExitStack, method: str, url: str, repository: str, headers: Mapping[str, str]
-    ) -> aiohttp.ClientResponse:
-        for left in reversed(range(_TRIES)):
-            try:
-                response = await self._authorized(exits, method, url, repository, headers)
-            except UpstreamUnavailable as error:
-                if not isinstance(error, ElsewhereUnavailable):
-                    self._breaker.failed()
-                if not left or self._breaker.is_open:
-                    raise
-            else:
-                if origin_of(str(response.url)) == origin_of(self._url):
-                    self._note(response.status, last=not left)
-                if response.status not in _TRANSIENT or not left:
-                    return response
-                response.release()
-            await asyncio.sleep(random.uniform(*_TRY_AGAIN_WITHIN))  # noqa: S311 - jitter
-        raise AssertionError("the last try returns or raises")
-
-    def _note(self, status: int, *, last: bool) -> None:
-        """Tells the breaker. A 500 may be about one image only, and counts once a request, not once a try."""
-        if status < 500 or status == 501:
-            self._breaker.succeeded()
-        elif status in _DOWN or last:
-            self._breaker.failed()
-
-    async def _authorized(
-        self, exits: AsyncExitStack, method: str, url: str, repository: str, headers: Mapping[str, str]
-    ) -> aiohttp.ClientResponse:
-        async def send(authorization: str | None) -> aiohttp.ClientResponse:
-            own = {} if authorization is None else {"Authorization": authorization}
-            return await exits.enter_async_context(self._session.send(self.name, method, url, {**headers, **own}))
-
-        authorization = await self._authorizer.header(repository)
-        response = await send(authorization)
-        if response.status == 401 and authorization is not None:
-            # Asked again without anything: nvcr.io answers an expired token with a challenge that leads nowhere.
-            await self._authorizer.forget(repository, authorization)
-            response.release()
-            response = await send(None)
-        if response.status == 401:
-            challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))
-            response.release()
-            authorization = await self._authorizer.answer(challenges, repository)
-            response = await send(authorization)
-            if response.status == 401:
-                await self._authorizer.forget(repository, authorization)
-        return response
-
-    def _check(self, response: aiohttp.ClientResponse, unknown: type[ContentUnknown], what: str) -> None:
-        """Raises what a status other than success means."""
-        status = response.status
-        if status in {200, 206}:
-            return
-        if status == 404:
-            raise unknown(f"{self.name} does not have {what}", upstream=self.name)
-        if status == 429:
-            seconds = retry_after(response.headers.get("Retry-After"))
-            self._throttle.told(seconds)
-            raise UpstreamThrottled(
-                f"{self.name}'s pull limit is reached (429 for {what}): wait, or set username and password_file in "
-                f'[upstreams."{self.name}"]',
-                retry_after=seconds,
-                upstream=self.name,
-            )
-        if status in {401, 403}:
-            raise UpstreamRefused(
-                f"{self.name} refuses {what} ({status}): it does not exist, or the mirror's credentials in "
-                f'[upstreams."{self.name}"] (username, password_file) do not reach it',
-                upstream=self.name,
-                status=status,
-            )
-        if status >= 500:
-            raise UpstreamUnavailable(f"{self.name} answered {status} for {what}", retry_after=5, upstream=self.name)
-        raise UpstreamUnavailable(
-            f"{self.name} answered {status} for {what}, which is not understood here", upstream=self.name
-        )
 
 
 def _announced(response: aiohttp.ClientResponse) -> Digest | None:

@@ -6,19 +6,24 @@ but the registry itself may see its Authorization.
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Self
 from urllib.parse import SplitResult, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from yarl import URL
 
-from mirror.config import TimeoutSettings
+from mirror.config import TimeoutSettings, UpstreamSettings
 from mirror.errors import ElsewhereUnavailable, UpstreamCorrupt, UpstreamCut, UpstreamSilent, UpstreamUnavailable
 from mirror.metrics import Metrics
+from mirror.oci.addresses import Destination, Zone, literal, zone_of
 from mirror.recent import Recent
+from mirror.upstream.bounds import Neighbourhood, OutOfBounds, within
+from mirror.upstream.trust import Trust, complaint
 
 _MOST_REDIRECTS = 10
 _READ_AHEAD = 2**19  # bytes aiohttp may hold before it stops reading: 0.5 to 1 MiB gave the most throughput
@@ -30,42 +35,72 @@ Origin = tuple[str, str | None, int | None]
 
 
 class Session:
-    """Connections to all upstreams."""
+    """Connections to one upstream, and to where it sends the mirror. Nothing of them is shared with other upstreams.
 
-    def __init__(self, client: aiohttp.ClientSession, metrics: Metrics) -> None:
-        self._client = client
+    What goes to an address that the configuration names may go anywhere. What goes to an address that upstream names
+    stays in its bounds, on connections of its own, and is not shown the mirror's certificate.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: UpstreamSettings,
+        trust: Trust,
+        neighbourhood: Neighbourhood,
+        clients: Mapping[Zone, aiohttp.ClientSession],
+        metrics: Metrics,
+    ) -> None:
+        self._name = name
+        self._trust = trust
+        self._neighbourhood = neighbourhood
+        self._clients = clients  # by the zone that is the last they reach
         self._metrics = metrics
+        self._own = frozenset(map(origin_of, settings.addresses))
+        self._private = settings.private_addresses
         self._heard = Recent[Origin, float](_MOST_ORIGINS)
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, timeouts: TimeoutSettings, metrics: Metrics) -> AsyncIterator[Session]:
-        """A session, until the context ends."""
-        async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect, sock_read=timeouts.silence),
-            headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            requote_redirect_url=False,
-            read_bufsize=_READ_AHEAD,
-        ) as client:
-            yield cls(client, metrics)
+    async def opened(
+        cls, name: str, settings: UpstreamSettings, timeouts: TimeoutSettings, metrics: Metrics
+    ) -> AsyncIterator[Self]:
+        """A session with the upstream *name*, until the context ends.
+
+        Raises:
+            ConfigurationInvalid: a certificate, or a file of authorities, can't be used.
+        """
+        trust, neighbourhood = Trust.of(name, settings), Neighbourhood()
+        async with AsyncExitStack() as exits:
+            clients = {zone: await exits.enter_async_context(_client(zone, neighbourhood, timeouts)) for zone in Zone}
+            yield cls(name, settings, trust, neighbourhood, clients, metrics)
 
     @asynccontextmanager
     async def send(
-        self, upstream: str, method: str, url: str, headers: Mapping[str, str]
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        named_by: str | None = None,
+        form: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer to a request, redirects followed, whatever its status.
 
         Args:
-            upstream: whose request this is, for the figures and the messages.
             headers: an Authorization among them goes to the origin of *url* only.
+            named_by: the address of upstream's whose answer named *url*; None where the configuration names it.
+            form: what to send as the body, to *url* and to nowhere that it redirects to: it may hold a secret.
 
         Raises:
             UpstreamUnavailable: no answer could be had.
+            ElsewhereUnavailable: none could be had, or is to be had, where upstream sent the mirror.
         """
-        response = await self._follow(upstream, method, url, headers)
+        if named_by is not None:
+            url = self._destination(url).url
+        if form is None:
+            response = await self._follow(method, url, headers, named_by or url)
+        else:
+            response = await self._once(method, url, headers, named_by or url, form)
         try:
             yield response
         finally:
@@ -75,49 +110,135 @@ class Session:
         """Whether the origin of *url* has answered anything since that moment (time.monotonic)."""
         return (self._heard.get(origin_of(url)) or 0.0) >= since
 
-    async def _follow(self, upstream: str, method: str, url: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+    async def _follow(self, method: str, url: str, headers: Mapping[str, str], named_by: str) -> aiohttp.ClientResponse:
         origin = origin_of(url)
         without = {name: value for name, value in headers.items() if name != "Authorization"}
         for _ in range(_MOST_REDIRECTS + 1):
             home = origin_of(url) == origin
             try:
-                response = await self._once(upstream, method, url, headers if home else without)
+                response = await self._once(method, url, headers if home else without, named_by)
             except UpstreamUnavailable as error:
-                if home:
+                if home or isinstance(error, ElsewhereUnavailable):
                     raise
-                raise ElsewhereUnavailable(str(error), upstream=upstream) from error
+                raise ElsewhereUnavailable(str(error), upstream=self._name) from error
             if response.status not in _REDIRECTS:
                 return response
             location = response.headers.get("Location", "")
             response.release()
-            url = _redirected(upstream, url, location)
-        raise UpstreamUnavailable(f"{upstream} redirects more than {_MOST_REDIRECTS} times", upstream=upstream)
+            url = self._redirected(url, location)
+        raise ElsewhereUnavailable(f"{self._name} redirects more than {_MOST_REDIRECTS} times", upstream=self._name)
 
-    async def _once(self, upstream: str, method: str, url: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
-        host = urlsplit(url).hostname or upstream
+    def _redirected(self, url: str, location: str) -> str:
+        """The address that *location* means at *url*; an absolute one is taken as it stands, to the byte."""
+        absolute = location.startswith(("http://", "https://"))
+        try:
+            target = self._destination(location if absolute or not location else urljoin(url, location))
+        except ValueError as error:
+            raise ElsewhereUnavailable(f"{self._name} redirects to nowhere", upstream=self._name) from error
+        if target.scheme == "http" and url.startswith("https:"):
+            raise ElsewhereUnavailable(
+                f"{self._name} redirects from https to http ({target.host})", upstream=self._name, host=target.host
+            )
+        return target.url
+
+    def _destination(self, url: str) -> Destination:
+        try:
+            return Destination.parse(url)
+        except ValueError as error:
+            raise ElsewhereUnavailable(f"{self._name} sends the mirror to {error}", upstream=self._name) from error
+
+    async def _once(
+        self, method: str, url: str, headers: Mapping[str, str], named_by: str, form: Mapping[str, str] | None = None
+    ) -> aiohttp.ClientResponse:
+        host = urlsplit(url).hostname or self._name
         status = "failed"
         try:
-            response = await self._client.request(
-                method, URL(url, encoded=True), headers=headers, allow_redirects=False, proxy=_proxy(url)
-            )
+            response = await self._request(method, url, headers, named_by, form)
             status = str(response.status)
             self._heard.keep(origin_of(url), time.monotonic())
         except (TimeoutError, aiohttp.ServerTimeoutError) as error:
             status = "silent"
-            raise UpstreamSilent(f"{upstream}: {host} did not answer in time", upstream=upstream, host=host) from error
+            raise UpstreamSilent(
+                f"{self._name}: {host} did not answer in time", upstream=self._name, host=host
+            ) from error
+        except OutOfBounds as error:
+            raise self._out_of_bounds(host, error) from error
         except aiohttp.ClientConnectorError as error:
             status = "refused"
-            reason = error.os_error.strerror or type(error.os_error).__name__
-            raise UpstreamUnavailable(
-                f"{upstream}: {host} can't be reached: {reason}", upstream=upstream, host=host
-            ) from error
+            raise self._unreachable(host, error) from error
+        except aiohttp.ServerDisconnectedError as error:
+            reason = f"{host} ended the connection without an answer"
+            if url.startswith("https:") and not self._trust.shows:  # TLS 1.3 says no more than that
+                reason += (
+                    f'; if it wants a certificate, set certificate_file and key_file in [upstreams."{self._name}"]'
+                )
+            raise UpstreamUnavailable(f"{self._name}: {reason}", upstream=self._name, host=host) from error
         except (aiohttp.ClientError, ValueError, OSError) as error:
             raise UpstreamUnavailable(
-                f"{upstream}: {host} failed: {_reason(error)}", upstream=upstream, host=host
+                f"{self._name}: {host} failed: {_reason(error)}", upstream=self._name, host=host
             ) from error
         finally:
-            self._metrics.upstream_requests.labels(upstream, status).inc()
+            self._metrics.upstream_requests.labels(self._name, status).inc()
         return response
+
+    async def _request(
+        self, method: str, url: str, headers: Mapping[str, str], named_by: str, form: Mapping[str, str] | None
+    ) -> aiohttp.ClientResponse:
+        own = origin_of(url) in self._own
+        zone = Zone.RESERVED if own else self._bounds(named_by)
+        proxy = proxy_for(url)
+        if proxy is not None:
+            # The proxy resolves the name and makes the connection: only an address that is spelled out can be judged
+            # here. Names are the proxy's to judge, and its operator's.
+            address = literal(urlsplit(url).hostname or "")
+            if address is not None and (found := zone_of(address)) > zone:
+                raise OutOfBounds(found)
+            zone = Zone.RESERVED
+        return await self._clients[zone].request(
+            method,
+            URL(url, encoded=True),
+            headers=headers,
+            data=form,
+            allow_redirects=False,
+            proxy=proxy,
+            ssl=self._trust.own if own else self._trust.elsewhere,
+        )
+
+    def _bounds(self, url: str) -> Zone:
+        """How far upstream may send the mirror from *url*, one of its own: not beyond its own neighbourhood."""
+        lies = self._neighbourhood.zone(urlsplit(url).hostname or "")
+        return Zone.PRIVATE if self._private or lies is not Zone.PUBLIC else Zone.PUBLIC
+
+    def _out_of_bounds(self, host: str, error: OutOfBounds) -> ElsewhereUnavailable:
+        if error.zone is Zone.PRIVATE:
+            cure = f'if that is right, set private_addresses = true in [upstreams."{self._name}"]'
+            return self._elsewhere(f"sends the mirror to {host}, which is a private address; {cure}", host)
+        return self._elsewhere(f"sends the mirror to {host}, which is an address that it never asks", host)
+
+    def _elsewhere(self, what: str, host: str) -> ElsewhereUnavailable:
+        return ElsewhereUnavailable(f"{self._name} {what}", upstream=self._name, host=host)
+
+    def _unreachable(self, host: str, error: aiohttp.ClientConnectorError) -> UpstreamUnavailable:
+        cause = error.__cause__
+        if isinstance(cause, OutOfBounds):
+            return self._out_of_bounds(host, cause)
+        if isinstance(cause, ssl.SSLError):
+            reason = complaint(self._name, host, cause)
+        else:
+            reason = f"{host} can't be reached: {error.os_error.strerror or type(error.os_error).__name__}"
+        return UpstreamUnavailable(f"{self._name}: {reason}", upstream=self._name, host=host)
+
+
+def _client(zone: Zone, resolver: Neighbourhood, timeouts: TimeoutSettings) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, resolver=resolver, socket_factory=within(zone)),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect, sock_read=timeouts.silence),
+        headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        requote_redirect_url=False,
+        read_bufsize=_READ_AHEAD,
+    )
 
 
 @asynccontextmanager
@@ -164,21 +285,7 @@ def _port(parts: SplitResult) -> int | None:
     return parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
-def _redirected(upstream: str, url: str, location: str) -> str:
-    """The address that *location* means at *url*; an absolute one is taken as it stands, to the byte."""
-    try:
-        target = location if location.startswith(("http://", "https://")) else urljoin(url, location)
-        scheme, host, _ = origin_of(target)
-    except ValueError:
-        target, scheme, host = "", "", None
-    if not location or not host or scheme not in {"http", "https"}:
-        raise UpstreamUnavailable(f"{upstream} redirects to nowhere", upstream=upstream)
-    if scheme == "http" and url.startswith("https:"):
-        raise UpstreamUnavailable(f"{upstream} redirects from https to http ({host})", upstream=upstream, host=host)
-    return target.partition("#")[0]
-
-
-def _proxy(url: str) -> str | None:
+def proxy_for(url: str) -> str | None:
     """The proxy that the environment names for *url* (HTTP_PROXY, HTTPS_PROXY, NO_PROXY)."""
     proxies = getproxies()
     parts = urlsplit(url)

@@ -16,8 +16,12 @@ _LONGEST = 60.0  # seconds: a limit may be lifted (credentials, another address)
 class Throttle:
     """Keeps the mirror from hammering an upstream whose limit is reached. Blobs are not limited, and go on."""
 
-    def __init__(self, upstream: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._upstream = upstream
+    def __init__(
+        self, endpoint: str, upstream: str | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """*endpoint* is what messages call it, *upstream* where it is configured, if that is something else."""
+        self._endpoint = endpoint
+        self._upstream = upstream or endpoint
         self._clock = clock
         self._until = 0.0
 
@@ -34,7 +38,7 @@ class Throttle:
         left = self._until - self._clock()
         if left > 0:
             raise UpstreamThrottled(
-                f"{self._upstream}'s pull limit is reached: wait, or set username and password_file in "
+                f"{self._endpoint}'s limit is reached: wait, or set username and password_file in "
                 f'[upstreams."{self._upstream}"]',
                 retry_after=int(left) + 1,
                 upstream=self._upstream,

@@ -1,6 +1,8 @@
 """Upstreams that let in only those who have a password, or a token."""
 
 import asyncio
+import json
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 from tests.real import images
 from tests.real.mirror import mirror
+from tests.real.program import eventually
 from tests.real.registry import Htpasswd, docker_registry
 from tests.real.skopeo import Skopeo
 from tests.real.tokens import SERVICE, token_issuer
@@ -104,3 +107,46 @@ async def test_two_repositories_at_once_are_one_token_each(tmp_path: Path) -> No
         ("repository:team/a:pull",),
         ("repository:team/b:pull",),
     ]
+
+
+async def test_a_credential_helper_opens_the_upstream(tmp_path: Path) -> None:
+    """Named in a config.json as docker writes it; and a password that ends is asked for anew, with no restart."""
+    image, later = images.runnable("behind a helper"), images.runnable("behind another password")
+    program = tmp_path / "docker-credential-test"
+    program.write_text(f"#!/bin/sh\ncat '{tmp_path}/answer'\n")
+    program.chmod(0o755)
+
+    def knows(password: str) -> None:
+        (tmp_path / "answer").write_text(json.dumps({"Username": Htpasswd.user, "Secret": password}))
+
+    knows("expired")
+    (tmp_path / "config.json").write_text('{"credsStore": "test"}')
+    configuration = tmp_path / "mirror.toml"
+    configuration.write_text(f'[credentials]\ndocker_config = "{tmp_path}/config.json"\n')
+    async with docker_registry(tmp_path / "locked", Htpasswd(tmp_path)) as locked:
+        await locked.push(image, "team/secret", "1")
+        await locked.push(later, "team/secret", "2")
+
+        async with mirror(
+            tmp_path / "mirror",
+            *("--config", str(configuration)),
+            upstreams={"docker.io": locked.url},
+            env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        ) as mirrored:
+            url = f"{mirrored.url}/v2/docker.io/team/secret/manifests/1"
+            async with aiohttp.ClientSession() as session:
+                async with session.get(url) as answer:
+                    assert answer.status == 404
+                    assert "docker login" in await answer.text()
+                knows(Htpasswd.password)
+
+                async def comes() -> bool:
+                    async with session.get(url) as answer:
+                        return answer.status == 200
+
+                await eventually(comes)
+            skopeo = Skopeo(tmp_path / "skopeo")
+            copy = await skopeo.copy(f"{mirrored.host}/docker.io/team/secret:2")
+
+            assert (copy / "manifest.json").read_bytes() == later.manifest.content
+            assert Htpasswd.password not in mirrored.program.said()

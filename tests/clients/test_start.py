@@ -121,6 +121,18 @@ async def test_a_missing_password_file_is_named(bad: Bad, tmp_path: Path) -> Non
     assert f"{tmp_path}/no-such-password" in said
 
 
+@pytest.mark.parametrize("content", [None, "{", '{"auths": {"quay.io": {"auth": "hidden"}}}'])
+async def test_a_docker_config_that_makes_no_sense_is_named(bad: Bad, tmp_path: Path, content: str | None) -> None:
+    """Missing, broken, or with a login that is none; what it holds is not shown."""
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    said = await bad.refused_configuration(f'[credentials]\ndocker_config = "{tmp_path}/config.json"\n')
+
+    assert "credentials.docker_config" in said
+    assert f"{tmp_path}/config.json" in said
+    assert "hidden" not in said
+
+
 @pytest.mark.parametrize(
     ("flag", "setting", "key", "value"),
     [

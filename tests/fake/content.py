@@ -95,15 +95,29 @@ class Manifest:
 def image(
     *sizes: int, docker: bool = False, algorithm: str = "sha256", extra: Json | None = None, tail: int = 0
 ) -> Manifest:
-    """An image with one layer for each size; OCI, or Docker schema 2.
+    """An image with one new layer for each size (see `image_of`)."""
+    layers = tuple(Blob.noise(size, algorithm) for size in sizes)
+    return image_of(*layers, docker=docker, algorithm=algorithm, extra=extra, tail=tail)
 
-    *extra* is merged into the manifest's JSON (a subject, annotations); *tail* appends that many blanks to its bytes.
+
+def image_of(
+    *layers: Blob,
+    docker: bool = False,
+    algorithm: str = "sha256",
+    extra: Json | None = None,
+    tail: int = 0,
+    serial: int | None = None,
+) -> Manifest:
+    """An image of these layers; OCI, or Docker schema 2.
+
+    *extra* is merged into the manifest's JSON (a subject, annotations); *tail* appends that many blanks to its bytes;
+    with a *serial* of one's own (None: one that no earlier image has) the image is the same in every run.
     """
     kind, config_kind, layer_kind = (
         (DOCKER_MANIFEST, DOCKER_CONFIG, DOCKER_LAYER) if docker else (OCI_MANIFEST, OCI_CONFIG, OCI_LAYER)
     )
-    config = Blob.of(json.dumps({"architecture": "amd64", "os": "linux", "serial": next(_seeds)}).encode(), algorithm)
-    layers = tuple(Blob.noise(size, algorithm) for size in sizes)
+    number = next(_seeds) if serial is None else serial
+    config = Blob.of(json.dumps({"architecture": "amd64", "os": "linux", "serial": number}).encode(), algorithm)
     body: Json = {
         "schemaVersion": 2,
         "mediaType": kind,

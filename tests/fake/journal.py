@@ -25,6 +25,7 @@ class Seen:
     method: str
     target: str  # path and query exactly as on the wire
     headers: CIMultiDictProxy[str]
+    certified: bool = False  # a certificate of the asker's was shown
     status: int | None = None  # None: no status line was sent
     sent: int = 0  # bytes of the body
     ending: Ending = Ending.RUNNING

@@ -1,7 +1,9 @@
 """A server on loopback with a journal and faults: what registries, CDNs and token servers have in common."""
 
 import contextlib
-from collections.abc import AsyncIterator
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
 from typing import Self
 
 from aiohttp import web
@@ -17,9 +19,12 @@ class Origin:
 
     def __init__(self) -> None:
         self.journal = Journal()
+        self.host = "127.0.0.1"
         self.port = 0
+        self._listening: Callable[[str, int], socket.socket] = _listening
+        self._tls: ssl.SSLContext | None = None
         self._rules: list[Rule] = []
-        self._site: web.TCPSite | None = None
+        self._site: web.SockSite | None = None
         application = web.Application()
         application.router.add_route("*", "/{any:.*}", self._serve)
         # Handlers that a fault holds for ever would otherwise make the end wait for them.
@@ -27,9 +32,16 @@ class Origin:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def running(cls) -> AsyncIterator[Self]:
-        """An origin that listens, until the block ends."""
+    async def running(
+        cls,
+        host: str = "127.0.0.1",
+        *,
+        listening: Callable[[str, int], socket.socket] | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> AsyncIterator[Self]:
+        """An origin that listens, until the block ends; *listening* makes the socket, perhaps in another network."""
         origin = cls()
+        origin.host, origin._listening, origin._tls = host, listening or _listening, tls
         await origin._runner.setup()
         try:
             await origin.come_back()
@@ -41,7 +53,8 @@ class Origin:
     @property
     def url(self) -> str:
         """Scheme, host and port."""
-        return f"http://127.0.0.1:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'http' if self._tls is None else 'https'}://{host}:{self.port}"
 
     async def go_down(self) -> None:
         """Refuse connections from now on, and break those that stand."""
@@ -53,9 +66,10 @@ class Origin:
     async def come_back(self) -> None:
         """Listen (again), on the same port."""
         if self._site is None:
-            self._site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+            listener = self._listening(self.host, self.port)
+            self._site = web.SockSite(self._runner, listener, ssl_context=self._tls)
             await self._site.start()
-            self.port = self._site.port
+            self.port = listener.getsockname()[1]
 
     def inject(
         self,
@@ -82,7 +96,9 @@ class Origin:
         return False
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
-        seen = self.journal.open(Seen(method=request.method, target=request.raw_path, headers=request.headers))
+        certified = bool(request.get_extra_info("peercert"))
+        seen = Seen(method=request.method, target=request.raw_path, headers=request.headers, certified=certified)
+        self.journal.open(seen)
         answer = await self.respond(seen, await request.read())
         if not self.spared(answer):
             for rule in self._rules:
@@ -95,6 +111,10 @@ class Origin:
         for connection in server.connections if server is not None else ():
             if connection.transport is not None:
                 connection.transport.abort()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    return socket.create_server((host, port))
 
 
 def problem(status: int, code: str, message: str) -> Answer:

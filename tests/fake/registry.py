@@ -23,7 +23,7 @@ class Gate(Protocol):
         """Whether this Authorization header opens that scope."""
 
     def challenges(self, authorization: str | None, scope: str) -> list[str]:
-        """The WWW-Authenticate lines for somebody who wasn't admitted."""
+        """The WWW-Authenticate lines for somebody who wasn't admitted; none: no other login would be (403)."""
 
 
 @dataclass(slots=True)
@@ -110,9 +110,10 @@ class Registry(Origin):
         authorization = seen.headers.get("Authorization")
         if self.gate is None or self.gate.admits(authorization, scope):
             return None
-        refusal = problem(401, "UNAUTHORIZED", "authentication required")
+        challenges = self.gate.challenges(authorization, scope)
+        refusal = problem(401 if challenges else 403, "UNAUTHORIZED", "authentication required")
         refusal.headers["X-Fake-Gate"] = "closed"
-        for challenge in self.gate.challenges(authorization, scope):
+        for challenge in challenges:
             refusal.headers.add("WWW-Authenticate", challenge)
         return refusal
 

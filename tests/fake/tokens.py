@@ -22,7 +22,9 @@ class TokenServer(Origin):
 
     def __init__(self) -> None:
         super().__init__()
-        self.logins: dict[str, str] = {}  # user -> password; empty: anybody gets a token
+        self.logins: dict[str, str] = {}  # user -> password
+        self.refresh_tokens: set[str] = set()  # empty, with no logins either: anybody gets a token
+        self.forms: list[dict[str, str]] = []  # what was asked, as a query or as a body
         self.fields: tuple[str, ...] = ("token",)  # which keys of the answer hold the token
         self.expires_in: int | None = 300  # seconds as told to the asker; None: not told. Only revoke() ends a token
         self._good: dict[str, str] = {}  # token -> scope
@@ -48,7 +50,8 @@ class TokenServer(Origin):
 
     async def respond(self, seen: Seen, body: bytes) -> Answer:
         form = dict(parse_qsl(seen.query or body.decode()))
-        if self.logins and not self._knows(seen.headers.get("Authorization"), form):
+        self.forms.append(form)
+        if (self.logins or self.refresh_tokens) and not self._knows(seen.headers.get("Authorization"), form):
             return problem(401, "UNAUTHORIZED", "wrong or no login")
         token = f"secret-token-{next(self._serial)}"
         self._good[token] = form.get("scope", "")
@@ -58,6 +61,8 @@ class TokenServer(Origin):
         return Answer.whole(json.dumps(reply).encode(), Content_Type="application/json")
 
     def _knows(self, header: str | None, form: Mapping[str, str]) -> bool:
+        if form.get("grant_type") == "refresh_token":
+            return form.get("refresh_token") in self.refresh_tokens
         logins = {basic(user, password) for user, password in self.logins.items()}
         return header in logins or self.logins.get(form.get("username", "")) == form.get("password", "-")
 
@@ -68,12 +73,13 @@ class Basic:
 
     user: str
     password: str
+    wrong: int = 401  # what a wrong login is answered with; 403 has no challenge
 
     def admits(self, authorization: str | None, scope: str) -> bool:
         return authorization == basic(self.user, self.password)
 
     def challenges(self, authorization: str | None, scope: str) -> list[str]:
-        return ['Basic realm="fake"']
+        return [] if authorization is not None and self.wrong == 403 else ['Basic realm="fake"']
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import re
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -69,10 +70,14 @@ class Client:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def of(cls, base: str) -> AsyncIterator["Client"]:
-        """A client for the server at this address, as long as the block lasts."""
+    async def of(cls, base: str, *, tls: ssl.SSLContext | None = None) -> AsyncIterator["Client"]:
+        """A client for the server at this address, as long as the block lasts.
+
+        Args:
+            tls: whom it trusts, and what it shows; None for plain HTTP.
+        """
         session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            connector=aiohttp.TCPConnector(limit=0, force_close=True, ssl=tls or True),
             timeout=aiohttp.ClientTimeout(total=WITHIN),
             auto_decompress=False,
             skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),

@@ -1,11 +1,14 @@
 """For each module one mirror process, and for each of its tests a registry of its own behind it.
 
-A module may set ``CONFIG`` (TOML, its own sections) and ``UPSTREAM`` (TOML, lines for each upstream's section;
-``{directory}`` stands for a directory in which ``FILES``, name to content, lie).
+A module may set ``CONFIG`` (TOML, its own sections) and ``UPSTREAM`` (TOML, lines for each upstream's section); in both
+``{directory}`` stands for a directory in which ``FILES``, name to content, lie. ``PROGRAMS``, name to script, are found
+by the mirror as installed programs are.
 """
 
 import contextlib
+import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -36,22 +39,34 @@ async def upstreams(request: pytest.FixtureRequest) -> AsyncIterator[list[Upstre
         ]
 
 
+@pytest.fixture(scope="module")
+def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the module's files and programs lie, and the mirror's configuration, cache and log."""
+    directory = tmp_path_factory.mktemp("mirror")
+    for name, content in getattr(request.module, "FILES", {}).items():
+        (directory / name).write_text(content)
+    (directory / "bin").mkdir()
+    for name, script in getattr(request.module, "PROGRAMS", {}).items():
+        program = directory / "bin" / name
+        program.write_text(script.replace("{directory}", str(directory)))
+        program.chmod(0o755)
+    return directory
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def mirror(
-    request: pytest.FixtureRequest,
-    hub: Registry,
-    upstreams: list[Upstream],
-    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest, hub: Registry, upstreams: list[Upstream], directory: Path
 ) -> AsyncIterator[Mirror]:
     """The mirror process, configured as the module says."""
-    directory = tmp_path_factory.mktemp("mirror")
     module = request.module
-    for name, content in getattr(module, "FILES", {}).items():
-        (directory / name).write_text(content)
-    lines = getattr(module, "UPSTREAM", "").replace("{directory}", str(directory))
+    own, lines = (
+        getattr(module, name, otherwise).replace("{directory}", str(directory))
+        for name, otherwise in (("CONFIG", CALM), ("UPSTREAM", ""))
+    )
     config = directory / "mirror.toml"
-    config.write_text(getattr(module, "CONFIG", CALM) + section("docker.io", hub.url) + sections(upstreams, lines))
-    async with running_mirror(directory, "--config", str(config)) as started:
+    config.write_text(own + section("docker.io", hub.url) + sections(upstreams, lines))
+    env = {"PATH": f"{directory}/bin:{os.environ['PATH']}"}
+    async with running_mirror(directory, "--config", str(config), env=env) as started:
         yield started
 
 

@@ -11,6 +11,17 @@ def descriptors(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def open_files(pid: int) -> tuple[str, ...]:
+    """What a process has open, by name; of what has none (a socket) the kind."""
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found.append(os.readlink(f"/proc/{pid}/fd/{name}").partition(":[")[0])
+        except FileNotFoundError:
+            continue  # closed meanwhile
+    return tuple(sorted(found))
+
+
 def resident(pid: int) -> int:
     """Bytes of memory that a process has now."""
     return _status(pid, "VmRSS")

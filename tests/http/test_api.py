@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.fake.cdn import Cdn
 from tests.fake.content import Blob, image
 from tests.fake.registry import Registry
 from tests.http.client import WITHIN, Client
@@ -102,6 +103,19 @@ async def test_a_clients_login_stays_here(client: Client, upstream: Upstream, mi
         assert (await client.get(target, login)).status == 200
     assert all("client-own-secret" not in str(seen.headers) for seen in upstream.registry.journal.entries)
     assert "client-own-secret" not in mirror.program.said()
+
+
+async def test_a_clients_login_goes_to_no_storage(client: Client, upstream: Upstream, cdn: Cdn, mirror: Mirror) -> None:
+    """Nor does it follow a redirect: neither a blob's nor a manifest's, and it is in nobody's log."""
+    upstream.registry.blobs_at = upstream.registry.manifests_at = cdn
+    manifest = upstream.publish(image(1000), "v1")
+    login = {"Authorization": "Basic Y2xpZW50Om93bi1zZWNyZXQ="}
+    for target in (upstream.manifest("v1"), upstream.manifest(manifest), upstream.blob(manifest.blobs[1])):
+        assert (await client.get(target, login)).status == 200
+    seen = [*upstream.registry.journal.entries, *cdn.journal.entries]
+    assert len(cdn.journal) >= 2
+    assert all("Authorization" not in entry.headers for entry in seen)
+    assert "Y2xpZW50Om93bi1zZWNyZXQ" not in mirror.program.said()
 
 
 async def test_old_and_short_connections(client: Client, upstream: Upstream) -> None:

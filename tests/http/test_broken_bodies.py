@@ -10,6 +10,7 @@ from tests.fake.content import Blob
 from tests.fake.faults import (
     Cut,
     Fault,
+    Header,
     Hold,
     RangeIgnored,
     RangeMislabelled,
@@ -121,6 +122,7 @@ async def test_cut_again_and_again(client: Client, upstream: Upstream, blob: Blo
         Status(404),
         Status(500),
         Wrong(at=-5),
+        Header("ETag", '"another"'),
     ],
 )
 async def test_a_resumption_that_is_answered_wrongly(

@@ -6,10 +6,11 @@ import pytest
 
 from tests.fake.answers import Valve
 from tests.fake.content import Blob
-from tests.fake.faults import Hold
+from tests.fake.faults import Hold, Slow
 from tests.fake.registry import Registry
-from tests.http.client import Client, Reply, rest_of
+from tests.http.client import Client, Reply, kept, rest_of
 from tests.http.upstreams import Upstream
+from tests.real.mirror import Mirror
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -117,6 +118,22 @@ async def test_containerds_parallel_chunks(client: Client, upstream: Upstream, w
     reply = await client.get(upstream.blob(blob))
     assert (reply.whole, reply.body) == (True, blob.content)
     assert transferred(upstream.registry, blob) <= (1 if warm else 2) * blob.size
+
+
+async def test_parallel_chunks_cost_upstream_one_transfer(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """The chunks of a cold blob come from its one download, as it arrives; who leaves after a chunk is no error."""
+    blob = upstream.publish_blob(Blob.noise(16 * MIB))
+    upstream.registry.inject(Slow(32 * MIB))
+    said = len(mirror.events())
+    async with client.open(upstream.blob(blob), {"Range": "bytes=0-"}) as first:
+        assert (first.status, first.headers["Content-Length"]) == (206, str(blob.size))
+        chunks = await asyncio.gather(*(chunk(client, upstream.blob(blob), n * 2 * MIB, 2 * MIB) for n in range(1, 8)))
+        chunks.insert(0, await first.content.readexactly(2 * MIB))
+    assert b"".join(chunks) == blob.content
+    assert [seen.range for seen in upstream.registry.of_blob(blob)] == [None]
+    await kept(client, upstream.blob(blob))
+    assert transferred(upstream.registry, blob) == blob.size
+    assert {event["level"] for event in mirror.events()[said:]} <= {"debug", "info"}
 
 
 async def test_a_lazy_snapshotters_cycle(client: Client, upstream: Upstream) -> None:

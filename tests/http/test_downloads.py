@@ -14,6 +14,7 @@ from tests.http.upstreams import Upstream
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MIB = 2**20
+AT_ONCE = 64  # blobs that are fetched from one upstream, by default
 
 
 def held(upstream: Upstream, size: int, at: int) -> tuple[Blob, Valve]:
@@ -148,14 +149,14 @@ async def test_a_cold_head_beside_a_running_download(client: Client, upstream: U
 
 
 async def test_a_crowd_of_slow_downloads_is_no_outage(client: Client, upstream: Upstream) -> None:
-    """A hundred and fifty layers trickle in at once: upstream is well, and whatever else is asked of it is answered."""
+    """A hundred and fifty layers trickle in: upstream is well, and whatever else is asked of it is answered."""
     manifest = upstream.publish(image(10), "v1")
     valve = Valve()
     upstream.registry.inject(Hold(valve, at=1000), "*/blobs/*")
     blobs = [upstream.publish_blob(Blob.noise(2000)) for _ in range(150)]
     async with asyncio.TaskGroup() as group:
         asking = [group.create_task(client.get(upstream.blob(blob))) for blob in blobs]
-        await upstream.registry.journal.until(lambda seen: len(seen) >= 128)
+        await upstream.registry.journal.until(lambda seen: len(seen) >= AT_ONCE)
         async with asyncio.timeout(WITHIN / 4):
             assert (await client.get(upstream.manifest("v1"))).body == manifest.content
         valve.open()

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.fake.content import image, index
-from tests.http.client import Client
+from tests.http.client import Client, kept
 from tests.http.upstreams import Upstream, by_ns
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -72,3 +72,22 @@ async def test_only_the_platform_that_is_asked_for_is_fetched(client: Client, up
         assert (await client.get(upstream.blob(blob))).body == blob.content
     assert not upstream.registry.of_manifest(other.digest)
     assert not upstream.registry.of_blob(other.blobs[1], method=None)
+
+
+async def test_an_index_that_was_pulled_is_pulled_by_digest_without_upstream(
+    client: Client, upstream: Upstream
+) -> None:
+    """The index as it was pushed, the platform that was pulled, and its layers: nothing converted, nothing missing."""
+    ours, theirs = image(1000), image(2000)
+    both = upstream.publish(index(ours, theirs), "v1")
+    targets = [(upstream.manifest(both), both.content), (upstream.manifest(ours), ours.content)]
+    targets += [(upstream.blob(blob), blob.content) for blob in ours.blobs]
+    for target, content in targets:
+        assert (await client.get(target)).body == content
+        await kept(client, target)
+    await upstream.registry.go_down()
+    for target, content in targets:
+        reply = await client.get(target)
+        assert (reply.status, reply.body) == (200, content), reply
+    reply = await client.get(upstream.manifest(both))
+    assert (reply.headers["Docker-Content-Digest"], reply.headers["Content-Type"]) == (both.digest, both.media_type)

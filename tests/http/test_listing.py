@@ -5,14 +5,14 @@ import re
 
 import pytest
 
-from tests.fake.content import OCI_INDEX, Blob, Manifest, artifact, image
-from tests.fake.faults import Cut, Header, Reset, Status
-from tests.http.client import Client, Reply
+from tests.fake.content import OCI_INDEX, Blob, Manifest, artifact, image, index
+from tests.fake.faults import Cut, Fault, Header, Reset, Status
+from tests.http.client import Client, Reply, kept, settled
 from tests.http.upstreams import IMPATIENT, Upstream, by_ns
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-CONFIG = IMPATIENT
+CONFIG = IMPATIENT + '[tags]\nfresh_for = "0s"\n'
 TAGS = [f"v{number}" for number in range(7)]
 
 
@@ -191,3 +191,62 @@ async def test_no_referrers_without_upstream(client: Client, upstream: Upstream)
     await upstream.registry.go_down()
     reply = await client.get(referrers_target(upstream, subject))
     assert reply.status in (503, 504), reply
+
+
+@pytest.mark.parametrize("fault", [None, Status(500), Status(429), Status(401), Reset()])
+@pytest.mark.parametrize("spelled", [str, by_ns])
+async def test_lists_of_before_stand_in_for_an_upstream_that_cannot_be_asked(
+    client: Client, upstream: Upstream, spelled: type[str], fault: Fault | None
+) -> None:
+    """Page by page as they were, marked as stale; and upstream's own again when it is back."""
+    upstream.registry.page_size = 2
+    subject, _ = published(upstream)
+    upstream.publish(subject, "v2", "v3")
+    referrers = f"{referrers_target(upstream, subject)}?artifactType=x%2Fsig"
+    before = [*await pages(client, spelled(tags_target(upstream))), *await pages(client, referrers)]
+    if fault is None:
+        await upstream.registry.go_down()
+    else:
+        upstream.registry.inject(fault)
+    after = [*await pages(client, spelled(tags_target(upstream))), *await pages(client, referrers)]
+    passing = {"Date", "Age", "Warning", "Cache-Status"}
+    assert len(after) == len(before) == 4
+    for one, other in zip(before, after, strict=True):
+        assert one.body == other.body
+        told, repeated = ({n: v for n, v in page.headers.items() if n not in passing} for page in (one, other))
+        assert told == repeated
+        assert "Warning" not in one.headers
+        assert other.headers["Warning"].startswith('299 - "')
+        assert int(other.headers["Age"]) >= 0
+        assert other.cache_status.startswith("mirror; fwd=stale")
+    upstream.registry.heal()
+    await upstream.registry.come_back()
+    upstream.publish(image(1), "v4")
+    upstream.registry.page_size = 100
+    reply = await settled(lambda: client.get(tags_target(upstream)), lambda reply: "Warning" not in reply.headers)
+    assert json.loads(reply.body)["tags"] == ["v1", "v2", "v3", "v4"]
+
+
+async def test_a_list_that_is_gone_does_not_come_back(client: Client, upstream: Upstream) -> None:
+    """404 is an answer: in the outage that follows there is nothing to stand in."""
+    upstream.publish(image(1), "v1")
+    assert (await client.get(tags_target(upstream))).status == 200
+    upstream.registry.inject(Status(404), times=1)
+    assert (await client.get(tags_target(upstream))).status == 404
+    await upstream.registry.go_down()
+    assert (await client.get(tags_target(upstream))).status in (503, 504)
+
+
+async def test_the_fallback_tag_of_referrers_stands_in_too(client: Client, upstream: Upstream) -> None:
+    """Where a registry has no referrers, the index under sha256-… is a manifest like any other, and is served stale."""
+    subject = upstream.publish(image(1), "v1")
+    sbom = artifact("x/sbom", Blob.noise(30))
+    tag = f"sha256-{subject.digest.partition(':')[2]}"
+    attached = upstream.publish(index(sbom), tag)
+    for target in (upstream.manifest(tag), upstream.manifest(sbom), *map(upstream.blob, sbom.blobs)):
+        assert (await client.get(target)).status == 200
+    await kept(client, *map(upstream.blob, sbom.blobs))
+    await upstream.registry.go_down()
+    reply = await client.get(upstream.manifest(tag))
+    assert (reply.status, reply.body) == (200, attached.content), reply
+    assert (await client.get(upstream.manifest(sbom))).body == sbom.content

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -187,6 +188,19 @@ async def test_a_wrong_password(client: Client, upstream: Upstream) -> None:
     assert PASSWORD not in str(reply)
 
 
+async def test_a_password_that_is_changed_in_its_file(client: Client, upstream: Upstream, directory: Path) -> None:
+    """It is read anew when upstream refuses the old one: no client notices, and nobody restarts anything."""
+    upstream.registry.gate = Basic(USER, PASSWORD)
+    await pulled(client, upstream, upstream.publish(image(1, 2), "v1"))
+    file = directory / "password"
+    try:
+        file.write_text("rotated\n")
+        upstream.registry.gate = Basic(USER, "rotated")
+        await pulled(client, upstream, upstream.publish(image(3, 4), "v1"))
+    finally:
+        file.write_text(f"{PASSWORD}\n")
+
+
 @pytest.mark.parametrize("fault", [Status(500), Status(503), Reset(), Hold(Valve()), Status(200, body=b"<html>")])
 async def test_a_token_server_that_fails(client: Client, upstream: Upstream, tokens: TokenServer, fault: Fault) -> None:
     """An outage like any other: 503 or 504 soon, what is here is served stale, and it works again by itself."""
@@ -205,13 +219,17 @@ async def test_a_token_server_that_fails(client: Client, upstream: Upstream, tok
 
 
 async def test_a_token_server_with_a_rate_limit(client: Client, upstream: Upstream, tokens: TokenServer) -> None:
-    """Its 429 is upstream's 429."""
+    """Its 429 is upstream's 429: nobody asks it again before its time, and then all is well."""
     logged_in(upstream, tokens)
-    upstream.publish(image(1), "v1")
+    manifest = upstream.publish(image(1), "v1")
     tokens.inject(Status(429, {"Retry-After": "3"}))
-    reply = await client.get(by_ns(upstream.manifest("v1")))
-    assert reply.status == 503, reply
-    assert int(reply.headers["Retry-After"]) >= 1
+    for target in (upstream.manifest("v1"), upstream.blob(manifest.blobs[0])) * 3:
+        reply = await client.get(by_ns(target))
+        assert (reply.status, reply.error["code"]) == (503, "TOOMANYREQUESTS"), reply
+        assert 1 <= int(reply.headers["Retry-After"]) <= 3
+    assert len(tokens.journal) == 1
+    tokens.heal()
+    await settled(lambda: client.get(upstream.manifest("v1")), lambda reply: reply.body == manifest.content)
 
 
 async def test_secrets_are_not_logged(client: Client, upstream: Upstream, tokens: TokenServer, mirror: Mirror) -> None:
@@ -235,3 +253,37 @@ async def test_the_clients_login_is_not_ours(client: Client, upstream: Upstream,
     assert reply.body == manifest.content
     everything = [*upstream.registry.journal.entries, *tokens.journal.entries]
     assert all("mine" not in seen.headers.get("Authorization", "") for seen in everything)
+
+
+@pytest.mark.parametrize("code", [401, 403])
+async def test_a_stray_refusal_ends_with_itself(
+    client: Client, upstream: Upstream, tokens: TokenServer, code: int
+) -> None:
+    """Once, to a login that is right, in the middle of pulls: whatever was asked for then is had a moment later."""
+    logged_in(upstream, tokens)
+    manifest = upstream.publish(image(100, 200), "v1")
+    await pulled(client, upstream, manifest)
+    for target in (upstream.manifest("v1"), upstream.blob(upstream.publish_blob(Blob.noise(100)))):
+        upstream.registry.inject(Status(code), times=1)
+        await client.get(target)
+        upstream.registry.heal()
+        reply = await settled(lambda: client.get(target), lambda reply: reply.status == 200)  # noqa: B023
+        assert "Warning" not in reply.headers
+
+
+async def test_an_outage_of_everything_ends_with_itself(
+    client: Client, upstream: Upstream, tokens: TokenServer
+) -> None:
+    """Registry and token service were away, and every token that was held is worthless: nobody restarts anything."""
+    logged_in(upstream, tokens)
+    manifest = upstream.publish(image(100, 200), "v1")
+    await client.get(upstream.manifest("v1"))
+    for origin in (upstream.registry, tokens):
+        await origin.go_down()
+    for _ in range(3):
+        assert (await client.get(upstream.blob(manifest.blobs[1]))).status in (503, 504)
+    tokens.revoke()
+    for origin in (upstream.registry, tokens):
+        await origin.come_back()
+    await settled(lambda: client.get(upstream.blob(manifest.blobs[1])), lambda reply: reply.status == 200)
+    await pulled(client, upstream, manifest)

@@ -253,11 +253,12 @@ async def test_ns_may_have_a_port(tmp_path: Path) -> None:
 
 
 async def test_nothing_is_written_outside_the_layout(mirror: Mirror, client: Client, upstream: Upstream) -> None:
-    """After all these names the cache directory holds an OCI layout, ingest and ledger, and nothing else."""
+    """After all these names the cache directory holds an OCI layout and what is the mirror's own, and nothing else."""
     upstream.publish_blob(blob := Blob.noise(10))
     assert (await client.get(upstream.blob(blob))).status == 200
     cache = mirror.program.log.parent / "cache"
-    assert {path.name for path in cache.iterdir()} <= {"oci-layout", "index.json", "blobs", "ingest", "ledger"}
+    own = {"ingest", "ledger", "control.sock"}
+    assert {path.name for path in cache.iterdir()} <= {"oci-layout", "index.json", "blobs", *own}
     for path in (cache / "blobs").rglob("*"):
         relative = path.relative_to(cache / "blobs").as_posix()
         assert re.fullmatch("sha256(/[0-9a-f]{64})?|sha512(/[0-9a-f]{128})?", relative), relative

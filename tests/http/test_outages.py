@@ -44,7 +44,7 @@ async def hang(registry: Registry) -> None:
 BROKEN: dict[str, Break] = {
     "500": status(500),
     "502": status(502),
-    "503": status(503, Retry_After="3600"),
+    "503": status(503, Retry_After="2"),
     "504": status(504),
     "refused": Registry.go_down,
     "reset": reset,

@@ -101,3 +101,25 @@ async def test_a_blob_of_no_bytes_is_answered_at_once(client: Client, upstream: 
     medians = {size: statistics.median(seconds) for size, seconds in took.items()}
     assert medians[0] < 0.1, medians
     assert medians[0] < 10 * medians[1], medians
+
+
+async def test_readers_that_stand_still_cost_no_memory_and_no_time(
+    client: Client, upstream: Upstream, mirror: Mirror
+) -> None:
+    """Twenty take a little of a large blob while it arrives, and no more: another is served to its end meanwhile."""
+    blob = upstream.publish_blob(Blob.noise(128 * MIB))
+    assert (await client.get("/healthz")).status == 200
+    forget_most_resident(mirror.program.pid)
+    before = most_resident(mirror.program.pid)
+    async with contextlib.AsyncExitStack() as stack:
+        slow = [await stack.enter_async_context(connection(mirror)) for _ in range(20)]
+        for reader, writer in slow:
+            writer.write(get(upstream.blob(blob)))
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+            assert await reader.readexactly(1000) == blob.content[:1000]
+        reply = await client.get(upstream.blob(blob))
+        assert (reply.whole, reply.digest) == (True, blob.digest)
+        assert most_resident(mirror.program.pid) - before < 48 * MIB
+        assert await slow[-1][0].readexactly(blob.size - 1000) == blob.content[1000:]
+    assert most_resident(mirror.program.pid) - before < 48 * MIB
+    assert len(upstream.registry.of_blob(blob)) == 1

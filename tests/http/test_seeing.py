@@ -1,5 +1,6 @@
 """What an operator sees: health, metrics, one event for each pull, nothing that looks like an error where none is."""
 
+import asyncio
 import json
 import re
 
@@ -7,10 +8,11 @@ import pytest
 
 from tests.fake.answers import Valve
 from tests.fake.content import Blob, image
-from tests.fake.faults import Hold, Wrong
+from tests.fake.faults import Hold, Status, Wrong
 from tests.http.client import Client
 from tests.http.upstreams import Upstream, by_ns
 from tests.real.mirror import Event, Mirror
+from tests.real.program import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -57,10 +59,13 @@ async def test_metrics_are_prometheus(client: Client, upstream: Upstream) -> Non
         "mirror_upstream_requests_total": "counter",
         "mirror_served_bytes_total": "counter",
         "mirror_upstream_bytes_total": "counter",
+        "mirror_upstream_up": "gauge",
+        "mirror_upstream_blobs": "gauge",
         "mirror_cache_bytes": "gauge",
         "mirror_cache_limit_bytes": "gauge",
         "mirror_evictions_total": "counter",
         "mirror_downloads_running": "gauge",
+        "mirror_tasks": "gauge",
         "mirror_first_byte_seconds": "histogram",
     }.items():
         assert f"# TYPE {name} {kind}\n" in text, name
@@ -94,6 +99,23 @@ async def test_every_request_is_counted_once(client: Client, upstream: Upstream,
     assert growth("mirror_upstream_requests_total", 'status="404"') == 2
     assert growth("mirror_cache_bytes") == manifest.size + layer.size
     assert growth("mirror_first_byte_seconds_count") >= 4
+
+
+async def test_of_many_at_once_each_is_counted_once(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """Hits, misses, those who join, and failures of both kinds, all together: the outcomes add up to the requests."""
+    manifest = upstream.publish(image(50_000), "v1")
+    upstream.registry.inject(Status(404), "*/manifests/gone")
+    upstream.registry.inject(Wrong(), f"*/blobs/{(wrong := upstream.publish_blob(Blob.noise(50_000))).digest}")
+    targets = [upstream.manifest("v1"), upstream.manifest("gone"), upstream.manifest(manifest)]
+    targets += [upstream.blob(blob) for blob in (manifest.blobs[1], wrong, Blob.noise(1))]
+    before = await mirror.total("mirror_requests_total")
+    replies = await asyncio.gather(*(client.get(target) for target in targets * 10))
+
+    async def all_are_counted() -> bool:
+        return await mirror.total("mirror_requests_total") - before >= len(replies)
+
+    await eventually(all_are_counted, within=5)
+    assert await mirror.total("mirror_requests_total") - before == len(replies) == 60
 
 
 async def test_running_downloads_are_seen(client: Client, upstream: Upstream, mirror: Mirror) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fake.answers import Valve
-from tests.fake.content import Blob, Manifest, image
+from tests.fake.content import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Blob, Manifest, descriptor, image
 from tests.fake.faults import Cut, Hold, Unframed, Wrong
 from tests.fake.registry import Registry
 from tests.http.client import WITHIN, Client, kept, rest_of
@@ -179,6 +179,34 @@ async def test_using_a_manifest_uses_its_layers(client: Client, upstream: Upstre
     assert await asked(client, upstream, other)
 
 
+async def test_a_shared_layer_stays_with_the_image_that_is_used(client: Client, upstream: Upstream) -> None:
+    """Two images have a layer in common; one is evicted: the other is still whole, without upstream."""
+    base = Blob.noise(MIB)
+    used, forgotten = (sharing(base, Blob.noise(600_000)) for _ in range(2))
+    for manifest in (used, forgotten):
+        upstream.publish(manifest)
+        await pull(client, upstream, manifest)
+    for newcomer in blobs_of(upstream, 3, 700_000):
+        assert (await client.get(upstream.manifest(used))).cache_status == "mirror; hit"
+        await store(client, upstream, newcomer)
+    before = len(upstream.registry.journal)
+    await pull(client, upstream, used)
+    assert len(upstream.registry.journal) == before
+    assert await asked(client, upstream, forgotten.blobs[2])
+
+
+def sharing(base: Blob, own: Blob) -> Manifest:
+    """An image of a config, a layer that others have too, and a layer of its own."""
+    config = Blob.noise(50)
+    body = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": descriptor(config, OCI_CONFIG),
+        "layers": [descriptor(layer, OCI_LAYER) for layer in (base, own)],
+    }
+    return Manifest.of(body, OCI_MANIFEST, blobs=(config, base, own))
+
+
 async def test_a_blob_being_read_is_not_cut(client: Client, upstream: Upstream, tmp_path: Path) -> None:
     """A reader in the middle of a blob gets its end, though three times the limit was pulled meanwhile."""
     (read,) = blobs_of(upstream, 1, 3 * MIB)
@@ -264,6 +292,18 @@ async def test_a_length_that_turns_out_too_large(client: Client, upstream: Upstr
         assert reply.body == large.content[: len(reply.body)]
         assert reply.whole == (len(reply.body) == large.size)
     assert watch.most <= LIMIT
+
+
+async def test_a_length_that_turns_out_too_large_empties_no_cache(client: Client, upstream: Upstream) -> None:
+    """What has a size that nobody tells takes what is free, and little that is not."""
+    blobs = blobs_of(upstream, 3, MIB)
+    await store(client, upstream, *blobs)
+    (large,) = blobs_of(upstream, 1, LIMIT + MIB)
+    upstream.registry.inject(Unframed(), f"*/{large.digest}")
+    await client.get(upstream.blob(large))
+    upstream.registry.heal()
+    for blob in blobs:
+        assert not await asked(client, upstream, blob)
 
 
 async def test_a_floor_of_free_disk(tmp_path: Path, upstream: Upstream) -> None:

@@ -25,13 +25,23 @@ class Containerd:
             f'[plugins."io.containerd.internal.v1.opt"]\npath = "{self._directory}/opt"\n'
         )
 
-    def mirrored_by(self, url: str, *registries: str) -> None:
-        """hosts.toml for each registry: ask the mirror, which learns from `ns` what is meant."""
+    def mirrored_by(self, url: str, *registries: str, more: str = "", server: str = NOWHERE) -> None:
+        """hosts.toml for each registry: ask the mirror, which learns from `ns` what is meant.
+
+        Args:
+            more: lines for the mirror's section.
+            server: asked for what the mirror does not give.
+        """
         for registry in registries:
             folder = self._hosts / registry
             folder.mkdir(parents=True, exist_ok=True)
             host = f'[host."{url}"]\ncapabilities = ["pull", "resolve"]\n'
-            (folder / "hosts.toml").write_text(f'server = "{NOWHERE}"\n{host}')
+            (folder / "hosts.toml").write_text(f'server = "{server}"\n{host}{more}\n')
+
+    def configured(self, hosts_toml: str) -> None:
+        """hosts.toml for every registry that has none of its own."""
+        (self._hosts / "_default").mkdir(parents=True)
+        (self._hosts / "_default/hosts.toml").write_text(hosts_toml)
 
     async def ctr(self, *arguments: str) -> str:
         return await succeeded("ctr", "--address", str(self.socket), *arguments)

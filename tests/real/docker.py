@@ -1,6 +1,7 @@
 """dockerd with directories and a socket of its own; what it is told about registries is `registry-mirrors` alone."""
 
 import json
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,10 +20,10 @@ class Docker:
         self._engine = engine
         self.socket = directory / "docker.sock"
 
-    def daemon(self, registry_mirror: str) -> list[str]:
+    def daemon(self, daemon_json: str) -> list[str]:
         """The command that starts it; all flags keep it in its directory and out of this machine's network."""
         configuration = self._directory / "daemon.json"
-        configuration.write_text(json.dumps({"registry-mirrors": [registry_mirror]}))
+        configuration.write_text(daemon_json)
         places = {
             "config-file": configuration,
             "data-root": self._directory / "data",
@@ -37,6 +38,16 @@ class Docker:
     async def _docker(self, *arguments: str) -> str:
         env = {"DOCKER_CONFIG": str(self._directory / "client")}
         return await succeeded("docker", "--host", f"unix://{self.socket}", *arguments, env=env)
+
+    async def login(self, host: str, user: str, password: str) -> None:
+        await self._docker("login", "--username", user, "--password", password, host)
+
+    def logged_in_to_docker_hub(self, user: str, password: str) -> None:
+        """What `docker login` leaves behind when Docker Hub has let it in."""
+        folder = self._directory / "client"
+        folder.mkdir(exist_ok=True)
+        login = b64encode(f"{user}:{password}".encode()).decode()
+        (folder / "config.json").write_text(json.dumps({"auths": {"https://index.docker.io/v1/": {"auth": login}}}))
 
     async def pull(self, reference: str) -> None:
         await self._docker("pull", "--quiet", reference)
@@ -60,13 +71,17 @@ class Docker:
 
 
 @asynccontextmanager
-async def docker(registry_mirror: str) -> AsyncIterator[Docker]:
-    """A Docker engine as long as the block lasts."""
+async def docker(registry_mirror: str, *, daemon_json: str | None = None) -> AsyncIterator[Docker]:
+    """A Docker engine as long as the block lasts.
+
+    Args:
+        daemon_json: its whole configuration, in place of the one that has nothing but the mirror.
+    """
     async with containerd() as engine:
         with short_directory("dockerd") as directory:
             daemon = Docker(directory, engine)
             env = {"HTTP_PROXY": PROXY, "HTTPS_PROXY": PROXY, "NO_PROXY": "127.0.0.1,localhost"}
-            argv = daemon.daemon(registry_mirror)
+            argv = daemon.daemon(daemon_json or json.dumps({"registry-mirrors": [registry_mirror]}))
             async with running(argv, log=directory / "dockerd.log", env=env) as program:
                 await program.until(lambda: "API listen on" in program.said())
                 yield daemon

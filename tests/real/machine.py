@@ -12,6 +12,8 @@ PACKAGES = {
     "docker": "docker.io",
     "docker-registry": "docker-registry",
     "dockerd": "docker.io",
+    "ip": "iproute2",
+    "mount": "mount",
     "nginx": "nginx-light",
     "openssl": "openssl",
     "podman": "podman",

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -81,23 +81,39 @@ class Mirror:
         return sum(value for name, value in (await self.metrics()).items() if name.partition("{")[0] == metric)
 
 
+async def launched(
+    directory: Path,
+    *arguments: str,
+    upstreams: Mapping[str, str] | None = None,
+    env: Mapping[str, str] | None = None,
+    within: Sequence[str] = (),
+) -> Mirror:
+    """A mirror with its cache and log in *directory*, just started: perhaps not serving yet; the caller ends it.
+
+    Args:
+        within: what its command line begins with, such as a Network's.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    argv = [*within, *COMMAND, "--listen", "127.0.0.1:0", "--cache", str(directory / "cache"), "--log-format", "json"]
+    for name, url in (upstreams or {}).items():
+        argv += ["--upstream", f"{name}={url}"]
+    log = directory / "mirror.log"
+    log.write_text("")
+    return Mirror(await Program.start([*argv, *arguments], log=log, env={**environment(), **(env or {})}))
+
+
 @asynccontextmanager
 async def mirror(
     directory: Path,
     *arguments: str,
     upstreams: Mapping[str, str] | None = None,
     env: Mapping[str, str] | None = None,
+    within: Sequence[str] = (),
 ) -> AsyncIterator[Mirror]:
-    """A mirror with its cache and log in *directory*; the block's end is a SIGTERM, to be answered with exit code 0."""
-    directory.mkdir(parents=True, exist_ok=True)
-    argv = [*COMMAND, "--listen", "127.0.0.1:0", "--cache", str(directory / "cache"), "--log-format", "json"]
-    for name, url in (upstreams or {}).items():
-        argv += ["--upstream", f"{name}={url}"]
-    log = directory / "mirror.log"
-    log.write_text("")
-    program = await Program.start([*argv, *arguments], log=log, env={**environment(), **(env or {})})
+    """A mirror as long as the block lasts; its end is a SIGTERM, to be answered with exit code 0 (see `launched`)."""
+    started = await launched(directory, *arguments, upstreams=upstreams, env=env, within=within)
+    program = started.program
     try:
-        started = Mirror(program)
         await started.serving()
         yield started
         program.signal(signal.SIGTERM)

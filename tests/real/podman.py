@@ -17,8 +17,10 @@ class Podman:
         self._env = {
             "CONTAINERS_REGISTRIES_CONF": str(self._registries),
             "CONTAINERS_STORAGE_CONF": str(directory / "storage.conf"),
+            "REGISTRY_AUTH_FILE": str(directory / "auth.json"),
             "HOME": str(directory),
         }
+        (directory / "auth.json").write_text("{}")
         (directory / "storage.conf").write_text(
             f'[storage]\ndriver = "vfs"\ngraphroot = "{directory}/root"\nrunroot = "{directory}/run"\n'
         )
@@ -34,6 +36,14 @@ class Podman:
         for name in registries:
             lines += ["[[registry]]", f'prefix = "{name}"', f'location = "{host}/{name}"', "insecure = true"]
         self._registries.write_text("\n".join(lines) + "\n")
+
+    def configured(self, registries_conf: str) -> None:
+        """What it knows of registries, as a whole."""
+        self._registries.write_text(registries_conf)
+
+    async def login(self, host: str, user: str, password: str) -> None:
+        options = ["--tls-verify=false", "--username", user, "--password", password]
+        await succeeded(*self._argv, "login", *options, host, env=self._env)
 
     async def pull(self, reference: str) -> None:
         policy = ["--signature-policy", str(self._policy)]

@@ -16,12 +16,26 @@ class Skopeo:
         registries.write_text('unqualified-search-registries = []\nshort-name-mode = "disabled"\n')
         self._env = {"CONTAINERS_REGISTRIES_CONF": str(registries), "HOME": str(directory)}
 
-    async def copy(self, reference: str, *, every_platform: bool = False) -> Path:
-        """Pull host/name:tag into a directory with the manifest and each blob under the hex of its digest."""
+    async def copy(
+        self,
+        reference: str,
+        *,
+        every_platform: bool = False,
+        login: str | None = None,
+        certificates: Path | None = None,
+    ) -> Path:
+        """Pull host/name:tag into a directory with the manifest and each blob under the hex of its digest.
+
+        Args:
+            login: name:password, shown when asked for.
+            certificates: a directory with ca.crt, client.cert and client.key; without it nothing is verified.
+        """
         target = self._directory / f"copy-{len(list(self._directory.glob('copy-*')))}"
-        everything = ["--all"] if every_platform else []
+        options = ["--all"] if every_platform else []
+        options += ["--src-creds", login] if login else []
+        options += ["--src-tls-verify=false"] if certificates is None else ["--src-cert-dir", str(certificates)]
         source = f"docker://{reference}"
-        argv = ["skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", *everything]
+        argv = ["skopeo", "--insecure-policy", "copy", "--quiet", *options]
         await succeeded(*argv, source, f"dir:{target}", env=self._env)
         return target
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mirror.oci.digest import Digest
-from mirror.storage.disk import DiskBlob
+from mirror.storage.blob import DiskBlob
 from mirror.storage.ingest import DiskIngest
 from tests.unit.contents import Content, layer, manifest
 
@@ -44,6 +44,7 @@ class Arrival:
     ingest: DiskIngest
     written: bytes
     reserved: int
+    is_sized: bool = False
 
 
 class Use(NamedTuple):
@@ -117,9 +118,10 @@ class Room:
     possible: bool
 
     @classmethod
-    def before(cls, expected: Expected, needs: int) -> Room:
+    def before(cls, expected: Expected, needs: int, *, may_evict: bool = True) -> Room:
         excess = expected.occupied + needs - expected.limit
-        return cls(dict(expected.used), expected.evictable, excess, expected.can_have(needs))
+        possible = expected.can_have(needs) if may_evict else excess <= 0
+        return cls(dict(expected.used), expected.evictable, excess, possible)
 
     def check_dropped(self, sizes: list[int]) -> None:
         """Of broken-off ingests no more was dropped than makes room."""

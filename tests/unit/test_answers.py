@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror import errors
-from mirror.errors import MethodUnsupported, MirrorError, RangeUnsatisfiable, UpstreamUnavailable
+from mirror.errors import MethodUnsupported, MirrorError, RangeUnsatisfiable, Unauthorized, UpstreamUnavailable
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_MANIFEST, ManifestHead
 from mirror.oci.names import Repository
@@ -33,7 +33,7 @@ ASKED = Asked(Repository("quay.io", "org/app"), "/v2/org/app", "quay.io", by_pat
 FAILURES = [
     kind
     for _, kind in inspect.getmembers(errors, inspect.isclass)
-    if issubclass(kind, MirrorError) and kind is not RangeUnsatisfiable
+    if issubclass(kind, MirrorError) and kind not in {RangeUnsatisfiable, Unauthorized}
 ]
 CODES = {  # distribution-spec 1.1, "Error Codes"; UNAVAILABLE and UNKNOWN are distribution's
     *("BLOB_UNKNOWN", "DIGEST_INVALID", "MANIFEST_INVALID", "MANIFEST_UNKNOWN", "NAME_INVALID", "NAME_UNKNOWN"),
@@ -79,6 +79,12 @@ def test_a_range_that_holds_no_byte_is_told_the_size() -> None:
     """So that the client can ask again (RFC 9110, 15.5.17)."""
     status, headers, _ = error_answer(RangeUnsatisfiable("bytes=9- holds no byte", size=7))
     assert (status, dict(headers)["Content-Range"]) == (416, "bytes */7")
+
+
+def test_who_has_to_say_who_it_is_is_told_how() -> None:
+    """RFC 9110, 15.5.2: a challenge with every 401, and with nothing else."""
+    status, headers, _ = error_answer(Unauthorized("log in", challenge='Basic realm="mirror"'))
+    assert (status, dict(headers)["WWW-Authenticate"]) == (401, 'Basic realm="mirror"')
 
 
 def test_a_method_that_is_not_allowed_is_told_which_are() -> None:

@@ -105,6 +105,34 @@ def test_requests_that_fail_together_are_one_failure_of_upstream() -> None:
     assert admits(breaker)
 
 
+@given(st.integers(1, 10**6), st.booleans())
+def test_an_upstream_that_says_when_is_asked_then(pause: int, probed: bool) -> None:
+    """One 503 with Retry-After is enough, and again when it is what a probe gets; longer than a minute nobody waits."""
+    clock = Clock()
+    breaker = Breaker("quay.io", clock=clock)
+    if probed:
+        breaker, clock = broken()
+        clock.now += 1
+        assert admits(breaker)
+    breaker.failed(pause=pause)
+    assert breaker.is_open
+    clock.now += min(pause, 60) - 0.001
+    breaker.failed()  # one that was under way
+    assert not admits(breaker)
+    clock.now += 0.001
+    assert admits(breaker)
+    breaker.succeeded()
+    assert admits(breaker)
+
+
+@given(st.booleans(), st.integers(0, 40))
+def test_whether_it_would_admit_can_be_asked_without_being_the_probe(is_broken: bool, seconds: int) -> None:
+    """To look at a breaker changes nothing."""
+    breaker, clock = broken() if is_broken else (Breaker("quay.io", clock=Clock()), Clock())
+    clock.now += seconds
+    assert breaker.admits == breaker.admits == admits(breaker)
+
+
 @given(st.lists(st.sampled_from(["failed", "succeeded", "admit", "second", "minute"])))
 def test_an_upstream_that_is_back_is_asked_within_half_a_minute(events: list[str]) -> None:
     """Whatever happened before."""

@@ -114,8 +114,10 @@ def test_what_registries_send(header: str, challenge: Challenge) -> None:
         "Negotiate",
         '"',
         "=",
+        'Bearer realm="https://auth.test",scope="a\udcffb"',
+        'Bearer realm="https://auth.test\x7f"',
     ],
 )
 def test_what_can_not_be_answered_is_no_challenge(header: str) -> None:
-    """A Bearer without a realm above all."""
+    """A Bearer without a realm above all; and what is no text, and can go into no request."""
     assert parse_challenges([header]) == ()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import socket
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -12,7 +13,12 @@ from typing import IO, ParamSpec, TypeVar
 import pytest
 from aiohttp import web
 
-from mirror.server.wire import Channel, sent
+from mirror.config import LimitSettings
+from mirror.server.channels import channel_of
+from mirror.server.connections import Connections
+from mirror.server.framing import malformed
+from mirror.server.listener import Listener
+from mirror.server.wire import sent
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -74,7 +80,7 @@ async def sending(file: IO[bytes]) -> AsyncIterator[tuple[asyncio.Task[None], as
     begun: asyncio.Future[asyncio.Task[None]] = asyncio.get_running_loop().create_future()
 
     async def send(request: web.BaseRequest) -> None:
-        async with Channel(request) as channel:
+        async with channel_of(request) as channel:
             await channel.copy(WholeFile(file), 0, SIZE)
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
@@ -83,15 +89,20 @@ async def sending(file: IO[bytes]) -> AsyncIterator[tuple[asyncio.Task[None], as
         await asyncio.wait([task])
         return sent(keep_alive=False)
 
-    server = await asyncio.get_running_loop().create_server(web.Server(handle), "127.0.0.1", 0)
-    async with server:
-        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-        writer.write(b"GET / HTTP/1.1\r\nHost: mirror.test\r\n\r\n")
-        try:
-            yield await begun, reader
-        finally:
-            writer.close()
-            await writer.wait_closed()
+    port = socket.create_server(("127.0.0.1", 0))
+    port.setblocking(False)
+    connections = Connections(handle, malformed, LimitSettings(), most=16)
+    listener = Listener([port], connections, None)
+    reader, writer = await asyncio.open_connection(*port.getsockname())
+    writer.write(b"GET / HTTP/1.1\r\nHost: mirror.test\r\n\r\n")
+    try:
+        yield await begun, reader
+    finally:
+        writer.close()
+        await writer.wait_closed()
+        listener.close()
+        await connections.end(1)
+        await listener.ended()
 
 
 async def test_who_is_cancelled_waits_for_the_thread_that_sends(file_on_disk: IO[bytes]) -> None:

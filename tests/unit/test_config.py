@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mirror.config import DEFAULT_UPSTREAMS, parse_duration, parse_size, read_settings
+from mirror.config import DEFAULT_UPSTREAMS, AccessRule, UpstreamSettings, parse_duration, parse_size, read_settings
 from mirror.errors import ConfigurationInvalid
 from tests.unit.configurations import KEYS, SHOWN, SHOWN_KEYS, environment, read, written
 from tests.unit.texts import anything
@@ -48,14 +48,15 @@ def test_the_file_that_shows_every_key_shows_every_key() -> None:
     every: set[tuple[str, ...]] = {
         (name, key)
         for name, section in read_settings(None, {}, [])
-        if name != "upstreams"
+        if name not in {"upstreams", "access"}
         for key in type(section).model_fields
     }
     every |= {("upstreams", name, key) for name in DEFAULT_UPSTREAMS for key in ("url", "default")}
-    assert every - SHOWN_KEYS == {("cache", "path")}
     assert every >= SHOWN_KEYS
     commented = set(re.findall(r"(?m)^# +(\w+) = ", SHOWN.read_text()))
-    assert commented == {"path", "username", "password_file"}
+    assert {key for *_, key in every - SHOWN_KEYS} <= commented
+    of_upstreams = set(UpstreamSettings.model_fields) - {"url", "default"}
+    assert commented == {key for *_, key in every - SHOWN_KEYS} | of_upstreams | set(AccessRule.model_fields)
 
 
 @pytest.mark.parametrize("path", FEW, ids=".".join)
@@ -76,6 +77,9 @@ def test_nonsense_is_refused_with_path_and_finding(file: Path, path: tuple[str, 
         "listen": "127.0.0.1:5000",
         "max_size": "50GiB",
         "min_free": "50GiB",
+        "scrub_rate": "50GiB",
+        "head_size": "50GiB",
+        "connections": "integer",
         "url": "https://",
         "format": "'json'",
         "level": "'debug'",
@@ -88,7 +92,7 @@ def test_nonsense_is_refused_with_path_and_finding(file: Path, path: tuple[str, 
 @pytest.mark.parametrize("path", FEW, ids=".".join)
 def test_an_unknown_key_is_refused_with_its_path(file: Path, path: tuple[str, ...]) -> None:
     """Beside every key there is; the message names those."""
-    unknown = (*path[:-1], f"{path[-1]}s")
+    unknown = (*path[:-1], f"{path[-1]}_x")
     message = said(file, written(unknown, "1"))
     assert ".".join(unknown) in message
     assert re.search(rf"known here: .*\b{path[-1]}\b", message)
@@ -167,6 +171,15 @@ def test_an_upstream_name_that_is_no_host_is_refused(file: Path, name: str) -> N
         ('[upstreams."quay.io"]\nusername = "a"', "password_file"),
         ('[upstreams."quay.io"]\npassword_file = "/secret"', "username"),
         ('[upstreams."new.example"]\ndefault = false', "url"),
+        ('[upstreams."quay.io"]\nurl = "http://a"\nurls = ["http://b"]', "url, or urls"),
+        ('[upstreams."quay.io"]\nusername = "a"\npassword_file = "/p"\ncredential_helper = "b"', "one of them"),
+        ('[upstreams."quay.io"]\ncredential_helper = "../b"', "docker-credential-"),
+        ('[upstreams."quay.io"]\ncertificate_file = "/c"', "key_file"),
+        ("[server]\nkey_file = '/k'", "certificate_file"),
+        ('[upstreams."quay.io"]\nclient_auth = "passthrough"\ncredential_helper = "b"', "as the client"),
+        ('[clients]\nusers_file = "/u"\n[upstreams."quay.io"]\nclient_auth = "passthrough"', "users_file"),
+        ("[[access]]\nusers = ['a']", "allow"),
+        ("[limits]\nhead_size = 10", "1KiB"),
         ("[timeouts]\nconnect = 0", "longer than 0s"),
         ("[timeouts]\nsilence = '0s'", "longer than 0s"),
     ],

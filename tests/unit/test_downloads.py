@@ -133,8 +133,9 @@ class DownloadsMachine(RuleBasedStateMachine):
         if digest not in self.ways:
             source.manner = manner
             kept = self._kept(digest)
-            doubtful = self.limit < 2 * ALL or (digest in self.poisoned and kept > 0)
-            self.ways[digest] = Way(source, size, len(source.connections), kept, doubtful)
+            is_wrong = kept > 0 and digest in self.poisoned  # and stays so over as many breaks as there are
+            is_lost = is_wrong or self.limit < 2 * ALL
+            self.ways[digest] = Way(source, size, len(source.connections), kept, is_lost, is_wrong)
         way = self.ways[digest]
         follower = Follower(self.loop, self.downloads, source, told=size, is_slow=is_slow)
         self.everybody[follower] = way

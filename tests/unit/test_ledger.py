@@ -2,11 +2,13 @@
 
 import json
 import math
+import os
 import shutil
+import sqlite3
 import tempfile
 import zlib
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 
 import diskcache
@@ -21,6 +23,7 @@ from mirror.oci.names import Repository, Tag
 from mirror.policy import TagFact
 from mirror.storage import ManifestFact
 from mirror.storage.ledger import DiskLedger
+from tests.real.mounts import small_disk
 from tests.unit.loops import Loop, new_loop
 from tests.unit.texts import digests
 
@@ -204,6 +207,38 @@ async def test_a_database_with_nothing_but_its_head_is_put_aside(filled: Path, t
     assert (tmp_path / "ledger.damaged").exists()
 
 
+async def test_damage_far_from_what_is_read_at_the_start_is_found_then(tmp_path: Path) -> None:
+    """Whichever page it befell: from the start on every fact can be kept, and is there."""
+    facts = {Tag(f"v{number}"): TagFact(DIGESTS[0], number) for number in range(200)}
+    whole = tmp_path / "whole"
+    async with DiskLedger.open(whole) as ledger:
+        for tag, fact in facts.items():
+            await ledger.keep_tag(APP, tag, fact)
+    content = (whole / "cache.db").read_bytes()
+    for at in range(4096, len(content), 4096):
+        path = tmp_path / f"{at}" / "ledger"
+        path.mkdir(parents=True)
+        (path / "cache.db").write_bytes(content[:at] + b"\x5a" * 4096 + content[at + 4096 :])
+        async with DiskLedger.open(path) as ledger:
+            for tag, fact in facts.items():
+                await ledger.keep_tag(APP, tag, fact)
+            assert [await ledger.tag(APP, tag) for tag in facts] == list(facts.values()), at
+
+
+async def test_a_database_with_settings_that_are_none_is_put_aside(tmp_path: Path) -> None:
+    """diskcache reads settings of its own there, before all else, and takes them for what it wrote."""
+    path = tmp_path / "ledger"
+    path.mkdir()
+    with closing(sqlite3.connect(path / "cache.db")) as database:
+        database.execute("CREATE TABLE Settings (key TEXT, value)")
+        database.execute("INSERT INTO Settings VALUES (NULL, 1)")
+        database.commit()
+    async with DiskLedger.open(path) as ledger:
+        await ledger.keep_tag(APP, LATEST, FACT)
+        assert await ledger.tag(APP, LATEST) == FACT
+    assert (tmp_path / "ledger.damaged").exists()
+
+
 async def test_a_file_in_its_place_is_put_aside(tmp_path: Path) -> None:
     """Whatever put it there."""
     (tmp_path / "ledger").write_text("a file")
@@ -310,3 +345,76 @@ def test_any_json_in_a_row_is_a_fact_or_unknown(value: object) -> None:
 
     with directory() as root, new_loop() as loop:
         loop.run(scene(root / "ledger"))
+
+
+# What can't be written
+
+
+@contextmanager
+def full(disk: Path) -> Iterator[None]:
+    """Nothing more can be written to it."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    yield
+    filler.unlink()
+
+
+@pytest.mark.needs("mount", root=True)
+async def test_what_can_not_be_written_is_known_and_written_later(tmp_path: Path) -> None:
+    """Kept and dropped: as if it were written, and there after a restart, if there was room before it."""
+    with small_disk(tmp_path / "disk", 2**22) as disk:
+        async with DiskLedger.open(disk / "ledger") as ledger:
+            await ledger.keep_tag(APP, EDGE, FACT)
+            with full(disk):
+                for number in range(10):  # what is free in the database is taken
+                    await ledger.keep_manifest(
+                        Digest.of(bytes([9, number])), ManifestFact(os.urandom(50_000).hex(), ())
+                    )
+                await ledger.keep_tag(APP, LATEST, FACT)
+                await ledger.drop_tag(APP, EDGE)
+                await ledger.keep_manifest(DIGESTS[0], ManifestFact("a/b", (DIGESTS[1],)))
+                assert await ledger.tag(APP, LATEST) == FACT
+                assert await ledger.tag(APP, EDGE) is None
+                assert (await ledger.manifests(DIGESTS))[DIGESTS[0]].references == (DIGESTS[1],)
+            await ledger.mend()
+        async with DiskLedger.open(disk / "ledger") as ledger:
+            assert await ledger.tag(APP, LATEST) == FACT
+            assert await ledger.tag(APP, EDGE) is None
+            assert (await ledger.manifests(DIGESTS))[DIGESTS[0]].references == (DIGESTS[1],)
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced", "damaged"])
+async def test_a_ledger_that_is_lost_while_it_is_open_is_begun_anew(tmp_path: Path, how: str) -> None:
+    """What is kept from then on is there after a restart, and it is known that the rest is not."""
+    path = tmp_path / "ledger"
+    async with DiskLedger.open(path) as ledger:
+        await ledger.keep_whole()
+        assert await ledger.is_whole()
+        if how == "damaged":
+            for file in path.iterdir():
+                file.write_bytes(b"\xff" * file.stat().st_size)
+            await ledger.keep_tag(APP, EDGE, FACT)
+        else:
+            shutil.rmtree(path)
+            if how == "replaced":
+                path.write_text("a file")
+        await ledger.mend()
+        assert not await ledger.is_whole()
+        await ledger.keep_tag(APP, LATEST, FACT)
+    async with DiskLedger.open(path) as ledger:
+        assert await ledger.tag(APP, LATEST) == FACT
+
+
+@pytest.mark.needs("mount", root=True)
+async def test_a_full_disk_is_no_damage_of_the_ledger(filled: Path, tmp_path: Path) -> None:
+    """Where it can't be opened for want of room it is not put aside."""
+    with small_disk(tmp_path / "disk", 2**22) as disk:
+        shutil.copytree(filled, disk / "ledger")
+        with full(disk), suppress(StorageFailed):
+            async with DiskLedger.open(disk / "ledger"):
+                pass
+        assert not (disk / "ledger.damaged").exists()
+        async with DiskLedger.open(disk / "ledger") as ledger:
+            assert await ledger.tag(APP, LATEST) == FACT

@@ -54,8 +54,21 @@ def test_what_registries_send(header: str, query: tuple[tuple[str, str], ...]) -
 
 @pytest.mark.parametrize(
     "header",
-    [None, "", "</v2/a?n=1>", '</v2/a?n=1>; rel="prev"', '</v2/a?n=1>; title="rel=next"', "rel=next", "<a", "<>", ";"],
+    [
+        *(
+            None,
+            "",
+            "</v2/a?n=1>",
+            '</v2/a?n=1>; rel="prev"',
+            '</v2/a?n=1>; title="rel=next"',
+            "rel=next",
+            "<a",
+            "<>",
+            ";",
+        ),
+        "</v2/a?last=\udcff>; rel=next",  # a byte that is no UTF-8, as headers are read
+    ],
 )
 def test_what_leads_nowhere(header: str | None) -> None:
-    """No link, or another relation: this page is the last one."""
+    """No link, another relation, or what is no text: this page is the last one."""
     assert next_page(header) is None

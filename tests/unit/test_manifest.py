@@ -16,10 +16,12 @@ from mirror.oci.manifest import (
     Manifest,
     parse_media_type,
 )
+from mirror.oci.platforms import Platform
 from tests.unit.texts import anything, digests
 
 media_types = st.sampled_from([OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST])
-descriptors = st.builds(Descriptor, digests, st.none() | st.integers(0, 2**60))
+platforms = st.sampled_from([None, Platform("linux", "amd64"), Platform("linux", "arm", "v7"), Platform("a", "b")])
+descriptors = st.builds(Descriptor, digests, st.none() | st.integers(0, 2**60), st.none() | media_types, platforms)
 KEYS = ["manifests", "layers", "config", "digest", "size", "mediaType", "urls", "subject", "fsLayers"]
 json_texts = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | digests.map(str),
@@ -29,8 +31,14 @@ json_texts = st.recursive(
 
 
 def described(descriptor: Descriptor) -> dict[str, object]:
-    size = {} if descriptor.size is None else {"size": descriptor.size}
-    return {"mediaType": "application/octet-stream", "digest": str(descriptor.digest), **size}
+    platform = descriptor.platform
+    found = {
+        "digest": str(descriptor.digest),
+        "size": descriptor.size,
+        "mediaType": descriptor.media_type,
+        "platform": None if platform is None else {name: getattr(platform, name) for name in platform.__slots__},
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def read(content: object, media_type: str | None = None) -> Manifest:

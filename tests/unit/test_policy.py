@@ -25,9 +25,13 @@ from mirror.policy import (
     TagFact,
     as_told_to,
     decide,
+    fresh_for,
     is_far,
     is_gone,
+    is_low,
     may_stand_in,
+    most_telling,
+    share_of,
     victims,
 )
 
@@ -145,3 +149,55 @@ def test_far_is_what_takes_longer_than_patience(ahead: int, came: int, taken: in
 def test_what_is_here_or_almost_is_near(ahead: int, came: int, taken: float) -> None:
     """To ask for it anew would take no less."""
     assert not is_far(ahead, came=came, seconds=taken, patience=0.0)
+
+
+seconds = st.floats(0, 10**6)
+
+
+@given(st.integers(0, 10**9), st.integers(0, 10**9))
+def test_few_pulls_are_less_than_a_tenth(left: int, limit: int) -> None:
+    """Of 100 that are nine; none are always few."""
+    assert is_low(left, limit) == (left < limit / 10)
+    assert is_low(left, None) == (left == 0)
+
+
+@given(seconds, seconds)
+def test_with_few_pulls_left_tags_hold_longer_and_never_shorter(usually: float, when_low: float) -> None:
+    """Otherwise as usual."""
+    assert fresh_for(usually, when_low, low=False) == usually
+    assert fresh_for(usually, when_low, low=True) == max(usually, when_low)
+
+
+RANKS: dict[type[MirrorError], int] = {
+    UpstreamThrottled: 0,
+    UpstreamSilent: 1,
+    UpstreamUnavailable: 1,
+    UpstreamCorrupt: 2,
+    UpstreamRefused: 3,
+    ManifestUnknown: 4,
+}
+
+
+@given(st.lists(st.sampled_from(list(RANKS)), min_size=1))
+def test_the_failure_that_tells_most_is_one_that_may_end(kinds: list[type[MirrorError]]) -> None:
+    """Gone is what all say is gone; of equals the first endpoint's is told."""
+    failures = [kind("failed") for kind in kinds]
+    told = most_telling(failures)
+    assert told in failures
+    assert is_gone(told) == all(is_gone(failure) for failure in failures)
+    assert RANKS[type(told)] == min(RANKS[type(failure)] for failure in failures)
+    assert told is next(failure for failure in failures if RANKS[type(failure)] == RANKS[type(told)])
+
+
+@given(st.floats(0.1, 100), st.lists(st.booleans(), min_size=1, max_size=5))
+def test_silent_endpoints_share_the_time_of_a_question(seconds: float, probes: list[bool]) -> None:
+    """If none says anything, all had their turn when it is over; one that was down had a quarter of it at most."""
+    left = seconds
+    for at, is_probe in enumerate(probes):
+        waiting = len(probes) - at - 1
+        share = share_of(left, of=seconds, waiting=waiting, is_probe=is_probe)
+        assert 0 < share <= (seconds / 4 if is_probe else seconds)
+        assert share <= left / (waiting + 1)
+        left -= share
+        assert left >= -1e-9
+    assert any(probes) or left == pytest.approx(0, abs=1e-9)

@@ -1,8 +1,8 @@
 """Where a value comes from: a flag, a variable, the file, or the default, in this order; upstreams key by key."""
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from hypothesis import example, given
@@ -11,7 +11,10 @@ from typer.testing import CliRunner
 
 from mirror.cli import command_line
 from mirror.config import DEFAULT_UPSTREAMS, Settings, default_cache_path, parse_duration, parse_size, read_settings
+from mirror.control import Control
 from mirror.errors import ConfigurationInvalid
+from mirror.examination import Finding
+from mirror.verification import Findings
 from tests.unit.configurations import KEYS, environment, read, written
 from tests.unit.texts import spoiled
 
@@ -27,12 +30,23 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("config") / "mirror.toml"
 
 
+_Result = TypeVar("_Result")
+
 PRECEDENCE = [
     ("server", "listen", "MIRROR_SERVER__LISTEN", "a:1", "b:2", "c:3"),
     ("server", "offline", "MIRROR_SERVER__OFFLINE", True, False, True),
     ("cache", "path", "MIRROR_CACHE__PATH", Path("/a"), Path("/b"), Path("/c")),
     ("cache", "max_size", "MIRROR_CACHE__MAX_SIZE", "1GiB", "2GiB", "3GiB"),
     ("cache", "min_free", "MIRROR_CACHE__MIN_FREE", "1MB", "2MB", "3MB"),
+    ("cache", "scrub_rate", "MIRROR_CACHE__SCRUB_RATE", "1MB", "2MB", "3MB"),
+    ("clients", "verdict_for", "MIRROR_CLIENTS__VERDICT_FOR", "1s", "2s", "3s"),
+    ("limits", "connections", "MIRROR_LIMITS__CONNECTIONS", 100, 200, 300),
+    ("limits", "head", "MIRROR_LIMITS__HEAD", "1s", "2s", "3s"),
+    ("limits", "head_size", "MIRROR_LIMITS__HEAD_SIZE", "2KiB", "3KiB", "4KiB"),
+    ("limits", "idle", "MIRROR_LIMITS__IDLE", "1s", "2s", "3s"),
+    ("limits", "unread", "MIRROR_LIMITS__UNREAD", "1s", "2s", "3s"),
+    ("credentials", "helper_timeout", "MIRROR_CREDENTIALS__HELPER_TIMEOUT", "1s", "2s", "3s"),
+    ("tags", "fresh_when_low", "MIRROR_TAGS__FRESH_WHEN_LOW", "1h", "2h", "3h"),
     ("tags", "fresh_for", "MIRROR_TAGS__FRESH_FOR", "1s", "2s", "3s"),
     ("tags", "stale_for", "MIRROR_TAGS__STALE_FOR", "1d", "2d", "3d"),
     ("tags", "missing_for", "MIRROR_TAGS__MISSING_FOR", "1ms", "2ms", "3ms"),
@@ -46,9 +60,10 @@ PRECEDENCE = [
 
 
 def parsed(section: str, key: str, value: object) -> object:
-    if (section, key) in {("cache", "max_size"), ("cache", "min_free")}:
+    if key in {"max_size", "min_free", "scrub_rate", "head_size"}:
         return parse_size(value)
-    return parse_duration(value) if section in {"tags", "timeouts"} else value
+    is_duration = section in {"tags", "timeouts", "clients", "credentials", "limits"} and key != "connections"
+    return parse_duration(value) if is_duration else value
 
 
 def test_every_key_is_in_the_table_of_precedence() -> None:
@@ -88,13 +103,32 @@ FLAGS: list[tuple[str, str, str, str, Taken]] = [
 ]
 
 
+class Served:
+    """Programs of which only one is to run, and only notes its settings."""
+
+    def __init__(self) -> None:
+        self.found: list[Settings] = []
+
+    def serve(self, settings: Settings, /) -> None:
+        self.found.append(settings)
+
+    def verify(self, settings: Settings, /, *, repair: bool, jobs: int) -> Findings:
+        raise AssertionError(f"verify {repair} {jobs}")
+
+    def examine(self, settings: Settings, /, *, config: Path | None, root: Path) -> list[Finding]:
+        raise AssertionError("nothing is to be examined")
+
+    def ask(self, settings: Settings, job: Callable[[Control], Awaitable[_Result]], /) -> _Result:
+        raise AssertionError(f"ask {job}")
+
+
 def served(*arguments: str, **variables: str) -> Settings:
     """The settings with which `mirror serve` would serve."""
-    found: list[Settings] = []
+    programs = Served()
     with environment(**variables):
-        result = CliRunner().invoke(command_line(found.append), ["serve", *arguments])
+        result = CliRunner().invoke(command_line(programs), ["serve", *arguments])
     assert result.exit_code == 0, (result.output, result.exception)
-    [settings] = found
+    [settings] = programs.found
     return settings
 
 
@@ -192,20 +226,7 @@ def test_any_upstream_on_the_command_line_is_taken_or_refused(text: str) -> None
         settings = read_settings(None, {}, [text])
     except ConfigurationInvalid:
         return
-    assert all(upstream.url.startswith(("http://", "https://")) for upstream in settings.upstreams.values())
-
-
-def test_a_password_is_its_file_without_the_lines_end(file: Path, tmp_path: Path) -> None:
-    """And what can't be read is named."""
-    secret = tmp_path / "secret"
-    text = f'[upstreams."quay.io"]\nusername = "u"\npassword_file = "{secret}"'
-    for written_as, password in (("p w\n", "p w"), ("p w\r\n", "p w"), (" p", " p"), ("p", "p")):
-        secret.write_bytes(written_as.encode())
-        assert read(file, text).upstreams["quay.io"].password() == password
-    secret.unlink()
-    with pytest.raises(ConfigurationInvalid, match=re.escape(str(secret))):
-        read(file, text).upstreams["quay.io"].password()
-    assert read(file, "").upstreams["quay.io"].password() is None
+    assert all(upstream.addresses[0].startswith(("http://", "https://")) for upstream in settings.upstreams.values())
 
 
 def test_the_cache_is_below_the_users_cache_directory() -> None:

@@ -19,6 +19,7 @@ from mirror.oci.routes import (
     ReferrersRoute,
     Route,
     TagsRoute,
+    TokenRoute,
     parse_route,
 )
 from tests.unit.refusals import parsed
@@ -49,7 +50,7 @@ def targets(draw: st.DrawFn) -> str:
 
 
 def asked_of(route: Route) -> Asked | None:
-    return None if isinstance(route, Api | Probe) else route.asked
+    return None if isinstance(route, Api | Probe | TokenRoute) else route.asked
 
 
 @given(anything(targets()))

@@ -78,11 +78,11 @@ class StoreMachine(RuleBasedStateMachine):
             self._break_off(arrival)
 
     @contextmanager
-    def step(self, *, needs: int = 0) -> Iterator[None]:
+    def step(self, *, needs: int = 0, may_evict: bool = True) -> Iterator[None]:
         """One step, that needs so much room. What it evicts and drops for it is judged, and then expected."""
         wait_for_another_millisecond()
         self.expected.step += 1
-        room = Room.before(self.expected, needs)
+        room = Room.before(self.expected, needs, may_evict=may_evict)
         try:
             yield
         except NoRoom:
@@ -101,11 +101,12 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(content=contents)
     def put(self, content: Content) -> None:
         """Small content, verified by whoever has it; what is stored already stays as it is."""
-        stored = content.digest in self.expected.used
+        came = stored = content.digest in self.expected.used
         with self.step(needs=0 if stored else len(content.body)):
             self.loop.run(self.store.put(content.digest, content.body))
-            if not stored:
-                self.expected.store(content)
+            came = True
+        if came and not stored:  # after what went for it: what is gone is not used with it
+            self.expected.store(content)
 
     @rule(content=contents, used=st.lists(contents, max_size=2))
     def arrive(self, content: Content, used: list[Content]) -> None:
@@ -167,13 +168,16 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _reserve(self, arrival: Arrival) -> None:
         needs = max(0, len(arrival.content.body) - arrival.reserved)
+        arrival.is_sized = True
         with self.step(needs=needs):
             self.loop.run(arrival.ingest.reserve(len(arrival.content.body)))
             arrival.reserved += needs
 
     def _append(self, arrival: Arrival, coming: bytes) -> None:
         needs = max(0, len(arrival.written) + len(coming) - arrival.reserved)
-        with self.step(needs=needs):
+        # What grows to nobody knows what takes little of others' room, and then only what is free.
+        is_small = arrival.is_sized or arrival.reserved + needs <= self.expected.limit // 4
+        with self.step(needs=needs, may_evict=is_small):
             self.loop.run(arrival.ingest.append(memoryview(coming)))
             arrival.reserved += needs
             arrival.written += coming

@@ -166,3 +166,30 @@ def test_room_is_made_once_for_each(tmp_path: Path, before: tuple[Content, ...])
 
     with new_loop() as loop:
         loop.run(scene())
+
+
+def test_what_did_not_change_is_not_written_down_again(tmp_path: Path) -> None:
+    """Upkeep comes every half minute, and most of the time nothing was used."""
+
+    class CountingLedger(DiskLedger):
+        written = 0
+
+        async def keep_uses(self, uses: Mapping[Digest, float]) -> bool:
+            self.written += 1
+            return await super().keep_uses(uses)
+
+    async def scene() -> list[int]:
+        cache, counts = CacheSettings(path=tmp_path, max_size=1000, min_free=0), []
+        async with CountingLedger.open(tmp_path / "ledger") as ledger:
+            assert isinstance(ledger, CountingLedger)
+            async with DiskStore.at(cache, ledger, Metrics()) as store:
+                await put(store, OLD)
+                for used in (None, None, OLD):
+                    if used is not None:
+                        store.use(used.digest)
+                    await store.flush()
+                    counts.append(ledger.written)
+        return counts
+
+    with new_loop() as loop:
+        assert loop.run(scene()) == [1, 1, 2]

@@ -1,0 +1,172 @@
+"""Archives: files by name, in a tar (in parts, or compressed) or a directory. Nothing is unpacked.
+
+What could do harm is refused when the archive is opened, before anything of it is used: names that lead outside,
+devices, pipes, sockets. A link is followed only to a file of the same archive.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import posixpath
+import tarfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO, Protocol, cast
+
+from mirror.airgap.parts import PartsReader, parts_of
+from mirror.errors import BundleInvalid
+
+_BUFFER = 2**20
+_MOST_FILES = 1_000_000
+_DAMAGE = (tarfile.TarError, EOFError, OSError, ValueError, OverflowError)
+
+
+class Archive(Protocol):
+    """Files by name."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def names(self, prefix: str) -> Iterator[str]:
+        """The files whose names begin so."""
+
+    def size(self, name: str) -> int:
+        """Bytes of a file that is in the archive."""
+
+    def open(self, name: str) -> BinaryIO:
+        """A file that is in the archive, from its beginning; to be closed by the caller."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Archive]:
+    """The archive at *path*: a directory, a tar, or the first of a tar's parts.
+
+    Raises:
+        BundleInvalid: it can't be read, is cut short, or holds what no archive of images holds.
+    """
+    if path.is_dir():
+        yield _Directory(path)
+        return
+    with ExitStack() as exits:
+        with _read_errors(path):
+            stream = exits.enter_context(io.BufferedReader(PartsReader(parts_of(path)), _BUFFER))
+            archive = _Tar(exits.enter_context(tarfile.open(fileobj=stream, mode="r:*")), path)
+        yield archive
+
+
+def content(archive: Archive, name: str, *, most: int) -> bytes:
+    """All of a small file.
+
+    Raises:
+        BundleInvalid: it is not there, or has more than *most* bytes.
+    """
+    if name not in archive:
+        raise BundleInvalid(f"the bundle has no {name}")
+    if archive.size(name) > most:
+        raise BundleInvalid(f"{name} in the bundle has {archive.size(name)} bytes; more than {most} are refused")
+    with archive.open(name) as file:
+        return file.read()
+
+
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGE as error:
+        raise BundleInvalid(f"{path} is broken, cut short, or no archive of images: {error}") from error
+
+
+class _Tar:
+    def __init__(self, tar: tarfile.TarFile, path: Path) -> None:
+        self._tar = tar
+        self._path = path
+        self._files: dict[str, tarfile.TarInfo] = {}
+        for entry in tar:
+            self._take(entry)
+        self._check_end()
+
+    def _take(self, entry: tarfile.TarInfo) -> None:
+        name = _safe(entry.name)
+        if entry.isdir():
+            return
+        if entry.issym() or entry.islnk():
+            base = posixpath.dirname(name) if entry.issym() else ""
+            _safe(posixpath.join(base, entry.linkname))
+        elif not entry.isreg():
+            raise BundleInvalid(f"{entry.name[:80]!r} in {self._path} is a device, a pipe or the like; refused")
+        if len(self._files) >= _MOST_FILES:
+            raise BundleInvalid(f"{self._path} has more than {_MOST_FILES} files; refused")
+        self._files[name] = entry
+
+    def _check_end(self) -> None:
+        """A tar ends with two blocks of zeros: without them it was cut between two files."""
+        last = max((entry.offset_data + -(-entry.size // 512) * 512 for entry in self._files.values()), default=0)
+        stream = self._tar.fileobj
+        assert stream is not None, "opened for reading"  # noqa: S101
+        stream.seek(last)
+        if stream.read(1024) != bytes(1024):
+            raise BundleInvalid(f"{self._path} is cut short: bring it again, with all its parts")
+
+    def __contains__(self, name: str) -> bool:
+        return self._resolved(name) is not None
+
+    def _resolved(self, name: str) -> tarfile.TarInfo | None:
+        for _ in range(4):
+            entry = self._files.get(name)
+            if entry is None or entry.isreg():
+                return entry
+            base = posixpath.dirname(name) if entry.issym() else ""
+            name = posixpath.normpath(posixpath.join(base, entry.linkname))
+        return None
+
+    def names(self, prefix: str) -> Iterator[str]:
+        return (name for name in self._files if name.startswith(prefix) and name in self)
+
+    def size(self, name: str) -> int:
+        entry = self._resolved(name)
+        assert entry is not None, "asked for only where it is there"  # noqa: S101
+        return entry.size
+
+    def open(self, name: str) -> BinaryIO:
+        entry = self._resolved(name)
+        file = None if entry is None else self._tar.extractfile(entry)
+        assert file is not None, "asked for only where it is there, and a file"  # noqa: S101
+        return cast(BinaryIO, file)
+
+
+class _Directory:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def _path(self, name: str) -> Path:
+        return self._root / _safe(name)
+
+    def __contains__(self, name: str) -> bool:
+        path = self._path(name)
+        return path.is_file() and self._root.resolve() in path.resolve().parents
+
+    def names(self, prefix: str) -> Iterator[str]:
+        for path in (self._root / prefix).rglob("*"):
+            name = path.relative_to(self._root).as_posix()
+            if name in self:
+                yield name
+
+    def size(self, name: str) -> int:
+        return self._path(name).stat().st_size
+
+    def open(self, name: str) -> BinaryIO:
+        with _read_errors(self._root):
+            return open(os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC), "rb", buffering=_BUFFER)
+
+
+def _safe(name: str) -> str:
+    """*name*, if it stays within the archive.
+
+    Raises:
+        BundleInvalid
+    """
+    normal = posixpath.normpath(name)
+    if not name or "\0" in name or normal.startswith(("/", "../")) or normal == "..":
+        raise BundleInvalid(f"{name[:80]!r} leads out of the bundle; refused")
+    return normal

@@ -1,0 +1,90 @@
+"""Exporting: images out of the cache into a bundle, without what an earlier bundle brought."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from mirror.airgap.archives import content, opened
+from mirror.airgap.contents import LARGEST, CarriedBlob, CarriedImage, Contents
+from mirror.airgap.parts import parts_of
+from mirror.airgap.writing import write_bundle
+from mirror.control import Control
+from mirror.errors import BundleInvalid, ImageIncomplete
+from mirror.oci.digest import Digest
+from mirror.storage.layout import Layout, storage_errors
+
+
+async def contents_of(
+    control: Control, images: Sequence[str], *, which: str | None, known: frozenset[Digest] = frozenset()
+) -> Contents:
+    """What a bundle of these images holds.
+
+    Manifests come along always: they are small, and say there what an image needs.
+
+    Args:
+        known: what the other side has.
+        which: "all" or "pinned", for those beside the named ones.
+
+    Raises:
+        ImageIncomplete: one of them is not whole in the cache.
+    """
+    found = await control.post("/closure", images=list(images), which=which)
+    for name, missing in found["missing"].items():
+        raise ImageIncomplete(
+            f"{name} is not whole in the cache, {len(missing) or 'all'} of its blobs are missing: mirror warm {name}"
+        )
+    if not found["images"]:
+        raise ImageIncomplete("nothing is to be exported: name images, or --pinned, or --all")
+    carried = sorted(found["images"], key=lambda image: str(image["name"]))
+    return Contents(
+        tuple(CarriedImage(one["name"], Digest.parse(one["digest"]), one["mediaType"], one["size"]) for one in carried),
+        tuple(CarriedBlob(Digest.parse(digest), size) for digest, size in found["blobs"].items()),
+    ).without(known - set(map(Digest.parse, found["manifests"])))
+
+
+def known_from(earlier: Path) -> frozenset[Digest]:
+    """The blobs that the other side has, after an earlier bundle: given itself, or by the list beside it.
+
+    Raises:
+        BundleInvalid
+    """
+    if earlier.suffix == ".json":
+        try:
+            text = earlier.read_bytes()
+        except OSError as error:
+            raise BundleInvalid(f"{earlier} can't be read: {error.strerror}") from error
+    else:
+        parts_of(earlier)
+        with opened(earlier) as archive:
+            text = content(archive, "contents.json", most=LARGEST)
+    return frozenset(blob.digest for blob in Contents.parse(text, where=str(earlier)).blobs)
+
+
+async def export_bundle(
+    control: Control,
+    cache: Path,
+    contents: Contents,
+    target: Path,
+    *,
+    limit: int | None = None,
+    advanced: Callable[[int], None] = lambda _: None,
+) -> Contents:
+    """Writes *contents* to *target*.
+
+    Args:
+        cache: the directory of the mirror that *control* leads to; it holds the blobs for as long as this takes.
+
+    Raises:
+        StorageFailed: a blob is damaged, or the bundle can't be written.
+    """
+    layout = Layout(cache)
+
+    def open_blob(digest: Digest) -> BinaryIO:
+        with storage_errors(f"the blob {digest} can't be read"):
+            return open(layout.blob(digest), "rb")
+
+    async with control.held(blob.digest for blob in contents.blobs):
+        return await asyncio.to_thread(write_bundle, target, contents, open_blob, limit=limit, advanced=advanced)

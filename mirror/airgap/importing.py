@@ -1,0 +1,118 @@
+"""Importing: images out of a bundle into the cache, each of them visible when it is whole and not before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from mirror.airgap.archives import opened
+from mirror.airgap.contents import CarriedImage
+from mirror.airgap.reading import Bundle, read_bundle
+from mirror.control import Control
+from mirror.errors import BundleInvalid, MirrorError
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import Manifest
+
+_PIECE = 2**20
+_DEEPEST = 4  # index -> index -> manifest -> layer
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What became of one image: nothing to say, or why it is not there."""
+
+    name: str
+    failure: MirrorError | None
+
+
+async def import_bundle(
+    path: Path,
+    control: Control,
+    *,
+    name: str | None = None,
+    expected: Callable[[int], None] = lambda _: None,
+    advanced: Callable[[int], None] = lambda _: None,
+) -> AsyncIterator[Imported]:
+    """Brings in the images of the bundle at *path*, one after the other. What is here already is not read again.
+
+    Args:
+        name: for the one image of an archive that gives it none.
+        expected: is told the bytes of all blobs, once.
+        advanced: is told of bytes as they are brought in, or found to be here.
+
+    Raises:
+        BundleInvalid: the bundle can't be read at all; nothing of it was brought in.
+    """
+    with opened(path) as archive:
+        bundle = await asyncio.to_thread(read_bundle, archive)
+        expected(sum(bundle.blobs.values()))
+        brought: set[Digest] = set()
+        for image in _named(bundle.images, name):
+            try:
+                await _bring(bundle, image, control, brought, advanced)
+            except MirrorError as failure:
+                yield Imported(image.name, failure)
+            else:
+                yield Imported(image.name, None)
+
+
+def _named(images: tuple[CarriedImage, ...], name: str | None) -> Iterator[CarriedImage]:
+    """The images with the names that they are to have here.
+
+    Raises:
+        BundleInvalid: one has none.
+    """
+    nameless = [image for image in images if not image.name]
+    if not images:
+        raise BundleInvalid("the bundle holds no image")
+    if name is not None and len(images) == 1:
+        yield CarriedImage(name, images[0].digest, images[0].media_type, images[0].size)
+        return
+    if name is not None or nameless:
+        raise BundleInvalid(
+            f"the bundle holds {len(images)} images, {len(nameless)} of them without a name: --name is for the one "
+            f"image of an archive that gives it none"
+        )
+    yield from images
+
+
+async def _bring(
+    bundle: Bundle, image: CarriedImage, control: Control, brought: set[Digest], advanced: Callable[[int], None]
+) -> None:
+    manifests = await asyncio.to_thread(lambda: list(_manifests(bundle, image.digest, image.media_type)))
+    if not manifests:
+        raise BundleInvalid(f"the bundle does not hold the manifest {image.digest} of {image.name}")
+    needed = {one.digest: None for manifest in manifests if not manifest.is_index for one in manifest.references}
+    wanted = [digest for digest in (*needed, *(manifest.digest for manifest in manifests)) if digest in bundle.blobs]
+    async with control.held([*needed, *wanted]):
+        for digest in wanted:
+            if digest not in brought:
+                await control.put(digest, bundle.blobs[digest], partial(_pieces, bundle, digest))
+                advanced(bundle.blobs[digest])
+                brought.add(digest)
+        lines = [f"{manifest.head.media_type or ''} {manifest.digest}" for manifest in manifests]
+        await control.post("/image", name=image.name, digest=str(image.digest), manifests=lines)
+
+
+def _manifests(bundle: Bundle, digest: Digest, media_type: str | None, deep: int = _DEEPEST) -> Iterator[Manifest]:
+    """A manifest after its children, as far as they were carried."""
+    manifest = bundle.manifest(digest, media_type)
+    if manifest is None:
+        return
+    if manifest.is_index and deep:
+        for child in manifest.references:
+            yield from _manifests(bundle, child.digest, child.media_type, deep - 1)
+    yield manifest
+
+
+async def _pieces(bundle: Bundle, digest: Digest) -> AsyncIterator[bytes]:
+    file: BinaryIO = await asyncio.to_thread(bundle.open, digest)
+    try:
+        while piece := await asyncio.to_thread(file.read, _PIECE):
+            yield piece
+    finally:
+        file.close()

@@ -1,0 +1,201 @@
+"""Parts: a long stream of bytes in files of a bounded size, for sticks with FAT32 and for diodes.
+
+Each file is written beside its name and renamed when it is whole, so that a name never stands for half of a part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from mirror.airgap.contents import Part
+from mirror.errors import BundleInvalid
+from mirror.oci.digest import Digest
+from mirror.storage.layout import storage_errors
+
+_UNFINISHED = ".part"
+
+
+class PartsWriter(io.RawIOBase):
+    """A file to write to, in sequence, that is several; whole, and with their names, after its context.
+
+    Leaving the context with an error removes what was begun.
+    """
+
+    def __init__(self, target: Path, *, limit: int | None) -> None:
+        """*limit*: bytes of the largest part; None for all in one file, of the name *target*."""
+        super().__init__()
+        self._target = target
+        self._limit = limit
+        self._file: BinaryIO | None = None
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._written: list[tuple[Path, int, str]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._finish()
+            self._publish()
+        else:
+            self._abandon()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: bytes | bytearray | memoryview, /) -> int:  # type: ignore[override]  # a narrower buffer
+        """Writes all of *content*.
+
+        Raises:
+            StorageFailed: it can't be written; the message says where.
+        """
+        view = memoryview(content)
+        while view:
+            file = self._file or self._begin()
+            piece = view if self._limit is None else view[: self._limit - self._size]
+            with storage_errors(f"{self._name(len(self._written))} can't be written"):
+                file.write(piece)
+            self._hash.update(piece)
+            self._size += len(piece)
+            view = view[len(piece) :]
+            if self._size == self._limit:
+                self._finish()
+        return len(content)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The files that were written; all of them when the context has ended."""
+        return tuple(Part(path.name, size, Digest("sha256", hashed)) for path, size, hashed in self._written)
+
+    def _name(self, number: int) -> Path:
+        return self._target if self._limit is None else self._target.with_name(f"{self._target.name}.{number + 1:03d}")
+
+    def _begin(self) -> BinaryIO:
+        path = self._name(len(self._written))
+        with storage_errors(f"{path} can't be written"):
+            self._file = open(f"{path}{_UNFINISHED}", "wb", buffering=2**20)  # noqa: SIM115 - it outlives the call
+        return self._file
+
+    def _finish(self) -> None:
+        if self._file is None:
+            return
+        path = self._name(len(self._written))
+        with storage_errors(f"{path} can't be written"):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+        self._written.append((path, self._size, self._hash.hexdigest()))
+        self._file, self._hash, self._size = None, hashlib.sha256(), 0
+
+    def _publish(self) -> None:
+        for path, _, _ in self._written:
+            with storage_errors(f"{path} can't be written"):
+                os.replace(f"{path}{_UNFINISHED}", path)
+
+    def _abandon(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        for number in range(len(self._written) + 1):
+            Path(f"{self._name(number)}{_UNFINISHED}").unlink(missing_ok=True)
+
+
+class PartsReader(io.RawIOBase):
+    """The bytes of several files, one after the other, as those of one."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Opens all of them.
+
+        Raises:
+            BundleInvalid: one can't be read.
+        """
+        super().__init__()
+        self._at = 0
+        self._files: list[BinaryIO] = []
+        self._starts: list[int] = []
+        size = 0
+        with ExitStack() as exits, _readable():
+            for path in paths:
+                file = exits.enter_context(open(path, "rb", buffering=0))
+                self._files.append(file)
+                self._starts.append(size)
+                size += os.fstat(file.fileno()).st_size
+            self._exits = exits.pop_all()
+        self._size = size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # a narrower buffer
+        """Reads some bytes.
+
+        Raises:
+            BundleInvalid: a part can't be read.
+        """
+        if self._at >= self._size:
+            return 0
+        number = bisect_right(self._starts, self._at) - 1
+        while number < len(self._files):  # a part of no bytes is passed over
+            with _readable():
+                done = os.preadv(self._files[number].fileno(), [buffer], self._at - self._starts[number])
+            if done:
+                self._at += done
+                return done
+            number += 1
+        return 0
+
+    def close(self) -> None:
+        self._exits.close()
+        super().close()
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise BundleInvalid(f"the bundle can't be read: {error.strerror}{where}") from error
+
+
+def parts_of(bundle: Path) -> list[Path]:
+    """The files of a bundle, by its name or that of its first part.
+
+    Raises:
+        BundleInvalid: there is none, or one in the middle is missing.
+    """
+    if bundle.exists() and not bundle.name.endswith(".001"):
+        return [bundle]
+    stem = bundle.name.removesuffix(".001")
+    found = sorted(
+        (path for path in bundle.parent.glob(f"{stem}.[0-9][0-9][0-9]*") if path.name[len(stem) + 1 :].isdecimal()),
+        key=lambda path: int(path.name[len(stem) + 1 :]),
+    )
+    numbers = [int(path.name[len(stem) + 1 :]) for path in found]
+    if not found:
+        raise BundleInvalid(f"there is no bundle {bundle}, and no {bundle}.001")
+    if numbers != list(range(1, len(numbers) + 1)):
+        missing = next(number for number in range(1, len(numbers) + 2) if number not in numbers)
+        raise BundleInvalid(f"the bundle {stem} lacks its part {missing:03d}: bring all parts into {bundle.parent}")
+    return found

@@ -1,0 +1,145 @@
+"""Assembly: the parts of a mirror, built and nested into each other's lifetimes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from mirror.config import Settings, UpstreamSettings
+from mirror.control import Control
+from mirror.downloads import Downloads
+from mirror.errors import StorageFailed
+from mirror.images import Images
+from mirror.metrics import Metrics
+from mirror.oci.names import Upstreams, canonical_upstream
+from mirror.pulls import Pulls
+from mirror.server.admin import Admin, administered
+from mirror.storage.catalog import Catalog
+from mirror.storage.disk import DiskStore
+from mirror.storage.layout import Layout
+from mirror.storage.ledger import DiskLedger
+from mirror.storage.scrub import Scrub
+from mirror.upkeep import upkeep
+from mirror.upstream.allowance import Allowance
+from mirror.upstream.authorizer import Authorizer
+from mirror.upstream.endpoint import Endpoint
+from mirror.upstream.keyring import Keyring
+from mirror.upstream.registry import Registry
+from mirror.upstream.session import Session
+from mirror.upstream.turns import Turns
+from mirror.warming import Warming
+
+_STARTING = 5.0  # seconds that a mirror may take from its lock to its answers
+_LOOK_AGAIN = 0.1  # seconds
+_LAST_MOMENT = 1.0  # seconds: a pull ends after its longest question, and before clients think of ending it
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What serves, and what commands are answered from."""
+
+    upstreams: Upstreams
+    registries: Mapping[str, Registry]
+    store: DiskStore
+    pulls: Pulls
+    admin: Admin
+
+
+@asynccontextmanager
+async def assembled(settings: Settings, metrics: Metrics) -> AsyncIterator[Parts]:
+    """The parts of the one mirror of a cache directory, until the context ends.
+
+    Raises:
+        MirrorError: it can't be; the message says why.
+    """
+    async with AsyncExitStack() as lifetimes:
+        layout = Layout(settings.cache.path)
+        lifetimes.enter_context(layout.locked())
+        ledger = await lifetimes.enter_async_context(DiskLedger.open(layout.ledger))
+        store = await lifetimes.enter_async_context(DiskStore.at(settings.cache, ledger, metrics))
+        registries = await lifetimes.enter_async_context(registries_of(settings, metrics))
+        downloads = await lifetimes.enter_async_context(Downloads(store, metrics))
+        catalog = Catalog(store, ledger)
+        pulls = await lifetimes.enter_async_context(
+            Pulls(
+                registries,
+                store,
+                catalog,
+                downloads,
+                settings.tags,
+                patience=settings.timeouts.first_byte + _LAST_MOMENT,
+                offline=settings.server.offline,
+            )
+        )
+        images = await lifetimes.enter_async_context(Images(store, catalog, ledger))
+        rate = settings.cache.scrub_rate
+        scrub = Scrub(store, layout, ledger, metrics, rate=rate) if rate else None
+        await lifetimes.enter_async_context(upkeep(store, layout, ledger, images, scrub))
+        log.info("store_opened", path=str(settings.cache.path), blobs=len(store), bytes=store.occupied)
+        upstreams = Upstreams(settings.upstreams, default=settings.default_upstream)
+        admin = Admin(upstreams, images, Warming(pulls), store, catalog)
+        yield Parts(upstreams, registries, store, pulls, admin)
+
+
+@asynccontextmanager
+async def controlled(settings: Settings) -> AsyncIterator[Control]:
+    """The way to the mirror that holds the cache: to one that runs, or to one made for as long as the context lasts.
+
+    Raises:
+        MirrorError: there is none, and none can be made.
+    """
+    path = Layout(settings.cache.path).control
+    until = time.monotonic() + _STARTING
+    async with AsyncExitStack() as lifetimes:
+        while not await Control.answers(path):
+            try:
+                parts = await lifetimes.enter_async_context(assembled(settings, Metrics()))
+                await lifetimes.enter_async_context(administered(parts.admin, path))
+                break
+            except StorageFailed:
+                if time.monotonic() > until:
+                    raise
+                await asyncio.sleep(_LOOK_AGAIN)  # perhaps one is starting, and holds the lock, but does not answer yet
+        yield await lifetimes.enter_async_context(Control.at(path))
+
+
+@asynccontextmanager
+async def registries_of(settings: Settings, metrics: Metrics) -> AsyncIterator[Mapping[str, Registry]]:
+    """The ways to all upstreams, by their names."""
+    async with AsyncExitStack() as lifetimes:
+        keyring = await lifetimes.enter_async_context(Keyring(settings.credentials))
+        yield {
+            canonical_upstream(name): await lifetimes.enter_async_context(
+                _registry(canonical_upstream(name), upstream, keyring, settings, metrics)
+            )
+            for name, upstream in settings.upstreams.items()
+        }
+
+
+@asynccontextmanager
+async def _registry(
+    name: str, upstream: UpstreamSettings, keyring: Keyring, settings: Settings, metrics: Metrics
+) -> AsyncIterator[Registry]:
+    timeouts = settings.timeouts
+    async with Session.opened(name, upstream, timeouts, metrics) as session:
+        endpoints = [
+            Endpoint(
+                name,
+                url,
+                session,
+                Authorizer(name, url, keyring.source(name, upstream, url), session),
+                metrics,
+                is_only=len(upstream.addresses) == 1,
+            )
+            for url in upstream.addresses
+        ]
+        allowance = Allowance(name, settings.tags, metrics)
+        turns = Turns(upstream.connections)
+        async with Registry(name, endpoints, allowance, turns, timeouts=timeouts, metrics=metrics) as registry:
+            yield registry

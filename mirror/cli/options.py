@@ -1,0 +1,79 @@
+"""Options that several commands have, and how a command says that it can't."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mirror.airgap.lists import images_in
+from mirror.errors import ConfigurationInvalid, MirrorError
+
+INCOMPLETE, UNUSABLE, INTERRUPTED = 1, 2, 130
+"""Exit statuses: done, but not all of it is good; it could not be done; it was stopped."""
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Configuration (TOML); config/mirror.toml has every key.", envvar="MIRROR_CONFIG"
+    ),
+]
+ListenOption = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Where to listen (default: 127.0.0.1:5000).", envvar="MIRROR_LISTEN"),
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where to keep content (default: ~/.cache/mirror).", envvar="MIRROR_CACHE"),
+]
+MaxSizeOption = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="How much content to keep (default: 50GiB).", envvar="MIRROR_MAX_SIZE"),
+]
+UpstreamOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=URL", help="An upstream registry; repeatable.", envvar="MIRROR_UPSTREAM"),
+]
+OfflineOption = Annotated[
+    bool | None, typer.Option("--offline/--online", help="Never ask an upstream.", envvar="MIRROR_OFFLINE")
+]
+LogFormatOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="json|console", help="How to log (default: console on a terminal).", envvar="MIRROR_LOG_FORMAT"
+    ),
+]
+
+ImagesArgument = Annotated[list[str] | None, typer.Argument(metavar="IMAGE", show_default=False)]
+FromOption = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="FILE", help="Images a line each, a Compose file, or Kubernetes manifests."),
+]
+
+
+@contextmanager
+def failures_told() -> Iterator[None]:
+    """Says why a command can't run. Its status tells a supervisor that another try would end the same."""
+    try:
+        yield
+    except MirrorError as error:
+        typer.secho(f"mirror: {error}", err=True)
+        raise typer.Exit(UNUSABLE) from error
+    except KeyboardInterrupt as stop:
+        typer.secho("mirror: stopped; the same command goes on from here", err=True)
+        raise typer.Exit(INTERRUPTED) from stop
+
+
+def named(images: list[str] | None, file: Path | None) -> list[str]:
+    """The images that the command line names.
+
+    Raises:
+        ConfigurationInvalid: none.
+    """
+    names = [*(images or []), *([] if file is None else images_in(file))]
+    if not names:
+        raise ConfigurationInvalid("name images, or a list of them with --from FILE")
+    return list(dict.fromkeys(names))

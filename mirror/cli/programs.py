@@ -1,0 +1,30 @@
+"""Programs: what the commands do with their settings. Built where the parts are."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from mirror.config import Settings
+from mirror.control import Control
+from mirror.examination import Finding
+from mirror.verification import Findings
+
+_Result = TypeVar("_Result")
+
+
+class Programs(Protocol):
+    """What the program can do."""
+
+    def serve(self, settings: Settings, /) -> None:
+        """Serves until it is told to stop."""
+
+    def verify(self, settings: Settings, /, *, repair: bool, jobs: int) -> Findings:
+        """Looks at all that is stored."""
+
+    def examine(self, settings: Settings, /, *, config: Path | None, root: Path) -> list[Finding]:
+        """Looks whether all is there that the mirror needs."""
+
+    def ask(self, settings: Settings, job: Callable[[Control], Awaitable[_Result]], /) -> _Result:
+        """Does *job* with the mirror that holds the cache: one that runs, or one for as long as this takes."""

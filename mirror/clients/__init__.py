@@ -1,0 +1,33 @@
+"""Clients: what makes each of them use the mirror, as the text of the file that it reads.
+
+Pure: from what the file says now to what it has to say. Nothing in it is lost, and once is enough: what was merged
+stays as it is when it is merged again.
+"""
+
+from mirror.clients.address import Address, Mirrored
+from mirror.clients.buildkit import BUILDKIT
+from mirror.clients.client import Client
+from mirror.clients.containerd import CONTAINERD
+from mirror.clients.docker import DOCKER
+from mirror.clients.k3s import K3S
+from mirror.clients.kaniko import KANIKO
+from mirror.clients.kubernetes import KUBERNETES
+from mirror.clients.mentions import mentions
+from mirror.clients.podman import PODMAN
+
+CLIENTS = {client.name: client for client in (DOCKER, CONTAINERD, PODMAN, BUILDKIT, K3S, KANIKO, KUBERNETES)}
+
+__all__ = [
+    "BUILDKIT",
+    "CLIENTS",
+    "CONTAINERD",
+    "DOCKER",
+    "K3S",
+    "KANIKO",
+    "KUBERNETES",
+    "PODMAN",
+    "Address",
+    "Client",
+    "Mirrored",
+    "mentions",
+]

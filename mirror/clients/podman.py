@@ -1,0 +1,102 @@
+"""podman, buildah, skopeo and CRI-O: a mirror of each registry, in a file of registries.conf.d that is ours.
+
+They send no `ns`: the registry's name in the path tells the mirror what is meant.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import tomlkit
+
+from mirror.clients.address import Mirrored
+from mirror.clients.client import Client, certificate_advice
+from mirror.clients.toml import Document, edited, read
+from mirror.errors import ClientConfigurationInvalid
+
+_PATH = "/etc/containers/registries.conf.d/mirror.conf"
+_BESIDE = ("/etc/containers/registries.conf", "/etc/containers/registries.conf.d/*.conf")
+
+
+def _merged(existing: str | None, mirrored: Mirrored) -> str:
+    text = existing or ""
+    found = read(text)
+    wanted = deepcopy(found)
+    _add(wanted, mirrored)
+    return edited(text, wanted, partial(_edit, mirrored))
+
+
+def _add(document: Document, mirrored: Mirrored) -> None:
+    """Adds the mirror to what was read."""
+    registries = _tables(document, "registry")
+    document["registry"] = registries
+    for name in mirrored.upstreams:
+        registry = next((one for one in registries if one.get("prefix", one.get("location")) == name), None)
+        if registry is None:
+            registry = {"prefix": name, "location": name}
+            registries.append(registry)
+        mirror = _mirror(mirrored, name)
+        there = _tables(registry, "mirror")
+        same = [one for one in there if one.get("location") == mirror["location"]]
+        if not same:
+            registry["mirror"] = [mirror, *there]
+        elif mirrored.address.is_plain != bool(same[0].get("insecure", False)):
+            same[0]["insecure"] = mirrored.address.is_plain
+
+
+def _edit(mirrored: Mirrored, document: tomlkit.TOMLDocument) -> str:
+    """The same in the text."""
+    registries: Any = document.setdefault("registry", tomlkit.aot())
+    for name in mirrored.upstreams:
+        registry = next((one for one in registries if one.get("prefix", one.get("location")) == name), None)
+        if registry is None:
+            registry = tomlkit.item({"prefix": name, "location": name})
+            registries.append(registry)
+            registry = registries[-1]
+        mirror = _mirror(mirrored, name)
+        there = registry.get("mirror", [])
+        same = [one for one in there if one.get("location") == mirror["location"]]
+        if same:
+            if mirrored.address.is_plain != bool(same[0].get("insecure", False)):
+                same[0]["insecure"] = mirrored.address.is_plain
+        elif there:
+            there.insert(0, tomlkit.item(mirror))
+        else:
+            first = tomlkit.aot()
+            first.append(tomlkit.item(mirror))
+            registry["mirror"] = first
+    return tomlkit.dumps(document)
+
+
+def _mirror(mirrored: Mirrored, name: str) -> Document:
+    location: Document = {"location": f"{mirrored.address.host}/{name}"}
+    return location | ({"insecure": True} if mirrored.address.is_plain else {})
+
+
+def _tables(document: Document, key: str) -> list[Document]:
+    value = document.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise ClientConfigurationInvalid(f"{key} is no array of tables")
+    return value
+
+
+def _advice(mirrored: Mirrored) -> list[str]:
+    host = mirrored.address.host
+    lines = [
+        "podman, buildah and skopeo read it with the next pull; CRI-O: systemctl reload crio",
+        "Where a user has ~/.config/containers/registries.conf, that one is read instead",
+    ]
+    if mirrored.has_users:
+        lines.append(f"This mirror has users: podman login {host}")
+    return lines + certificate_advice(mirrored, f"/etc/containers/certs.d/{host}/ca.crt")
+
+
+def _decided(_: str, text: str) -> frozenset[str]:
+    """The registries that a file is about: a whole [[registry]] takes the place of another, and no keys are joined."""
+    tables = _tables(read(text), "registry")
+    return frozenset(str(one.get("prefix", one.get("location", ""))) for one in tables)
+
+
+PODMAN = Client("podman", _PATH, _merged, _advice, _BESIDE, _decided)

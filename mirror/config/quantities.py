@@ -1,0 +1,44 @@
+"""Quantities: sizes and durations, as people write them."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+_UNITS = {"": 1, "B": 1} | {
+    name: base**power
+    for power, letter in enumerate("KMGT", start=1)
+    for name, base in ((f"{letter}B", 1000), (f"{letter}iB", 1024))
+}
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_QUANTITY = re.compile(r"([0-9]{1,24}(?:\.[0-9]{1,24})?)\s*([A-Za-z]*)")
+_FOREVER = 1e15  # seconds; no clock counts further
+
+
+def parse_size(value: object) -> int:
+    """Bytes, of an integer or a text like "50GiB" or "10MB"."""
+    if type(value) is int and value >= 0:
+        return value
+    found = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is None or found[2] not in _UNITS:
+        raise ValueError("a size is bytes or a number with a unit, such as 500MB or 50GiB")
+    return int(Fraction(found[1]) * _UNITS[found[2]])
+
+
+def parse_duration(value: object) -> float:
+    """Seconds, of a number or a text like "60s", "500ms" or "30d"."""
+    seconds = -1.0
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(min(value, _FOREVER))
+    elif isinstance(value, str) and (found := _QUANTITY.fullmatch(value.strip())) and found[2] in _SECONDS:
+        seconds = float(found[1]) * _SECONDS[found[2]]
+    if not 0 <= seconds < _FOREVER:
+        raise ValueError("a duration is a number with a unit: 500ms, 60s, 15m, 12h, 30d")
+    return seconds
+
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+Duration = Annotated[float, BeforeValidator(parse_duration)]

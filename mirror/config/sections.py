@@ -1,0 +1,244 @@
+"""The sections: one frozen class for each part of the mirror, with its defaults."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from mirror.config.quantities import Duration, Size, parse_duration, parse_size
+from mirror.oci.names import DOCKER_HUB
+
+_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})")
+
+
+class Section(BaseModel):
+    """A part of the settings. Frozen; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
+
+
+class ServerSettings(Section):
+    """Where the mirror listens, with which certificate, and whether it may ask upstreams at all."""
+
+    listen: str = "127.0.0.1:5000"
+    offline: bool = False
+    certificate_file: Path | None = None  # PEM, the chain included; with it the mirror speaks TLS only
+    key_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> ServerSettings:
+        return _together(self, "certificate_file", "key_file")
+
+    @field_validator("listen")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        found = _ADDRESS.fullmatch(value)
+        if found is None or int(found[3]) > 65535:
+            raise ValueError("an address to listen on is HOST:PORT, such as 127.0.0.1:5000, 0.0.0.0:5000 or [::1]:5000")
+        return value
+
+    @property
+    def host(self) -> str:
+        return self.listen.rpartition(":")[0].removeprefix("[").removesuffix("]")
+
+    @property
+    def port(self) -> int:
+        return int(self.listen.rpartition(":")[2])
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches the mirror."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - what it listens on
+        scheme = "http" if self.certificate_file is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+
+def default_cache_path() -> Path:
+    """Below the user's cache directory (XDG Base Directory Specification)."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base.startswith("/") else Path.home() / ".cache") / "mirror"
+
+
+class ClientSettings(Section):
+    """Who may come in. With neither file, everybody who reaches the port."""
+
+    users_file: Path | None = None  # htpasswd with bcrypt hashes; read anew on SIGHUP
+    certificates_file: Path | None = None  # PEM, authorities whose client certificates let in; the CN is the user
+    verdict_for: Duration = parse_duration("5m")  # what an upstream said of a client's own credentials
+
+
+class AccessRule(Section):
+    """One of [[access]]: the first whose users and repositories both match decides. No match, with any rule: denied.
+
+    Patterns are those of shells: `*` goes over slashes too. A repository is written whole: docker.io/library/alpine.
+    """
+
+    users: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+    repositories: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+    allow: bool
+
+
+class CacheSettings(Section):
+    """Where content is stored, and how much of it."""
+
+    path: Path = Field(default_factory=default_cache_path)
+    max_size: Size = parse_size("50GiB")
+    min_free: Size = parse_size("1GiB")
+    scrub_rate: Size = parse_size("8MiB")  # bytes a second that are read to find damage; 0: none
+
+
+class TagSettings(Section):
+    """How long what upstream said of a tag holds."""
+
+    fresh_for: Duration = 60.0
+    fresh_when_low: Duration = parse_duration("1h")  # instead, while upstream says that few pulls are left
+    stale_for: Duration = parse_duration("30d")
+    missing_for: Duration = 5.0
+
+
+class TimeoutSettings(Section):
+    """Limits for waiting. None is a limit for a whole transfer: a large blob may take as long as it moves."""
+
+    connect: Duration = 4.0
+    first_byte: Duration = 8.0
+    silence: Duration = 30.0
+    shutdown: Duration = 30.0
+
+    @field_validator("*")
+    @classmethod
+    def _is_positive(cls, value: float) -> float:
+        if value <= 0:
+            raise ValueError("must be longer than 0s")
+        return value
+
+
+class LimitSettings(Section):
+    """What clients may take of the mirror."""
+
+    connections: Annotated[int, Field(ge=16, le=1_000_000)] = 8192
+    head: Duration = 15.0  # for the head of a request to arrive, once the connection is there
+    head_size: Size = 8190  # bytes of a request line or of one header
+    idle: Duration = 75.0  # between two requests
+    unread: Duration = 300.0  # without a byte taken by a client that is being answered
+
+    @field_validator("head", "idle", "unread")
+    @classmethod
+    def _is_positive(cls, value: float) -> float:
+        if value <= 0:
+            raise ValueError("must be longer than 0s")
+        return value
+
+    @field_validator("head_size")
+    @classmethod
+    def _is_enough(cls, value: int) -> int:
+        if not 1024 <= value <= 2**20:
+            raise ValueError("must be 1KiB to 1MiB")
+        return value
+
+
+class CredentialSettings(Section):
+    """Where credentials come from that no upstream's section names."""
+
+    docker_config: Path | None = None  # a config.json as `docker login` writes it, with its credential helpers
+    helper_timeout: Duration = 5.0
+
+
+class UpstreamSettings(Section):
+    """One registry: where it is, and whom the mirror pulls as."""
+
+    url: str | None = None
+    urls: tuple[str, ...] = ()  # instead of url: several ways to the same content, tried in this order
+    default: bool = False
+    username: str | None = None
+    password_file: Path | None = None
+    credential_helper: str | None = None  # docker-credential-<this>
+    client_auth: Literal["mirror", "passthrough"] = "mirror"
+    ca_file: Path | None = None  # PEM, instead of the system's authorities
+    certificate_file: Path | None = None  # PEM, to show to upstream
+    key_file: Path | None = None
+    private_addresses: bool = False  # whether it may send the mirror on to loopback and private addresses
+    connections: Annotated[int, Field(ge=1, le=10_000)] = 64  # blobs that are fetched at once
+
+    @field_validator("url")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        return None if value is None else _address(value)
+
+    @field_validator("urls")
+    @classmethod
+    def _are_addresses(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(_address, values))
+
+    @field_validator("credential_helper")
+    @classmethod
+    def _is_helper(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+            raise ValueError("write what follows docker-credential- in the program's name, such as ecr-login")
+        return value
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> UpstreamSettings:
+        if (self.url is None) == (not self.urls):
+            raise ValueError("set url, or urls for several addresses that are tried in order")
+        if self.username is not None and self.credential_helper is not None:
+            raise ValueError("username and credential_helper are two ways to say one thing: set one of them")
+        _together(self, "username", "password_file")
+        return _together(self, "certificate_file", "key_file")
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where it is to be had, in the order of trying."""
+        return self.urls if self.url is None else (self.url,)
+
+
+class LogSettings(Section):
+    """What the log says, and how. Format "auto": console on a terminal, JSON otherwise."""
+
+    format: Literal["auto", "json", "console"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+DEFAULT_UPSTREAMS = {
+    DOCKER_HUB: "https://registry-1.docker.io",
+    "quay.io": "https://quay.io",
+    "ghcr.io": "https://ghcr.io",
+    "gcr.io": "https://gcr.io",
+    "registry.k8s.io": "https://registry.k8s.io",
+    "mcr.microsoft.com": "https://mcr.microsoft.com",
+    "public.ecr.aws": "https://public.ecr.aws",
+    "nvcr.io": "https://nvcr.io",
+}
+
+
+def default_upstreams() -> dict[str, UpstreamSettings]:
+    return {name: UpstreamSettings(url=url, default=name == DOCKER_HUB) for name, url in DEFAULT_UPSTREAMS.items()}
+
+
+_Whole = TypeVar("_Whole", bound=Section)
+
+
+def _together(section: _Whole, one: str, other: str) -> _Whole:
+    """*section*, if it has both keys or none."""
+    if (getattr(section, one) is None) != (getattr(section, other) is None):
+        raise ValueError(f"{one} and {other} go together: set both or none")
+    return section
+
+
+def _address(url: str) -> str:
+    if not _is_address(url):
+        raise ValueError("an upstream's address is http:// or https://, a host and perhaps a port and a path")
+    return url.rstrip("/")
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return whole and parts.username is None and not (parts.query or parts.fragment or re.search(r"[^!-~]", url))

@@ -1,0 +1,114 @@
+"""Control: what the mirror's own commands ask of the mirror that holds the cache (see server.admin)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from mirror.errors import MirrorError, StorageFailed
+from mirror.oci.digest import Digest
+
+_BASE = "http://mirror"  # a name that HTTP wants, and nobody looks up
+Document = Mapping[str, Any]
+
+
+class Refused(MirrorError):
+    """The running mirror said no; the message is its own."""
+
+
+class Control:
+    """Questions to the mirror behind one socket."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    @classmethod
+    @asynccontextmanager
+    async def at(cls, path: Path) -> AsyncIterator[Control]:
+        """The mirror that answers at the socket *path*.
+
+        Raises:
+            StorageFailed: nobody answers there, or not to this user.
+        """
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            connector = aiohttp.UnixConnector(f"/proc/self/fd/{directory}/{path.name}")
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
+            async with aiohttp.ClientSession(_BASE, connector=connector, timeout=timeout) as session:
+                control = cls(session)
+                try:
+                    yield control
+                except aiohttp.ClientConnectorError as error:
+                    raise StorageFailed(f"no mirror answers at {path}: {error.os_error.strerror}") from error
+                except aiohttp.ClientError as error:
+                    raise StorageFailed(f"the mirror at {path} broke off: {error}") from error
+        finally:
+            os.close(directory)
+
+    @staticmethod
+    async def answers(path: Path) -> bool:
+        """Whether somebody answers at the socket *path*."""
+        if not path.exists():
+            return False
+        try:
+            async with Control.at(path) as control:
+                await control.get("/")
+        except (StorageFailed, OSError):
+            return False
+        return True
+
+    async def get(self, path: str) -> Any:  # noqa: ANN401 - JSON; each caller checks what it takes
+        async with self._session.get(path) as response:
+            return await _checked(response)
+
+    async def post(self, path: str, **document: object) -> Any:  # noqa: ANN401
+        """The answer to a question.
+
+        Raises:
+            Refused
+        """
+        async with self._session.post(path, json=document) as response:
+            return await _checked(response)
+
+    @asynccontextmanager
+    async def lines(self, path: str, **document: object) -> AsyncIterator[AsyncIterator[Document]]:
+        """The lines of an answer that takes its time, as they come. Leaving the context ends what goes on there."""
+        async with self._session.post(path, json=document) as response:
+            if response.status != 200:
+                await _checked(response)
+
+            async def read() -> AsyncIterator[Document]:
+                async for line in response.content:
+                    yield json.loads(line)
+
+            yield read()
+
+    @asynccontextmanager
+    async def held(self, digests: Iterable[Digest]) -> AsyncIterator[None]:
+        """Keeps blobs from eviction until the context ends."""
+        async with self.lines("/hold", digests=list(map(str, digests))) as lines:
+            await anext(lines)
+            yield
+
+    async def put(self, digest: Digest, size: int, pieces: Callable[[], AsyncIterator[bytes]]) -> bool:
+        """Brings a blob in; whether it was not there yet.
+
+        Raises:
+            Refused: it is not what its digest says, or can't be stored.
+        """
+        headers = {"Content-Length": str(size)}
+        async with self._session.put(f"/blobs/{digest}", data=pieces(), headers=headers) as response:
+            return bool((await _checked(response))["stored"])
+
+
+async def _checked(response: aiohttp.ClientResponse) -> Any:  # noqa: ANN401
+    document = await response.json(content_type=None)
+    if response.status != 200:
+        raise Refused(str(document.get("error", f"status {response.status}")))
+    return document

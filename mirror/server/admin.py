@@ -1,0 +1,351 @@
+"""Administration: what the mirror's own commands ask a running mirror for, over a socket in its cache directory.
+
+The socket is a file: who may open it is who may write to the cache. Nothing of this is on any network. Answers are
+JSON; those that take their time are lines of JSON, as things happen (newline-delimited).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from mirror.errors import ImageIncomplete, ImageUnknown, MirrorError, RouteUnknown
+from mirror.images import Images, StoredImage
+from mirror.oci.digest import Digest
+from mirror.oci.images import Image, parse_image
+from mirror.oci.manifest import Manifest
+from mirror.oci.names import Tag, Upstreams
+from mirror.oci.platforms import Platform
+from mirror.policy import TagFact
+from mirror.storage.catalog import Catalog
+from mirror.storage.disk import DiskStore
+from mirror.warming import Warmed, Warming
+
+_PIECE = 2**20
+_EVERY = 0.2  # seconds between two lines about the same image
+_LONGEST = 16 * 2**20  # bytes of a question
+log = structlog.get_logger()
+
+
+class Admin:
+    """Answers the mirror's own commands."""
+
+    def __init__(
+        self, upstreams: Upstreams, images: Images, warming: Warming, store: DiskStore, catalog: Catalog
+    ) -> None:
+        self._upstreams = upstreams
+        self._images = images
+        self._warming = warming
+        self._store = store
+        self._catalog = catalog
+
+    def application(self) -> web.Application:
+        application = web.Application(client_max_size=_LONGEST, middlewares=[_translate])
+        application.add_routes(
+            [
+                web.get("/", self._alive),
+                web.get("/images", self._list),
+                web.post("/closure", self._closure),
+                web.post("/hold", self._hold),
+                web.post("/warm", self._warm),
+                web.post("/pin", self._pin),
+                web.post("/unpin", self._unpin),
+                web.post("/remove", self._remove),
+                web.post("/collect", self._collect),
+                web.put("/blobs/{digest}", self._put_blob),
+                web.post("/image", self._keep_image),
+                web.get("/stats", self._stats),
+            ]
+        )
+        return application
+
+    async def _alive(self, _: web.Request) -> web.Response:
+        return web.json_response({})
+
+    async def _list(self, _: web.Request) -> web.Response:
+        return web.json_response([_described(image) for image in await self._images.all()])
+
+    async def _stats(self, _: web.Request) -> web.Response:
+        images = await self._images.all()
+        found = {
+            "images": len(images),
+            "pinned": sum(image.is_pinned for image in images),
+            "incomplete": sum(not image.is_complete for image in images),
+            "blobs": len(self._store),
+            "bytes": self._store.occupied,
+            "limit": self._store.limit,
+        }
+        return web.json_response(found)
+
+    async def _closure(self, request: web.Request) -> web.Response:
+        """What images need: their roots, and blobs in the order in which a bundle carries them."""
+        images, manifests = list[dict[str, object]](), set[str]()
+        blobs, missing = dict[str, int](), dict[str, list[str]]()
+        for image in await self._asked(request):
+            closure = await self._images.closure(image)
+            if closure is None or closure.missing:
+                missing[str(image)] = [] if closure is None else sorted(map(str, closure.missing))
+                continue
+            root = next(one for one in closure.manifests if one.digest == closure.root)
+            kind = root.head.media_type or ""
+            images.append({"name": str(image), "digest": str(root.digest), "mediaType": kind, "size": len(root.body)})
+            manifests |= {str(manifest.digest) for manifest in closure.manifests}
+            blobs.update((str(digest), self._store.size(digest) or 0) for digest in closure.digests)
+        return web.json_response({"images": images, "blobs": blobs, "manifests": sorted(manifests), "missing": missing})
+
+    async def _hold(self, request: web.Request) -> web.StreamResponse:
+        """Keeps blobs from eviction until the asker closes the connection."""
+        document = await _document(request)
+        async with AsyncExitStack() as held, _lines(request) as say:
+            for text in _texts(document, "digests"):
+                await held.enter_async_context(self._store.hold(Digest.parse(text)))
+            response = await say({"held": True})
+            with suppress(ConnectionError):
+                while True:  # a line now and then shows whether the asker is still there
+                    await asyncio.sleep(_EVERY)
+                    await say({})
+            return response
+
+    async def _warm(self, request: web.Request) -> web.StreamResponse:
+        document = await _document(request)
+        texts = _texts(document, "platforms") if document.get("platforms") is not None else None
+        platforms = None if texts is None else [Platform.parse(text) for text in texts]
+        turns = asyncio.Semaphore(max(1, int(str(document.get("jobs", 2)))))
+        pin = document.get("pin") is True
+        async with _lines(request) as say:
+            response = await say({})
+            async with asyncio.TaskGroup() as group:
+                for text in _texts(document, "images"):
+                    group.create_task(self._warm_all(text, platforms, turns, say, pin=pin))
+            return response
+
+    async def _warm_all(
+        self, text: str, platforms: list[Platform] | None, turns: asyncio.Semaphore, say: _Say, *, pin: bool
+    ) -> None:
+        """Warms what one name means, and says how it goes. Never raises but for cancellation."""
+        name = text
+        try:
+            async with turns:
+                images = await self._warming.selected(parse_image(text, self._upstreams))
+            for image in images:
+                name = str(image)
+                async with turns:
+                    await self._warm_one(image, platforms, say)
+                if pin:
+                    await self._images.pin([image])
+        except MirrorError as error:
+            await say({"image": name, "error": str(error)})
+
+    async def _warm_one(self, image: Image, platforms: list[Platform] | None, say: _Say) -> None:
+        warmed = Warmed(image)
+        async with _saying(lambda: say({"image": str(image), "total": warmed.total, "here": warmed.here})):
+            await self._warming.bring(warmed, platforms)
+        done: dict[str, object] = {"image": str(image), "done": True, "total": warmed.total, "here": warmed.total}
+        await say(done | {"stale": None if warmed.stale is None else str(warmed.stale)})
+
+    async def _pin(self, request: web.Request) -> web.Response:
+        images = await self._asked(request)
+        await self._images.pin(images)
+        return web.json_response({"images": list(map(str, images))})
+
+    async def _unpin(self, request: web.Request) -> web.Response:
+        images = await self._asked(request)
+        await self._images.unpin(images)
+        return web.json_response({"images": list(map(str, images))})
+
+    async def _remove(self, request: web.Request) -> web.Response:
+        images = await self._asked(request)
+        freed = await self._images.remove(images)
+        return web.json_response({"images": list(map(str, images)), "freed": freed})
+
+    async def _collect(self, _: web.Request) -> web.Response:
+        return web.json_response({"freed": await self._images.collect()})
+
+    async def _asked(self, request: web.Request) -> list[Image]:
+        """The images here that are meant: by name as people write it, by pattern, the pinned ones, or all.
+
+        Raises:
+            ImageUnknown: a name or pattern means none.
+        """
+        document = await _document(request)
+        found: dict[Image, None] = {}
+        if document.get("which") in {"all", "pinned"}:
+            stored = await self._images.all()
+            found.update((one.image, None) for one in stored if document["which"] == "all" or one.is_pinned)
+        for text in _texts(document, "images"):
+            chosen = await self._meant(text)
+            if not chosen:
+                raise ImageUnknown(f"no image here is meant by {text[:255]!r}: mirror ls lists those that are")
+            found.update((image, None) for image in chosen)
+        return list(found)
+
+    async def _meant(self, text: str) -> list[Image]:
+        named = parse_image(text, self._upstreams)
+        if isinstance(named, Image):
+            return [named] if await self._images.closure(named) is not None else []
+        ours = [image for image in await self._images.named() if image.repository == named.repository]
+        chosen = set(map(str, named.chosen(str(image.reference) for image in ours)))
+        return [image for image in ours if str(image) in chosen]
+
+    # Bringing in
+
+    async def _put_blob(self, request: web.Request) -> web.Response:
+        """Takes a blob in, by the same door as a download: verified, or not there."""
+        digest = Digest.parse(request.match_info["digest"])
+        if digest in self._store:
+            return web.json_response({"stored": False})
+        async with self._store.ingest(digest) as ingest:
+            ingest.restart()
+            await ingest.reserve(request.content_length or 0)
+            async for piece in request.content.iter_chunked(_PIECE):
+                await ingest.append(memoryview(piece))
+            ingest.verify(request.content_length)
+            await ingest.commit()
+        return web.json_response({"stored": True})
+
+    async def _keep_image(self, request: web.Request) -> web.Response:
+        """Makes an image visible whose blobs are all here: its manifests, children first, then its name.
+
+        Raises:
+            ImageIncomplete: something that it needs is not here.
+        """
+        document = await _document(request)
+        image = parse_image(str(document.get("name")), self._upstreams)
+        if not isinstance(image, Image):
+            raise ImageUnknown(f"{document.get('name')!r:.255} names no single image")
+        manifests = [await self._arrived(text) for text in _texts(document, "manifests")]
+        if not manifests:
+            raise ImageIncomplete(f"{image} came without a manifest")
+        for manifest in manifests:
+            await self._catalog.keep_manifest(image.repository, manifest)
+        if isinstance(image.reference, Tag):
+            fact = TagFact(Digest.parse(str(document.get("digest"))), time.time())
+            await self._catalog.keep_tag(image.repository, image.reference, fact)
+        await self._images.pin([image])
+        return web.json_response({"image": str(image)})
+
+    async def _arrived(self, text: str) -> Manifest:
+        """A manifest that was brought in, whose blobs were too. Of an index, some platforms are enough."""
+        media_type, _, digest_text = text.rpartition(" ")
+        digest = Digest.parse(digest_text)
+        body = await self._store.read(digest)
+        if body is None:
+            raise ImageIncomplete(f"the manifest {digest} is not here")
+        manifest = Manifest.read(digest, body, media_type or None)
+        if not manifest.is_index:
+            missing = [one.digest for one in manifest.references if one.digest not in self._store]
+            if missing:
+                raise ImageIncomplete(
+                    f"the manifest {digest} needs {missing[0]}, which is not here: bring in the earlier bundle "
+                    f"that has it"
+                )
+        return manifest
+
+
+_Say = Callable[[dict[str, object]], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def _lines(request: web.Request) -> AsyncIterator[_Say]:
+    """An answer in lines of JSON; what fails after the first is a line with an error."""
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    writing = asyncio.Lock()
+
+    async def say(line: dict[str, object]) -> web.StreamResponse:
+        async with writing:
+            if not response.prepared:
+                await response.prepare(request)
+            await response.write(json.dumps(line).encode() + b"\n")
+        return response
+
+    yield say
+
+
+@asynccontextmanager
+async def _saying(say: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+    """Says something now and then, until the context ends."""
+
+    async def go_on() -> None:
+        while True:
+            await asyncio.sleep(_EVERY)
+            await say()
+
+    task = asyncio.create_task(go_on())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError, ConnectionError):
+            await task
+
+
+@web.middleware
+async def _translate(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except MirrorError as error:
+        status = error.status if error.status >= 400 else 500
+        return web.json_response({"error": str(error), "kind": type(error).__name__}, status=status)
+
+
+async def _document(request: web.Request) -> dict[str, object]:
+    try:
+        found: object = json.loads(await request.read())
+    except (ValueError, RecursionError) as error:
+        raise RouteUnknown("the question is no JSON") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _texts(document: dict[str, object], key: str) -> list[str]:
+    found = document.get(key)
+    return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
+
+
+def _described(image: StoredImage) -> dict[str, object]:
+    return {
+        "name": str(image.image),
+        "upstream": image.image.repository.upstream,
+        "digest": str(image.digest),
+        "mediaType": image.media_type,
+        "platforms": list(map(str, image.platforms)),
+        "size": image.size,
+        "shared": image.shared,
+        "complete": image.is_complete,
+        "pinned": image.is_pinned,
+        "checked": image.checked,
+        "used": image.used,
+    }
+
+
+@asynccontextmanager
+async def administered(admin: Admin, path: Path) -> AsyncIterator[None]:
+    """Answers at the socket *path* until the context ends. Whoever holds the cache's lock owns that name."""
+    runner = web.AppRunner(admin.application(), access_log=None, handle_signals=False)
+    await runner.setup()
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # A socket's address has 107 characters at most; this one is short wherever the cache is.
+        short = f"/proc/self/fd/{directory}/{path.name}"
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        before = os.umask(0o177)
+        try:
+            await web.UnixSite(runner, short).start()
+        finally:
+            os.umask(before)
+        yield
+    finally:
+        await runner.cleanup()
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        os.close(directory)

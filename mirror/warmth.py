@@ -1,0 +1,81 @@
+"""Warmth: how far images have come, for whoever watches: bars on a terminal, a line for each image elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+from mirror.progress import sized
+
+
+class Warmth:
+    """What the lines of a warming come to.
+
+    Attributes:
+        failures: why, by the image that is not there.
+    """
+
+    def __init__(self) -> None:
+        self.failures: dict[str, str] = {}
+        self._sizes: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._console = Console(stderr=True)
+        self._bars: Progress | None = None
+        if sys.stderr.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
+            self._bars = Progress(*columns, TransferSpeedColumn(), console=self._console)
+            self._all = self._bars.add_task("all", total=0)
+
+    def __enter__(self) -> Self:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def take(self, line: Mapping[str, object]) -> None:
+        """Shows what a line of the answer says."""
+        name = line.get("image")
+        if not isinstance(name, str):
+            return
+        if isinstance(reason := line.get("error"), str):
+            self.failures[name] = reason
+            self._say(f"{name}: {reason}")
+            return
+        total, here = line.get("total"), line.get("here")
+        if isinstance(total, int) and isinstance(here, int):
+            self._show(name, total, here)
+        if line.get("done") is True:
+            self._sizes[name] = total if isinstance(total, int) else 0
+            stale = line.get("stale")
+            note = f"; as it was before, upstream could not confirm it: {stale}" if isinstance(stale, str) else ""
+            self._say(f"{name}: {sized(self._sizes[name])} here{note}")
+
+    def _show(self, name: str, total: int, here: int) -> None:
+        if self._bars is None:
+            return
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name)
+        self._bars.update(self._tasks[name], total=total or None, completed=here)
+        tasks = [task for task in self._bars.tasks if task.id != self._all]
+        self._bars.update(
+            self._all, total=sum(task.total or 0 for task in tasks), completed=sum(task.completed for task in tasks)
+        )
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    @property
+    def summary(self) -> str:
+        """One line for the end."""
+        failed = f", {len(self.failures)} failed: {', '.join(self.failures)}" if self.failures else ""
+        return f"{len(self._sizes)} images here, {sized(sum(self._sizes.values()))}{failed}"

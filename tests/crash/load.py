@@ -1,0 +1,121 @@
+"""Clients that pull, until the mirror under them is killed: all that they get has to be right."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import aiohttp
+
+from tests.crash.known import Known
+from tests.fake.content import Manifest
+from tests.fake.shelf import Shelf
+from tests.http.client import Client, Reply
+from tests.http.upstreams import Upstream
+
+_CLIENTS = 6
+
+
+@dataclass(slots=True)
+class Load:
+    """One life's worth of pulls of what is on a shelf."""
+
+    shelf: Shelf
+    name: str  # of the upstream, to the mirror
+    known: Known
+    client: Client
+    luck: random.Random
+    killed: bool = False  # from here on answers may break off
+    answers: int = 0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Clients pull until the block ends; by then the mirror has to be killed, and is the only excuse for a cut."""
+        async with asyncio.TaskGroup() as clients:
+            pulling = [clients.create_task(self._pull_on()) for _ in range(_CLIENTS)]
+            try:
+                yield
+            finally:
+                for task in pulling:
+                    task.cancel()
+
+    async def _pull_on(self) -> None:
+        try:
+            while not self.killed:
+                repository = self.luck.choice(list(self.shelf.roots))
+                await self._pull_image(repository, f"v{self.luck.randrange(len(self.shelf.roots[repository]))}")
+        except (aiohttp.ClientError, ConnectionError):
+            if not self.killed:
+                raise
+
+    async def _pull_image(self, repository: str, tag: str) -> None:
+        reply = await self.manifest(repository, tag)
+        if reply is None:
+            return
+        root = self.shelf.manifests[reply.digest]
+        for manifest in (root, *root.children):
+            await self.manifest(repository, manifest.digest)
+            blobs = list(manifest.blobs)
+            self.luck.shuffle(blobs)
+            half = len(blobs) // 2
+            for some in (blobs[:half], blobs[half:]):
+                await asyncio.gather(*(self._some_of(repository, blob.digest) for blob in some))
+
+    async def _some_of(self, repository: str, digest: str) -> None:
+        size = len(self.shelf.content(digest))
+        match self.luck.randrange(8):
+            case 0:
+                await self.head(repository, digest)
+            case 1 if size > 1:
+                first = self.luck.randrange(size)
+                await self.blob(repository, digest, (first, self.luck.randint(first, size - 1)))
+            case _:
+                await self.blob(repository, digest)
+
+    def upstream(self, repository: str) -> Upstream:
+        """The targets of a repository."""
+        return Upstream(self.name, self.shelf.registry, repository)
+
+    async def manifest(self, repository: str, reference: str) -> Reply | None:
+        """A manifest by tag or digest, right; None when the kill came first."""
+        reply = await self.client.get(self.upstream(repository).manifest(reference))
+        if not self._whole(reply):
+            return None
+        assert reply.status == 200, reply
+        allowed = {reference} if ":" in reference else self.shelf.ever(repository, reference)
+        assert reply.digest in allowed, reply
+        manifest: Manifest = self.shelf.manifests[reply.digest]
+        assert reply.headers["Docker-Content-Digest"] == manifest.digest, reply
+        assert reply.headers["Content-Type"] == manifest.media_type, reply
+        if ":" in reference:
+            self.known.learn(repository, reference)
+        else:
+            self.known.learn_tag(repository, reference, manifest.digest)
+        return reply
+
+    async def blob(self, repository: str, digest: str, span: tuple[int, int] | None = None) -> Reply | None:
+        """A blob or a part of it (first and last byte), right; None when the kill came first."""
+        headers = None if span is None else {"Range": f"bytes={span[0]}-{span[1]}"}
+        reply = await self.client.get(self.upstream(repository).blob(digest), headers)
+        if not self._whole(reply):
+            return None
+        content = self.shelf.content(digest)
+        first, last = (0, len(content) - 1) if span is None else span
+        assert reply.status == (200 if span is None else 206), reply
+        assert reply.body == content[first : last + 1], f"wrong bytes: {reply}"
+        self.known.learn(repository, digest)
+        return reply
+
+    async def head(self, repository: str, digest: str) -> Reply:
+        """HEAD of a blob, with the right length."""
+        reply = await self.client.head(self.upstream(repository).blob(digest))
+        assert reply.status == 200, reply
+        assert reply.length == len(self.shelf.content(digest)), reply
+        self.known.learn(repository, digest)
+        return reply
+
+    def _whole(self, reply: Reply) -> bool:
+        self.answers += 1
+        assert reply.whole or self.killed, f"cut: {reply}"
+        return reply.whole

@@ -1,0 +1,154 @@
+"""What has to hold after a restart, checked in an order in which no check spoils the next."""
+
+import asyncio
+import json
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+
+from tests.crash.load import Load
+from tests.fake.journal import Seen
+from tests.http.client import Reply
+from tests.real.cache import CacheDirectory, Contents
+from tests.real.mirror import Mirror
+from tests.real.program import eventually
+
+_BAD_EVENTS = {"request_crashed", "download_crashed", "upkeep_crashed", "upkeep_failed"}
+
+
+@dataclass(slots=True)
+class Figures:
+    """What the checks have seen."""
+
+    blobs_kept: int = 0
+    tags_known: int = 0
+    resumed: int = 0
+    voided: int = 0  # ingests of which room was made before anybody came back for them
+    puts_cleaned: int = 0
+    rebuilt: int = 0  # ledgers that were lost
+    confirmed: int = 0  # committed content whose repository had to be confirmed upstream
+    highest: int = field(default=0)  # bytes on disk, the most that was ever seen
+
+
+@dataclass(slots=True)
+class Recovery:
+    """A mirror that was just started over what a killed one left."""
+
+    mirror: Mirror
+    load: Load
+    cache: CacheDirectory
+    before: Contents  # after the kill, before the restart
+    figures: Figures
+    limit: int
+    damaged: bool  # the ledger, meanwhile
+    lost: bool  # and nothing of it could be read
+
+    async def check(self) -> None:
+        """All of it."""
+        self._check_directory()
+        await self.check_accounting()
+        await self._check_what_was_known()
+        await self._check_what_was_committed()
+        await self._check_half_done()
+        await self.check_accounting()
+        await self._check_rebuilt()
+        self.check_log()
+
+    def _check_directory(self) -> None:
+        """No committed blob lost, no partial byte lost, nothing left that is of no use."""
+        after = self.cache.contents()
+        assert after.blobs == self.before.blobs, f"blobs lost: {set(self.before.blobs) - set(after.blobs)}"
+        kept = {digest: size for digest, size in self.before.ingests.items() if size}
+        assert after.ingests == kept, f"of broken-off downloads {kept} were there, and now {after.ingests}"
+        assert not after.puts, f"left over: {after.puts}"
+        assert not after.strangers, f"not of the layout: {after.strangers}"
+        for name in ("oci-layout", "index.json"):
+            assert json.loads((self.cache.path / name).read_text()), name
+        self.figures.blobs_kept += len(after.blobs)
+        self.figures.puts_cleaned += len(self.before.puts)
+
+    async def check_accounting(self) -> None:
+        """At rest, the mirror's count is the sum of the files' sizes."""
+        counted = found = 0
+
+        async def exact() -> bool:
+            nonlocal counted, found
+            metrics = await self.mirror.metrics()
+            counted, found = int(metrics["mirror_cache_bytes"]), self.cache.contents().occupied
+            assert max(counted, found) <= self.limit, f"{counted} counted, {found} on disk of {self.limit}"
+            return counted == found and not metrics["mirror_downloads_running"]
+
+        try:
+            await eventually(exact)
+        except TimeoutError:
+            raise AssertionError(f"{counted} bytes counted, {found} on disk") from None
+
+    async def _check_what_was_known(self) -> None:
+        """Tags and content that were answered for are there again, and upstream hears nothing of it."""
+        known, stored = self.load.known, self.before.blobs
+        tags = [(key, digest) for key, (digest, _) in known.tags.items() if digest in stored]
+        seen = await self._upstream_hears(
+            *(self._tag(*key, digest) for key, digest in tags),
+            *(self._content(repository, digest) for repository, digest in known.held if digest in stored),
+        )
+        assert not seen, f"asked upstream for what was here: {[(one.method, one.target) for one in seen]}"
+        self.figures.tags_known += len(tags)
+
+    async def _check_what_was_committed(self) -> None:
+        """Also what nobody had been told of before the kill: upstream may be asked whose it is, not for the bytes."""
+        shelf, held = self.load.shelf, self.load.known.held
+        for digest in self.before.blobs:
+            repository = shelf.holders[digest][0]
+            if (repository, digest) in held or digest in shelf.manifests:
+                continue
+            seen = await self._upstream_hears(self._content(repository, digest))
+            assert {one.method for one in seen} <= {"HEAD"}, f"fetched again: {seen[-1].target}"
+            self.figures.confirmed += bool(seen)
+
+    async def _check_half_done(self) -> None:
+        """A download that was broken off goes on where it was, as long as what had arrived is there."""
+        for digest, size in self.before.ingests.items():
+            if not size:
+                continue
+            whole = len(self.load.shelf.content(digest))
+            is_there = self.cache.contents().ingests.get(digest) == size
+            seen = await self._upstream_hears(self._content(self.load.shelf.holders[digest][0], digest))
+            if not is_there:  # room was made of it
+                self.figures.voided += 1
+                continue
+            ranges = [one.range for one in seen if one.method == "GET"]
+            wanted = (
+                f"bytes={min(size, whole - 1)}-"  # the last byte again where all are here: it is upstream's to give
+            )
+            assert ranges == [wanted], f"{size} of {whole} were here, asked: {seen}"
+            self.figures.resumed += 1
+
+    async def _upstream_hears(self, *asking: Awaitable[None]) -> list[Seen]:
+        """What upstream is asked while these are answered."""
+        journal = self.load.shelf.registry.journal
+        before = len(journal)
+        await asyncio.gather(*asking)
+        return journal.entries[before:]
+
+    async def _tag(self, repository: str, tag: str, digest: str) -> None:
+        reply = await self.load.manifest(repository, tag)
+        assert isinstance(reply, Reply)
+        assert reply.digest == digest, f"{repository}:{tag} was {digest}: {reply}"
+
+    async def _content(self, repository: str, digest: str) -> None:
+        get = self.load.manifest if digest in self.load.shelf.manifests else self.load.blob
+        assert await get(repository, digest), digest
+
+    async def _check_rebuilt(self) -> None:
+        """A ledger that was lost is made anew from the blobs, and the mirror says so."""
+        if self.lost and self.before.blobs:
+            await self.mirror.program.until(lambda: bool(self.mirror.events("ledger_rebuilt")), within=10)
+            self.figures.rebuilt += 1
+
+    def check_log(self) -> None:
+        """Nothing went wrong that the mirror itself calls wrong."""
+        assert "Traceback" not in self.mirror.program.said(), str(self.mirror.program)
+        bad = [event for event in self.mirror.events() if event["event"] in _BAD_EVENTS]
+        assert not bad, bad
+        if not self.damaged:
+            bad = [event for event in self.mirror.events() if str(event["event"]).startswith("ledger_")]
+            assert not bad, bad

@@ -1,0 +1,203 @@
+"""An upstream is asked for so many blobs at once and no more, and who asks for much makes nobody else wait for it."""
+
+import asyncio
+import time
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from tests.fake.answers import Valve
+from tests.fake.content import Blob, image
+from tests.fake.faults import Cut, Hold, Status
+from tests.fake.journal import Ending, Journal
+from tests.fake.registry import Registry
+from tests.http.client import Client, Reply, kept, settled
+from tests.http.upstreams import Upstream
+from tests.real.mirror import Mirror
+from tests.real.mirror import mirror as running_mirror
+from tests.real.program import eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+MIB = 2**20
+AT_ONCE = 16
+CROWD = 500
+CONFIG = """
+[cache]
+max_size = "16MiB"
+[timeouts]
+first_byte = "60s"
+shutdown = "2s"
+"""
+UPSTREAM = f"connections = {AT_ONCE}"
+
+
+def bodies(journal: Journal) -> int:
+    """How many blobs are being sent at this moment."""
+    return sum(
+        seen.ending is Ending.RUNNING and seen.method == "GET" and fnmatchcase(seen.path, "*/blobs/*")
+        for seen in journal.entries
+    )
+
+
+class Watch:
+    """Counts what an upstream sends at once, for as long as a block lasts."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._journal = upstream.registry.journal
+        self._task: asyncio.Task[None] | None = None
+        self.most = 0
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._journal.until(self._never, within=60))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    def _never(self, journal: Journal) -> bool:
+        self.most = max(self.most, bodies(journal))
+        return False
+
+
+async def waiting(mirror: Mirror, upstream: Upstream) -> float:
+    """How many blobs wait for their turn, as /metrics has it."""
+    name = f'mirror_upstream_blobs{{state="waiting",upstream="{upstream.name}"}}'
+    return (await mirror.metrics())[name]
+
+
+async def queued(mirror: Mirror, upstream: Upstream, count: int) -> None:
+    """Wait until so many blobs wait for their turn."""
+
+    async def enough() -> bool:
+        return await waiting(mirror, upstream) >= count
+
+    await eventually(enough, within=30)
+
+
+async def test_a_crowd_of_pulls_is_served_in_turns(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """Five hundred blobs at once: sixteen at a time; another repository's blob comes in between, a manifest at once."""
+    other = Upstream(upstream.name, upstream.registry, "other/app")
+    manifest = other.publish(image(100), "v1")
+    crowd = [upstream.publish_blob(Blob.noise(1000)) for _ in range(CROWD)]
+    valve = Valve()
+    upstream.registry.inject(Hold(valve, at=500), "*/team/app/blobs/*")
+    async with Watch(upstream) as watch:
+        pulls = [asyncio.create_task(client.get(upstream.blob(blob))) for blob in crowd]
+        await queued(mirror, upstream, CROWD - AT_ONCE)
+        lone = asyncio.create_task(client.get(other.blob(manifest.blobs[1])))
+        await queued(mirror, upstream, CROWD - AT_ONCE + 1)
+        began = time.monotonic()
+        assert (await client.get(other.manifest("v1"))).body == manifest.content
+        assert (await client.head(other.blob(manifest.blobs[0]))).status == 200
+        assert (await client.get("/healthz")).status == 200
+        assert time.monotonic() - began < 2
+        assert bodies(upstream.registry.journal) == AT_ONCE
+        valve.open()
+        assert (await lone).body == manifest.blobs[1].content
+        replies = await asyncio.gather(*pulls)
+    assert [reply.body for reply in replies] == [blob.content for blob in crowd]
+    assert watch.most == AT_ONCE
+    order = [seen.path for seen in upstream.registry.journal.of("GET", "*/blobs/*")]
+    assert len(order) == CROWD + 1
+    assert order.index(f"/v2/other/app/blobs/{manifest.blobs[1].digest}") <= AT_ONCE + 1
+    assert await waiting(mirror, upstream) == 0
+
+
+async def test_turns_come_back_from_whatever_ends(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """Bodies that are cut, refused, wrong or too many: after all of them as many are fetched at once as before."""
+    for fault in (Cut(at=10), Status(404), Status(500), Status(429)):
+        blobs = [upstream.publish_blob(Blob.noise(1000)) for _ in range(2 * AT_ONCE)]
+        upstream.registry.inject(fault, "*/blobs/*")
+        async with Watch(upstream) as watch:
+            await asyncio.gather(*(client.get(upstream.blob(blob)) for blob in blobs))
+        assert watch.most <= AT_ONCE
+        upstream.registry.heal()
+
+        async def works() -> Reply:
+            return await client.get(upstream.blob(upstream.publish_blob(Blob.noise(1000))))
+
+        await settled(works, lambda reply: reply.status == 200)
+    valve = Valve()
+    blobs = [upstream.publish_blob(Blob.noise(1000)) for _ in range(AT_ONCE)]
+    upstream.registry.inject(Hold(valve, at=500), "*/blobs/*")
+    pulls = [asyncio.create_task(client.get(upstream.blob(blob))) for blob in blobs]
+    await upstream.registry.journal.until(lambda journal: bodies(journal) == AT_ONCE)
+    valve.open()
+    assert [reply.body for reply in await asyncio.gather(*pulls)] == [blob.content for blob in blobs]
+
+
+async def test_clients_that_pass_something_through_do_not_take_all_turns(
+    client: Client, upstream: Upstream, mirror: Mirror
+) -> None:
+    """What can't be stored goes at its client's pace: half of the turns are not for that, and go on being passed."""
+    large = [upstream.publish_blob(Blob.noise(20 * MIB)) for _ in range(AT_ONCE)]
+    small = upstream.publish_blob(Blob.noise(1000))
+    async with asyncio.TaskGroup() as clients:
+        leave = asyncio.Event()
+
+        async def dawdle(blob: Blob) -> None:
+            async with client.open(upstream.blob(blob)) as answer:
+                assert answer.status == 200
+                await leave.wait()
+
+        for blob in large:
+            clients.create_task(dawdle(blob))
+        await queued(mirror, upstream, AT_ONCE // 2)
+        await upstream.registry.journal.until(lambda journal: bodies(journal) == AT_ONCE // 2)
+        assert (await client.get(upstream.blob(small))).body == small.content
+        leave.set()
+
+
+async def test_an_outage_is_heard_of_without_a_turn(client: Client, upstream: Upstream) -> None:
+    """All turns are taken by bodies that don't move: who asks an upstream that is known to be down waits for none."""
+    held = [upstream.publish_blob(Blob.noise(100_000)) for _ in range(AT_ONCE)]
+    upstream.registry.inject(Hold(at=500), "*/blobs/*")
+    async with asyncio.TaskGroup() as clients:
+        leave = asyncio.Event()
+
+        async def follow(blob: Blob) -> None:
+            async with client.open(upstream.blob(blob)):
+                await leave.wait()
+
+        for blob in held:
+            clients.create_task(follow(blob))
+        await upstream.registry.journal.until(lambda journal: bodies(journal) == AT_ONCE)
+        upstream.registry.inject(Status(503, {"Retry-After": "60"}), "*/manifests/*")
+        assert (await client.get(upstream.manifest("v1"))).status == 503
+        reply = await client.get(upstream.blob(upstream.publish_blob(Blob.noise(1000))))
+        assert (reply.status, "tried again" in str(reply.error["message"])) == (503, True)
+        leave.set()
+
+
+async def test_who_waits_too_long_for_a_turn_hears_so(tmp_path: Path) -> None:
+    """A client that wants a blob passed is told of the limit; a download waits on without it, and is had later."""
+    config = tmp_path / "mirror.toml"
+    async with Registry.running() as registry:
+        lines = f'[upstreams."r.test"]\nurl = "{registry.url}"\nconnections = 2\n'
+        config.write_text('[cache]\nmax_size = "8MiB"\n[timeouts]\nfirst_byte = "1s"\n' + lines)
+        upstream = Upstream("r.test", registry)
+        large = [upstream.publish_blob(Blob.noise(20 * MIB)) for _ in range(2)]
+        small = [upstream.publish_blob(Blob.noise(1000)) for _ in range(2)]
+        valve = Valve()
+        async with (
+            running_mirror(tmp_path, "--config", str(config)) as mirror,
+            Client.of(mirror.url) as client,
+            client.open(upstream.blob(large[0])) as passage,
+        ):
+            assert passage.status == 200
+            refused = await client.get(upstream.blob(large[1]))
+            assert (refused.status, "connections above 2" in str(refused.error["message"])) == (503, True), refused
+            registry.inject(Hold(valve, at=500), f"*/{small[0].digest}")
+            first = asyncio.create_task(client.get(upstream.blob(small[0])))
+            await valve.reached()
+            assert (await client.get(upstream.blob(small[1]))).status == 504
+            assert not registry.of_blob(small[1])
+            valve.open()
+            assert (await first).body == small[0].content
+            await kept(client, upstream.blob(small[1]))
+            assert len(registry.of_blob(small[1])) == 1

@@ -1,0 +1,79 @@
+"""A mirror without an uplink: what was carried there is served, what wasn't is 404, and nobody is dialled."""
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.fake.content import Blob, Manifest, artifact, image, index
+from tests.fake.registry import Registry
+from tests.http.client import Client, kept
+from tests.http.upstreams import CALM, Upstream, section
+from tests.real.mirror import mirror as running_mirror
+
+
+@contextlib.asynccontextmanager
+async def started(directory: Path, url: str, *arguments: str) -> AsyncIterator[Client]:
+    """A mirror over this directory whose r.test is there, with tags that are never fresh."""
+    config = directory / "mirror.toml"
+    config.write_text(f'{CALM}[tags]\nfresh_for = "0s"\n{section("r.test", url, "default = true")}')
+    async with (
+        running_mirror(directory, "--config", str(config), *arguments) as mirror,
+        Client.of(mirror.url) as client,
+    ):
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def listening() -> AsyncIterator[tuple[str, list[int]]]:
+    """An address, and whoever connects to it."""
+    came: list[int] = []
+
+    async def note(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.append(1)
+        writer.close()
+
+    server = await asyncio.start_server(note, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", came
+
+
+@pytest.mark.parametrize("by_digest", [False, True])
+async def test_a_cache_carried_to_an_empty_machine_serves_the_same_pulls(tmp_path: Path, by_digest: bool) -> None:
+    """Index, platform, layers and what is attached, by tag and by digest; every miss is 404; no socket is opened."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    async with Registry.running() as registry:
+        upstream = Upstream("r.test", registry)
+        ours = image(1000, 50_000)
+        both = upstream.publish(index(ours, image(7)), "v1")
+        signature = upstream.publish(artifact("x/sig", Blob.noise(30)), f"{both.digest.replace(':', '-')}.sig")
+        pulls = targets_of(upstream, both, by_digest=by_digest)
+        pulls |= targets_of(upstream, ours, by_digest=True) | targets_of(upstream, signature, by_digest=True)
+        pulls[upstream.manifest(f"{both.digest.replace(':', '-')}.sig")] = signature.content
+        async with started(here, registry.url) as client:
+            for target, content in pulls.items():
+                assert (await client.get(target)).body == content
+                await kept(client, *([target] if "/blobs/" in target else []))
+    shutil.copytree(here / "cache", there / "cache")
+    async with listening() as (url, came), started(there, url, "--offline") as client:
+        for target, content in pulls.items():
+            reply = await client.get(target)
+            assert (reply.status, reply.body) == (200, content), reply
+            assert (await client.head(target)).status == 200
+        for what in ("manifests/v2", f"manifests/{image(1).digest}", f"blobs/{image(1).digest}", "tags/list"):
+            reply = await client.get(f"/v2/r.test/team/app/{what}")
+            assert reply.status == 404, reply
+            assert "offline" in str(reply.error["message"])
+        assert (await client.get("/v2/elsewhere/app/manifests/v1")).status == 404
+        assert came == []
+
+
+def targets_of(upstream: Upstream, manifest: Manifest, *, by_digest: bool) -> dict[str, bytes]:
+    """What a client asks for to have this, with the answers."""
+    blobs = {upstream.blob(blob): blob.content for blob in manifest.blobs}
+    return {upstream.manifest(manifest if by_digest else "v1"): manifest.content, **blobs}

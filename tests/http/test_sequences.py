@@ -1,0 +1,349 @@
+"""Clients that are not installed here, request by request: what each sends, and what it insists on in the answers."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+import pytest
+from multidict import CIMultiDict
+
+from tests.fake.content import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Blob,
+    Manifest,
+    artifact,
+    descriptor,
+    image,
+    index,
+)
+from tests.http.client import Client, Headers, Reply
+from tests.http.upstreams import Upstream, by_ns
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+MIB = 2**20
+SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+json"
+SCHEMA_1_SIGNED = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+HELM_CONFIG = "application/vnd.cncf.helm.config.v1+json"
+HELM_CHART = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
+HELM_PROVENANCE = "application/vnd.cncf.helm.chart.provenance.v1.prov"
+SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
+SIGSTORE_BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+GGCR_ACCEPT = ",".join([SCHEMA_1, SCHEMA_1_SIGNED, DOCKER_MANIFEST, DOCKER_LIST, OCI_MANIFEST, OCI_INDEX])
+
+
+def lines(name: str, values: Sequence[str], more: Mapping[str, str] | None = None) -> Headers:
+    """Several header lines of one name, as dockerd and podman write Accept."""
+    return CIMultiDict([*((name, value) for value in values), *(more or {}).items()])
+
+
+def is_manifest(reply: Reply, manifest: Manifest, body: bool = True) -> None:
+    """What all of them insist on: status, type, length and digest, each exactly; and the bytes."""
+    assert reply.status == 200, reply
+    assert reply.headers["Content-Type"] == manifest.media_type
+    assert reply.length == manifest.size
+    assert reply.headers["Docker-Content-Digest"] == manifest.digest
+    assert reply.body == (manifest.content if body else b"")
+
+
+def is_blob(reply: Reply, blob: Blob) -> None:
+    """A 200 (nothing else is taken) of the length that the manifest says, whole, with the digest's bytes."""
+    assert (reply.status, reply.whole) == (200, True), reply
+    assert reply.length == blob.size
+    assert reply.body == blob.content
+    assert "Content-Encoding" not in reply.headers
+
+
+def is_pingable(reply: Reply) -> None:
+    """The base as clients that ask it first want it: 200, no challenge."""
+    assert (reply.status, "WWW-Authenticate" in reply.headers) == (200, False), reply
+
+
+async def test_crane(client: Client, upstream: Upstream) -> None:
+    """`crane digest` by HEAD, `crane pull` by tag: the base, the index, the platform's manifest, its config and layers.
+
+    One Accept line for all types; 200 is the only success of a blob, and nothing is asked by Range.
+    """
+    ours = image(1000, 70_000)
+    both = upstream.publish(index(ours, image(5)), "v1")
+    agent = {"User-Agent": "crane/0.20.6 go-containerregistry/0.20.6", "Accept-Encoding": "gzip"}
+    accept = {**agent, "Accept": GGCR_ACCEPT}
+    for _ in ("cold", "warm"):
+        is_pingable(await client.get("/v2/", agent))
+        is_manifest(await client.head(upstream.manifest("v1"), accept), both, body=False)
+        is_manifest(await client.get(upstream.manifest("v1"), accept), both)
+        is_manifest(await client.get(upstream.manifest(ours), {**agent, "Accept": ours.media_type}), ours)
+        for blob in ours.blobs:
+            is_blob(await client.get(upstream.blob(blob), agent), blob)
+    assert len(upstream.registry.journal.of("GET", "*/blobs/*")) == len(ours.blobs)
+
+
+async def test_crane_lists_tags(client: Client, upstream: Upstream) -> None:
+    """`crane ls`: a thousand a page, and a Link that stays with the scheme and host that it asked."""
+    upstream.publish(image(1), *(f"v{number}" for number in range(5)))
+    upstream.registry.page_size, upstream.registry.absolute_links = 3, True
+    target, found = f"/v2/{upstream.name}/team/app/tags/list?n=1000", []
+    while target:
+        reply = await client.get(target)
+        assert (reply.status, reply.headers["Content-Type"]) == (200, "application/json"), reply
+        found += json.loads(reply.body)["tags"]
+        link = reply.headers.get("Link", "")
+        target = link.partition("<")[2].partition(">")[0]
+        assert target.startswith("/v2/") or not link, link
+    assert found == [f"v{number}" for number in range(5)]
+
+
+async def test_oras(client: Client, upstream: Upstream) -> None:
+    """`oras pull` of an artifact: no base, HEAD by tag, GET by digest with its one type, blobs; then a seek by Range.
+
+    A digest in the answer has to be the one that was asked for, and `Accept-Ranges: bytes` promises a 206.
+    """
+    payload = Blob.noise(50_000)
+    report = upstream.publish(artifact("application/vnd.test.report.v1", payload), "v1")
+    agent = {"User-Agent": "oras/1.2.3"}
+    every = {**agent, "Accept": ", ".join([DOCKER_MANIFEST, DOCKER_LIST, OCI_INDEX, OCI_MANIFEST])}
+    for _ in ("cold", "warm"):
+        is_manifest(await client.head(upstream.manifest("v1"), every), report, body=False)
+        exact = {**agent, "Accept": report.media_type}
+        is_manifest(await client.get(upstream.manifest(report), exact), report)
+        for blob in report.blobs:
+            reply = await client.get(upstream.blob(blob), agent)
+            is_blob(reply, blob)
+            assert reply.headers["Accept-Ranges"] == "bytes"
+            assert reply.headers["Docker-Content-Digest"] == blob.digest
+        part = await client.get(upstream.blob(payload), {**agent, "Range": f"bytes=40000-{payload.size - 1}"})
+        assert (part.status, part.body) == (206, payload.content[40_000:]), part
+        assert part.length == 10_000
+    assert len(upstream.registry.journal.of("GET", "*/blobs/*")) == len(report.blobs)
+
+
+async def test_oras_by_sha512(client: Client, upstream: Upstream) -> None:
+    """The digest in an answer is of the algorithm that was asked for."""
+    manifest = upstream.publish(image(1000, algorithm="sha512"))
+    for _ in ("cold", "warm"):
+        is_manifest(await client.head(upstream.manifest(manifest)), manifest, body=False)
+        is_manifest(await client.get(upstream.manifest(manifest), {"Accept": manifest.media_type}), manifest)
+        for blob in manifest.blobs:
+            reply = await client.get(upstream.blob(blob))
+            is_blob(reply, blob)
+            assert reply.headers["Docker-Content-Digest"] == blob.digest
+
+
+async def test_oras_discovers_what_is_attached(client: Client, upstream: Upstream) -> None:
+    """The type exactly the OCI index's without a parameter, the filter said to be applied; else the tag is tried."""
+    subject = upstream.publish(image(10), "v1")
+    sbom = upstream.publish(artifact("application/spdx+json", Blob.noise(30), subject))
+    upstream.publish(artifact("application/vnd.other", Blob.noise(30), subject))
+    target = f"/v2/{upstream.name}/team/app/referrers/{subject.digest}?artifactType=application%2Fspdx%2Bjson"
+    reply = await client.get(target, {"Accept": OCI_INDEX})
+    assert (reply.status, reply.headers["Content-Type"]) == (200, OCI_INDEX), reply
+    assert reply.headers["OCI-Filters-Applied"] == "artifactType"
+    assert [entry["digest"] for entry in json.loads(reply.body)["manifests"]] == [sbom.digest]
+    is_manifest(await client.get(upstream.manifest(sbom), {"Accept": OCI_MANIFEST}), sbom)
+
+    upstream.registry.has_referrers = False
+    attached = upstream.publish(index(sbom), f"sha256-{subject.digest.partition(':')[2]}")
+    missing = await client.get(target, {"Accept": OCI_INDEX})
+    assert missing.status == 404
+    assert missing.error["code"] != "NAME_UNKNOWN"
+    tag = upstream.manifest(f"sha256-{subject.digest.partition(':')[2]}")
+    is_manifest(await client.head(tag), attached, body=False)
+    is_manifest(await client.get(upstream.manifest(attached), {"Accept": OCI_INDEX}), attached)
+
+
+def chart() -> Manifest:
+    """A Helm chart with its provenance."""
+    config = Blob.of(json.dumps({"name": "app", "version": "1.2.3", "apiVersion": "v2"}).encode() + b" ")
+    content, provenance = Blob.noise(20_000), Blob.noise(800)
+    body: dict[str, object] = {
+        "schemaVersion": 2,
+        "config": descriptor(config, HELM_CONFIG),
+        "layers": [descriptor(provenance, HELM_PROVENANCE), descriptor(content, HELM_CHART)],
+        "annotations": {"org.opencontainers.image.title": "app"},
+    }
+    return Manifest.of(body, OCI_MANIFEST, blobs=(config, content, provenance))
+
+
+async def test_helm(client: Client, upstream: Upstream) -> None:
+    """`helm pull oci://…` of a version range: tags page by page, HEAD, manifest by digest, config, chart, provenance.
+
+    A chart's manifest has no mediaType of its own: the type is known from the header alone, also out of the cache.
+    """
+    app = upstream.publish(chart(), "1.2.1", "1.2.2", "1.2.3")
+    upstream.registry.page_size = 2
+    agent = {"User-Agent": "Helm/3.17.0"}
+    target, versions = f"/v2/{upstream.name}/team/app/tags/list", []
+    while target:
+        reply = await client.get(target, agent)
+        assert reply.status == 200, reply
+        versions += json.loads(reply.body)["tags"]
+        target = reply.headers.get("Link", "").partition("<")[2].partition(">")[0]
+    assert versions == ["1.2.1", "1.2.2", "1.2.3"]
+    for _ in ("cold", "warm"):
+        accept = {**agent, "Accept": f"{DOCKER_MANIFEST}, {OCI_MANIFEST}, */*"}
+        is_manifest(await client.head(upstream.manifest("1.2.3"), accept), app, body=False)
+        is_manifest(await client.get(upstream.manifest(app), {**agent, "Accept": OCI_MANIFEST}), app)
+        for blob in app.blobs:
+            is_blob(await client.get(upstream.blob(blob), agent), blob)
+    assert len(upstream.registry.journal.of("GET", "*/blobs/*")) == len(app.blobs)
+
+
+def signature(subject: Manifest) -> Manifest:
+    """What `cosign sign` pushes under the tag `sha256-….sig`."""
+    claim = {
+        "critical": {"image": {"docker-manifest-digest": subject.digest}, "type": "cosign container image signature"}
+    }
+    payload = Blob.of(json.dumps(claim).encode())
+    config = Blob.of(json.dumps({"architecture": "", "os": "", "of": subject.digest}).encode())
+    layer = {**descriptor(payload, SIMPLE_SIGNING), "annotations": {"dev.cosignproject.cosign/signature": "MEUCIQ=="}}
+    body: dict[str, object] = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": descriptor(config, "application/vnd.oci.image.config.v1+json"),
+        "layers": [layer],
+    }
+    return Manifest.of(body, OCI_MANIFEST, blobs=(config, payload))
+
+
+async def test_cosign_verify(client: Client, upstream: Upstream) -> None:
+    """The tag to a digest, `sha256-….sig` beside it, its payload and config; an `.att` that isn't there is 404."""
+    signed = upstream.publish(image(1000), "v1")
+    stem = signed.digest.replace(":", "-")
+    proof = upstream.publish(signature(signed), f"{stem}.sig")
+    accept = {"Accept": GGCR_ACCEPT, "User-Agent": "cosign/v2.4.1"}
+    for _ in ("cold", "warm"):
+        is_pingable(await client.get("/v2/"))
+        is_manifest(await client.head(upstream.manifest("v1"), accept), signed, body=False)
+        is_manifest(await client.get(upstream.manifest(f"{stem}.sig"), accept), proof)
+        for blob in proof.blobs:
+            is_blob(await client.get(upstream.blob(blob)), blob)
+        absent = await client.get(upstream.manifest(f"{stem}.att"), accept)
+        assert (absent.status, absent.error["code"]) == (404, "MANIFEST_UNKNOWN")
+
+
+async def test_cosign_verify_by_referrers(client: Client, upstream: Upstream) -> None:
+    """Newer bundles hang on the image as referrers: the list, the bundle's manifest, its one blob."""
+    signed = upstream.publish(image(1000), "v1")
+    bundle = upstream.publish(artifact(SIGSTORE_BUNDLE, Blob.noise(5000), signed))
+    is_manifest(await client.head(upstream.manifest("v1"), {"Accept": GGCR_ACCEPT}), signed, body=False)
+    listed = await client.get(f"/v2/{upstream.name}/team/app/referrers/{signed.digest}", {"Accept": OCI_INDEX})
+    assert (listed.status, listed.headers["Content-Type"]) == (200, OCI_INDEX), listed
+    (entry,) = json.loads(listed.body)["manifests"]
+    assert (entry["digest"], entry["artifactType"]) == (bundle.digest, SIGSTORE_BUNDLE)
+    is_manifest(await client.get(upstream.manifest(str(entry["digest"])), {"Accept": GGCR_ACCEPT}), bundle)
+    is_blob(await client.get(upstream.blob(bundle.blobs[1])), bundle.blobs[1])
+
+
+async def test_cosign_is_not_told_in_an_outage_that_nothing_is_signed(client: Client, upstream: Upstream) -> None:
+    """404 means unsigned: what can't be asked is 503, for the list and for the tag."""
+    signed = upstream.publish(image(1000), "v1")
+    assert (await client.get(upstream.manifest("v1"))).status == 200
+    await upstream.registry.go_down()
+    for target in (
+        f"/v2/{upstream.name}/team/app/referrers/{signed.digest}",
+        upstream.manifest(f"{signed.digest.replace(':', '-')}.sig"),
+    ):
+        assert (await client.get(target)).status in (503, 504)
+
+
+async def test_dockerd_of_old(client: Client, upstream: Upstream) -> None:
+    """20.10 to 28: the base, HEAD by tag and GET by digest with Accept line by line, a connection for each request.
+
+    A layer that broke off is asked for from where it broke; the end in Content-Range has to be the last byte.
+    """
+    manifest = upstream.publish(image(60_000, docker=True), "v1")
+    once = {"Connection": "close", "User-Agent": "docker/24.0.7 go/go1.20.10"}
+    accept = lines("Accept", [OCI_INDEX, SCHEMA_1_SIGNED, "application/json", DOCKER_LIST, DOCKER_MANIFEST], once)
+    for _ in ("cold", "warm"):
+        is_pingable(await client.get("/v2/", once))
+        is_manifest(await client.head(upstream.manifest("v1"), accept), manifest, body=False)
+        is_manifest(await client.get(upstream.manifest("v1"), accept), manifest)
+        is_manifest(await client.get(upstream.manifest(manifest), accept), manifest)
+        for blob in manifest.blobs:
+            reply = await client.get(upstream.blob(blob), once)
+            is_blob(reply, blob)
+            assert reply.headers["Connection"] == "close"
+        layer = manifest.blobs[1]
+        rest = await client.get(upstream.blob(layer), {**once, "Range": "bytes=20000-"})
+        assert (rest.status, rest.body) == (206, layer.content[20_000:]), rest
+        assert rest.headers["Content-Range"] == f"bytes 20000-{layer.size - 1}/{layer.size}"
+
+
+async def test_containerd_of_today(client: Client, upstream: Upstream) -> None:
+    """HEAD by tag with ns, manifests by digest with their one type, layers from byte 0 as 206; no base, no login."""
+    ours = image(1000, 2 * MIB)
+    both = upstream.publish(index(ours), "v1")
+    every = {"Accept": f"{DOCKER_MANIFEST}, {DOCKER_LIST}, {OCI_MANIFEST}, {OCI_INDEX}, */*"}
+    encoding = {"Accept-Encoding": "zstd;q=1.0, gzip;q=0.8, deflate;q=0.5"}
+    for _ in ("cold", "warm"):
+        head = await client.head(by_ns(upstream.manifest("v1")), every)
+        is_manifest(head, both, body=False)
+        assert head.headers["OCI-Namespace"] == upstream.name
+        for manifest in (both, ours):
+            exact = {"Accept": f"{manifest.media_type}, */*", **encoding}
+            is_manifest(await client.get(by_ns(upstream.manifest(manifest)), exact), manifest)
+        for blob in ours.blobs:
+            reply = await client.get(by_ns(upstream.blob(blob)), {"Range": "bytes=0-", **encoding})
+            assert (reply.status, reply.whole, reply.body) == (206, True, blob.content), reply
+            assert reply.headers["Content-Range"] == f"bytes 0-{blob.size - 1}/{blob.size}"
+            assert reply.length == blob.size
+            assert "Content-Encoding" not in reply.headers
+    assert len(upstream.registry.journal.of("GET", "*/blobs/*")) == len(ours.blobs)
+
+
+async def test_containerd_by_a_digest_that_may_be_a_blob(client: Client, upstream: Upstream) -> None:
+    """HEAD of a manifest by digest, and where that is 404, HEAD of the blob."""
+    manifest = upstream.publish(image(1000))
+    layer = manifest.blobs[1]
+    is_manifest(await client.head(by_ns(upstream.manifest(manifest))), manifest, body=False)
+    assert (await client.head(by_ns(upstream.manifest(layer.digest)))).status == 404
+    reply = await client.head(by_ns(upstream.blob(layer)))
+    assert (reply.status, reply.length, reply.headers["Docker-Content-Digest"]) == (200, layer.size, layer.digest)
+
+
+async def test_buildkit_comes_late_for_a_layer(client: Client, upstream: Upstream) -> None:
+    """The registry in the path and in ns; the layers of an image are asked for after its tag has moved."""
+    old = upstream.publish(image(1000, 5000), "v1")
+    target = f"{upstream.manifest('v1')}?ns={upstream.name}"
+    is_manifest(await client.head(target), old, body=False)
+    is_manifest(await client.get(f"{upstream.manifest(old)}?ns={upstream.name}"), old)
+    is_blob(await client.get(f"{upstream.blob(old.blobs[0])}?ns={upstream.name}"), old.blobs[0])
+    upstream.publish(image(2000), "v1")
+    for blob in old.blobs[1:]:
+        is_blob(await client.get(f"{upstream.blob(blob)}?ns={upstream.name}"), blob)
+
+
+async def test_podman_of_a_chunked_image(client: Client, upstream: Upstream) -> None:
+    """Six Accept lines; parts of a layer in one request, one part each; the rest of a body that broke off as 206."""
+    manifest = upstream.publish(image(300_000), "v1")
+    layer = manifest.blobs[1]
+    types = [OCI_MANIFEST, DOCKER_MANIFEST, SCHEMA_1_SIGNED, SCHEMA_1, DOCKER_LIST, OCI_INDEX]
+    accept = lines("Accept", types, {"Docker-Distribution-Api-Version": "registry/2.0"})
+    is_pingable(await client.get("/v2/", {"Docker-Distribution-Api-Version": "registry/2.0"}))
+    is_manifest(await client.get(upstream.manifest("v1"), accept), manifest)
+    is_blob(await client.get(upstream.blob(manifest.blobs[0])), manifest.blobs[0])
+    parts = await client.get(upstream.blob(layer), {"Range": "bytes=0-99,1000-1999,299000-"})
+    assert parts.status in (200, 206, 400), parts
+    if parts.status == 206:
+        assert parts.headers["Content-Type"].startswith("multipart/byteranges")
+        assert parts.body.count(b"Content-Range: ") == 3
+    is_blob(await client.get(upstream.blob(layer)), layer)
+    several = await client.get(upstream.blob(layer), {"Range": "bytes=0-99,1000-1999,299000-"})
+    assert (several.status, several.body.count(b"Content-Range: ")) == (206, 3), several
+    rest = await client.get(upstream.blob(layer), {"Range": "bytes=123456-"})
+    assert (rest.status, rest.body) == (206, layer.content[123_456:])
+    assert rest.headers["Content-Range"] == f"bytes 123456-{layer.size - 1}/{layer.size}"
+    unsigned = await client.get(upstream.manifest(f"{manifest.digest.replace(':', '-')}.sig"), accept)
+    assert unsigned.status == 404
+
+
+async def test_nydus(client: Client, upstream: Upstream) -> None:
+    """A blob's size by HEAD, then small parts with both ends named, cold, in any order."""
+    blob = upstream.publish_blob(Blob.noise(MIB))
+    head = await client.head(upstream.blob(blob))
+    assert (head.status, head.length) == (200, blob.size)
+    for first in (MIB - 4096, 0, 512 * 1024):
+        reply = await client.get(upstream.blob(blob), {"Range": f"bytes={first}-{first + 4095}"})
+        assert (reply.status, reply.body) == (206, blob.content[first : first + 4096]), reply

@@ -1,0 +1,93 @@
+"""The mirror's cache directory, as anybody sees it who looks into it."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_HEX = {"sha256": 64, "sha512": 128}
+_TOP = {"oci-layout", "index.json", "blobs", "ingest", "ledger", "ledger.damaged", "ledger.probe", "control.sock"}
+_LOOKS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What lay there at one moment."""
+
+    blobs: Mapping[str, int]  # digest -> bytes
+    ingests: Mapping[str, int]  # digest -> bytes that have arrived
+    puts: tuple[str, ...]  # small content on its way in
+    strangers: tuple[str, ...]  # what is none of the layout's
+    occupied: int  # bytes of all files in blobs/ and ingest/
+
+
+class CacheDirectory:
+    """The directory that a mirror has as its cache."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.ledger = path / "ledger"
+
+    def blob(self, digest: str) -> Path:
+        """The file of a blob."""
+        algorithm, _, name = digest.partition(":")
+        return self.path / "blobs" / algorithm / name
+
+    def contents(self) -> Contents:
+        """All that is there; only of a mirror at rest (or ended) is it all of one moment."""
+        blobs: dict[str, int] = {}
+        ingests: dict[str, int] = {}
+        puts = []
+        strangers = [name for name in os.listdir(self.path) if name not in _TOP]
+        occupied = 0
+        for path, size in self._files():
+            occupied += size
+            folder, name = os.path.relpath(os.path.dirname(path), self.path), os.path.basename(path)
+            digest = _digest(
+                f"{folder.removeprefix('blobs/')}:{name}" if folder != "ingest" else name.replace("-", ":")
+            )
+            if folder == "ingest" and re.fullmatch(r"put-\d+", name):
+                puts.append(name)
+            elif digest is None:
+                strangers.append(f"{folder}/{name}")
+            else:
+                (ingests if folder == "ingest" else blobs)[digest] = size
+        return Contents(blobs, ingests, tuple(puts), tuple(strangers), occupied)
+
+    def occupied(self) -> int | None:
+        """Bytes in blobs/ and ingest/ at this moment, or a little less; None where it can't be told.
+
+        Files come and go while one counts: one that was counted may be gone before its room is used by another. Only
+        where no blob came or went between a first and a second look is the sum that of a moment.
+        """
+        for _ in range(_LOOKS):
+            before = self._names()
+            total = sum(size for _, size in self._files())
+            if self._names() == before:
+                return total
+        return None
+
+    def _names(self) -> list[str]:
+        return [name for part in ("blobs/sha256", "blobs/sha512", "ingest") for name in _listed(self.path / part)]
+
+    def _files(self) -> Iterator[tuple[str, int]]:
+        for part in ("blobs", "ingest"):
+            for folder, _, names in os.walk(self.path / part):
+                for name in names:
+                    try:
+                        yield f"{folder}/{name}", os.lstat(f"{folder}/{name}").st_size
+                    except FileNotFoundError:
+                        continue  # gone since it was listed
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
+def _digest(text: str) -> str | None:
+    algorithm, _, name = text.partition(":")
+    return text if re.fullmatch("[0-9a-f]+", name) and len(name) == _HEX.get(algorithm) else None

@@ -1,0 +1,237 @@
+"""Bundles: what was written is read again, the same contents are the same bytes, and what is broken is refused."""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mirror.airgap.archives import opened
+from mirror.airgap.contents import CarriedBlob, CarriedImage, Contents
+from mirror.airgap.parts import PartsReader, parts_of
+from mirror.airgap.reading import Bundle, read_bundle
+from mirror.airgap.writing import write_bundle
+from mirror.errors import BundleInvalid, StorageFailed
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import OCI_MANIFEST
+from tests.unit.texts import digests
+
+NAME = "docker.io/library/alpine:3.20"
+
+
+def an_image(*layers: bytes, name: str = NAME) -> tuple[Contents, dict[Digest, bytes]]:
+    """An image of these layers, and its blobs."""
+    config = b'{"os":"linux"}'
+    blobs = {Digest.of(layer): layer for layer in (*layers, config)}
+
+    def descriptor(content: bytes) -> dict[str, object]:
+        return {"digest": str(Digest.of(content)), "size": len(content), "mediaType": "a/b"}
+
+    manifest = json.dumps(
+        {"schemaVersion": 2, "config": descriptor(config), "layers": [descriptor(layer) for layer in layers]}
+    ).encode()
+    blobs[Digest.of(manifest)] = manifest
+    image = CarriedImage(name, Digest.of(manifest), OCI_MANIFEST, len(manifest))
+    return Contents((image,), tuple(CarriedBlob(digest, len(body)) for digest, body in blobs.items())), blobs
+
+
+def write(target: Path, contents: Contents, blobs: Mapping[Digest, bytes], limit: int | None = None) -> Contents:
+    return write_bundle(target, contents, lambda digest: closing(io.BytesIO(blobs[digest])), limit=limit)
+
+
+def all_of(bundle: Bundle) -> dict[Digest, bytes]:
+    found = {}
+    for digest in bundle.blobs:
+        with bundle.open(digest) as file:
+            found[digest] = file.read()
+    return found
+
+
+layers = st.lists(st.binary(max_size=5000), max_size=4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(layers, st.none() | st.integers(600, 20_000))
+def test_what_was_written_is_read_again(
+    tmp_path_factory: pytest.TempPathFactory, own: list[bytes], limit: int | None
+) -> None:
+    """In one file or in parts of any size, which have the digests that stand beside them."""
+    target = tmp_path_factory.mktemp("bundle") / "week.tar"
+    contents, blobs = an_image(*own)
+    written = write(target, contents, blobs, limit)
+    with opened(target) as archive:
+        bundle = read_bundle(archive)
+        assert bundle.images == contents.images
+        assert all_of(bundle) == blobs
+        manifest = bundle.manifest(contents.images[0].digest, None)
+        assert manifest is not None
+        assert {one.digest for one in manifest.references} == set(blobs) - {manifest.digest}
+    assert Contents.parse(Path(f"{target}.json").read_bytes(), where="beside") == written
+    for part in written.parts:
+        body = (target.parent / part.name).read_bytes()
+        assert (len(body), hashlib.sha256(body).hexdigest()) == (part.size, part.digest.hex)
+        assert limit is None or part.size <= limit
+
+
+def test_the_same_contents_are_the_same_bytes(tmp_path: Path) -> None:
+    """Whenever and wherever it is written."""
+    contents, blobs = an_image(b"one", b"two")
+    for name in ("a", "b"):
+        write(tmp_path / name, contents, blobs)
+        os.utime(tmp_path / name, (1, 1))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@given(st.lists(st.tuples(digests, st.integers(0, 10**12), st.booleans()), max_size=5), st.text(max_size=20))
+def test_contents_are_read_as_they_were_written(blobs: list[tuple[Digest, int, bool]], name: str) -> None:
+    """Through JSON, whatever names hold."""
+    image = CarriedImage(name, Digest.of(b""), OCI_MANIFEST, 0)
+    contents = Contents((image,), tuple(CarriedBlob(*blob) for blob in blobs))
+    assert Contents.parse(contents.text(), where="here") == contents
+
+
+@given(
+    st.binary(max_size=100)
+    | st.recursive(
+        st.none() | st.text(),
+        lambda x: st.lists(x) | st.dictionaries(st.sampled_from(["schemaVersion", "images", "blobs"]), x),
+    ).map(lambda x: json.dumps(x).encode())
+)
+def test_what_is_no_list_of_contents_is_refused(text: bytes) -> None:
+    """In words."""
+    with pytest.raises(BundleInvalid, match="here"):
+        Contents.parse(text, where="here")
+
+
+def test_what_the_other_side_has_is_left_out(tmp_path: Path) -> None:
+    """And said to be needed."""
+    contents, blobs = an_image(b"base" * 1000, b"new")
+    base = Digest.of(b"base" * 1000)
+    write(tmp_path / "b.tar", contents.without([base]), blobs)
+    with opened(tmp_path / "b.tar") as archive:
+        assert set(read_bundle(archive).blobs) == set(blobs) - {base}
+    inside = Contents.parse(Path(tmp_path / "b.tar.json").read_bytes(), where="beside")
+    assert [blob.digest for blob in inside.blobs if not blob.included] == [base]
+
+
+@pytest.mark.parametrize("limit", [None, 4096])
+def test_a_bundle_that_is_cut_short_is_refused(tmp_path: Path, limit: int | None) -> None:
+    """Wherever it was cut: in a head, in a blob, between two files."""
+    contents, blobs = an_image(b"x" * 3000, b"y" * 3000)
+    write(tmp_path / "b.tar", contents, blobs, limit)
+    last = parts_of(tmp_path / "b.tar")[-1]
+    whole = last.read_bytes()
+    size = sum(path.stat().st_size for path in parts_of(tmp_path / "b.tar"))
+    with tarfile.open(fileobj=io.BufferedReader(PartsReader(parts_of(tmp_path / "b.tar")))) as tar:
+        end = max(entry.offset_data + -(-entry.size // 512) * 512 for entry in tar)
+    for cut in range(1, min(len(whole), 12_000), 257):
+        last.write_bytes(whole[:-cut])
+        if size - cut >= end + 1024:
+            continue  # only padding is missing
+        with pytest.raises(BundleInvalid), opened(tmp_path / "b.tar") as archive:
+            read_bundle(archive)
+
+
+def test_a_part_that_is_missing_is_named(tmp_path: Path) -> None:
+    """Whoever carries them has to know which."""
+    contents, blobs = an_image(b"x" * 30_000)
+    write(tmp_path / "b.tar", contents, blobs, 8192)
+    assert parts_of(tmp_path / "b.tar.001") == parts_of(tmp_path / "b.tar")
+    (tmp_path / "b.tar.002").unlink()
+    with pytest.raises(BundleInvalid, match="002"), opened(tmp_path / "b.tar"):
+        pass
+    with pytest.raises(BundleInvalid, match="no bundle"), opened(tmp_path / "other.tar"):
+        pass
+
+
+def _entry(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = kind, link
+    return entry
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        _entry("../outside", tarfile.REGTYPE),
+        _entry("/etc/passwd", tarfile.REGTYPE),
+        _entry("blobs/../../x", tarfile.REGTYPE),
+        _entry("blobs/sha256/dev", tarfile.CHRTYPE),
+        _entry("blobs/sha256/dev", tarfile.BLKTYPE),
+        _entry("pipe", tarfile.FIFOTYPE),
+        _entry("link", tarfile.SYMTYPE, "/etc/passwd"),
+        _entry("a/link", tarfile.SYMTYPE, "../../x"),
+        _entry("hard", tarfile.LNKTYPE, "../x"),
+    ],
+    ids=lambda entry: f"{entry.name} {entry.type!r}",
+)
+def test_what_could_do_harm_is_refused(tmp_path: Path, entry: tarfile.TarInfo) -> None:
+    """Before anything of the archive is used."""
+    contents, blobs = an_image(b"x")
+    write(tmp_path / "b.tar", contents, blobs)
+    with tarfile.open(tmp_path / "b.tar", "a") as tar:
+        tar.addfile(entry)
+    with pytest.raises(BundleInvalid), opened(tmp_path / "b.tar"):
+        pass
+
+
+@pytest.mark.parametrize("body", [b"", b"no archive", bytes(2000), os.urandom(3000)])
+def test_what_is_no_archive_is_refused(tmp_path: Path, body: bytes) -> None:
+    """Also an empty one: it brings nothing, and somebody thinks that it does."""
+    (tmp_path / "b.tar").write_bytes(body)
+    with pytest.raises(BundleInvalid), opened(tmp_path / "b.tar") as archive:
+        read_bundle(archive)
+
+
+def test_a_damaged_blob_is_not_carried(tmp_path: Path) -> None:
+    """The export fails, says which, and leaves no bundle behind."""
+    contents, blobs = an_image(b"right")
+    blobs[Digest.of(b"right")] = b"wrong"
+    with pytest.raises(StorageFailed, match=Digest.of(b"right").hex):
+        write(tmp_path / "b.tar", contents, blobs)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_docker_save_wrote_gets_manifests(tmp_path: Path) -> None:
+    """Config and layers as they are, layers named by the digests that the config has for them; links followed."""
+    layer = b"a layer's tar"
+    config = json.dumps({"rootfs": {"type": "layers", "diff_ids": [str(Digest.of(layer))] * 2}}).encode()
+    manifest = [{"Config": "c.json", "RepoTags": ["alpine:3.20"], "Layers": ["1/layer.tar", "2/layer.tar"]}]
+    with tarfile.open(tmp_path / "d.tar", "w") as tar:
+        for name, body in (
+            ("1/layer.tar", layer),
+            ("c.json", config),
+            ("manifest.json", json.dumps(manifest).encode()),
+        ):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(body)
+            tar.addfile(entry, io.BytesIO(body))
+        tar.addfile(_entry("2/layer.tar", tarfile.SYMTYPE, "../1/layer.tar"))
+    with opened(tmp_path / "d.tar") as archive:
+        bundle = read_bundle(archive)
+        [image] = bundle.images
+        assert image.name == "alpine:3.20"
+        found = bundle.manifest(image.digest, None)
+        assert found is not None
+        assert {one.digest for one in found.references} == {Digest.of(layer), Digest.of(config)}
+        assert all_of(bundle) == {Digest.of(layer): layer, Digest.of(config): config, image.digest: found.body}
+
+
+def test_a_directory_is_read_as_a_tar_is(tmp_path: Path) -> None:
+    """And nothing beside it: a link that leads out is not there."""
+    contents, blobs = an_image(b"x")
+    write(tmp_path / "b.tar", contents, blobs)
+    with tarfile.open(tmp_path / "b.tar") as tar:
+        tar.extractall(tmp_path / "layout", filter="data")
+    outside = Digest.of(b"outside")
+    (tmp_path / "outside").write_bytes(b"outside")
+    (tmp_path / "layout" / "blobs" / "sha256" / outside.hex).symlink_to(tmp_path / "outside")
+    with opened(tmp_path / "layout") as archive:
+        assert all_of(read_bundle(archive)) == blobs

@@ -1,0 +1,146 @@
+"""config.json, in the spellings in which clients and people write it."""
+
+import json
+from base64 import b64encode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirror.oci.authorization import Login, Token
+from mirror.upstream.credentials import Credentials, IdentityToken, is_text
+from mirror.upstream.docker_config import DockerConfig, host_of
+from tests.unit.texts import anything, hosts
+
+texts = st.text(st.characters(codec="utf-8"), min_size=1).filter(is_text)
+secrets = texts.filter(lambda secret: not secret.endswith("\0"))
+
+
+def basic(text: str) -> str:
+    return b64encode(text.encode()).decode()
+
+
+def config(**members: object) -> DockerConfig:
+    return DockerConfig.parse(json.dumps(members).encode())
+
+
+@given(hosts, texts.filter(lambda name: ":" not in name), secrets, st.booleans())
+def test_a_login_is_its_name_and_password(host: str, username: str, password: str, encoded: bool) -> None:
+    """Encoded, as docker writes it (the first colon ends the name), or as two texts."""
+    plain = {"username": username, "password": password}
+    entry: dict[str, str] = {"auth": basic(f"{username}:{password}")} if encoded else plain
+    assert config(auths={host: entry}).logins == {host: Login(username, password)}
+
+
+@pytest.mark.parametrize(
+    ("entry", "found"),
+    [
+        ({"auth": basic("me:secret")}, Login("me", "secret")),
+        ({"auth": basic("me:secret\0\0")}, Login("me", "secret")),
+        ({"auth": basic("me:")}, Login("me", "")),
+        ({"auth": basic("me:secret"), "email": 7, "username": "x"}, Login("me", "secret")),
+        ({"auth": basic("00000000-0000-0000-0000-000000000000:"), "identitytoken": "t"}, IdentityToken("t")),
+        ({"identitytoken": "t"}, IdentityToken("t")),
+        ({"registrytoken": "r", "identitytoken": "t"}, Token("r")),
+        *(({}, None), (None, None), ({"auth": ""}, None), ({"auth": None}, None), ({"username": "me"}, None)),
+    ],
+)
+def test_every_kind_of_entry(entry: object, found: Credentials | None) -> None:
+    """An entry without a secret is no login: it only says where somebody logged in."""
+    assert config(auths={"quay.io": entry}).logins.get("quay.io") == found
+
+
+@pytest.mark.parametrize(
+    ("key", "host"),
+    [
+        *(("quay.io", "quay.io"), ("https://quay.io", "quay.io"), ("http://quay.io/", "quay.io")),
+        *(("https://quay.io/v2/", "quay.io"), ("quay.io/team", "quay.io"), ("Quay.IO", "quay.io")),
+        *(("localhost:5000", "localhost:5000"), ("https://localhost:5000/v1/", "localhost:5000")),
+        *(("docker.io", "docker.io"), ("index.docker.io", "docker.io"), ("registry-1.docker.io", "docker.io")),
+        *(("https://index.docker.io/v1/", "docker.io"), ("https://registry-1.docker.io/v2/", "docker.io")),
+        ("[::1]:5000", "[::1]:5000"),
+    ],
+)
+def test_every_spelling_of_a_host(key: str, host: str) -> None:
+    """With and without a scheme, a port, a path; Docker Hub has four names."""
+    entry = {"auth": basic("me:secret")}
+    assert config(auths={key: entry}).logins == {host: Login("me", "secret")}
+    assert config(credHelpers={key: "x"}).helper(host) == "x"
+
+
+@pytest.mark.parametrize("partly", ["quay.io/team", "https://quay.io/v1/access-token", "quay.io/v2/team"])
+def test_a_login_for_a_part_of_a_host_gives_way(partly: str) -> None:
+    """podman writes such; it counts where nothing is said of the whole host, as it does for docker."""
+    part, whole = {"auth": basic("part:x")}, {"auth": basic("whole:x")}
+    assert config(auths={partly: part, "quay.io": whole}).logins == {"quay.io": Login("whole", "x")}
+    assert config(auths={partly: part}).logins == {"quay.io": Login("part", "x")}
+
+
+def test_a_host_may_have_a_helper_of_its_own_or_none() -> None:
+    """credHelpers goes before credsStore; an empty one means the file itself."""
+    found = config(credsStore="pass", credHelpers={"a.test": "ecr-login", "b.test": ""})
+    assert [found.helper(host) for host in ("a.test", "b.test", "c.test")] == ["ecr-login", None, "pass"]
+    assert config(credsStore="").helper("a.test") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        *((b"", "not JSON"), (b"{", "not JSON"), (b"\xff\xfe hidden", "not JSON"), (b"[" * 100_000, "not JSON")),
+        *((b'"hidden"', "it is not a JSON object"), (b"[]", "it is not"), (b'{"auths": ["hidden"]}', "auths is not")),
+        (b'{"auths": {"quay.io": "hidden"}}', r"auths\.quay\.io is not"),
+        (b'{"auths": {"quay.io": {"auth": "hidden!"}}}', r"auths\.quay\.io\.auth is not base64"),
+        (json.dumps({"auths": {"q": {"auth": basic("hidden")}}}).encode(), "USERNAME:PASSWORD"),
+        (json.dumps({"auths": {"q": {"auth": basic(":hidden")}}}).encode(), "USERNAME:PASSWORD"),
+        (json.dumps({"auths": {"q": {"auth": basic("me:hid\r\nden")}}}).encode(), "USERNAME:PASSWORD"),
+        (b'{"auths": {"q": {"auth": 7}}}', "no text"),
+        (b'{"auths": {"q": {"username": "me", "password": "hidden\\ud800"}}}', "password is no text"),
+        (b'{"auths": {"q": {"registrytoken": "hidden \xc3\xa9"}}}', "registrytoken is no token"),
+        (b'{"credHelpers": {"q": "../../tmp/evil"}}', r"credHelpers\.q has to be"),
+        *((b'{"credHelpers": {"q": 7}}', "has to be"), (b'{"credsStore": "a b"}', "credsStore has to be")),
+        *((b'{"credsStore": "-x"}', "has to be"), (b'{"credsStore": ["pass"]}', "has to be")),
+    ],
+)
+def test_what_makes_no_sense_is_named_and_not_shown(content: bytes, complaint: str) -> None:
+    """With the key under which it stands. No name of a program leads out of PATH."""
+    with pytest.raises(ValueError, match=complaint) as refusal:
+        DockerConfig.parse(content)
+    assert "hidden" not in str(refusal.value)
+
+
+_any = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+)
+_SECRETS = ("auth", "identitytoken", "registrytoken", "username")
+_entries = st.fixed_dictionaries({}, optional=dict.fromkeys(_SECRETS, _any))
+
+
+@given(
+    st.binary()
+    | st.fixed_dictionaries(
+        {},
+        optional={
+            "auths": st.dictionaries(anything(hosts), _entries | _any, max_size=3) | _any,
+            "credHelpers": st.dictionaries(anything(hosts), _any, max_size=3) | _any,
+            "credsStore": _any,
+        },
+    ).map(lambda found: json.dumps(found).encode())
+)
+def test_any_file_is_taken_or_refused(content: bytes) -> None:
+    """Never another error; and what was taken can be sent as it is."""
+    try:
+        found = DockerConfig.parse(content)
+    except ValueError:
+        return
+    for host, credentials in found.logins.items():
+        assert host == host_of(host)
+        if not isinstance(credentials, IdentityToken):
+            assert credentials.header().isascii()
+            assert credentials.header().isprintable()
+
+
+def test_what_was_read_shows_no_secret() -> None:
+    """Not even to whoever logs it."""
+    entries = ({"auth": basic("me:hidden")}, {"identitytoken": "hidden"}, {"registrytoken": "hidden"})
+    assert "hidden" not in repr(config(auths={f"{number}.test": entry for number, entry in enumerate(entries)}))

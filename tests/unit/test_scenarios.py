@@ -1,0 +1,60 @@
+"""The list of scenarios is whole: every number once, each with tests, and each test is there."""
+
+import ast
+import re
+from functools import lru_cache
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+LIST = TESTS / "SCENARIOS.md"
+NUMBERS = [*(f"C{number}" for number in range(1, 49)), *(f"P{number}" for number in range(1, 40))]
+BLACK_BOX = {"http", "clients", "crash", "soak"}  # folders whose tests see the mirror from outside only
+ROW = re.compile(r"\| (\S+) \| (.+) \| (.*) \|")
+TEST = re.compile(r"`([a-z_]+)/([a-z_]+\.py)::(test_[a-z0-9_]+)`")
+
+
+def rows() -> list[tuple[str, str, str]]:
+    """Number, rule and tests of each row, in the order of the file."""
+    lines = LIST.read_text().splitlines()
+    return [(found[1], found[2], found[3]) for line in lines if (found := ROW.fullmatch(line)) and found[1] != "number"]
+
+
+@lru_cache
+def names_in(file: Path) -> frozenset[str]:
+    """The names of a file's tests, as they are written."""
+    tree = ast.parse(file.read_text())
+    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def test_every_number_is_there_once_and_in_order() -> None:
+    """None is forgotten, and none is met twice with two different rules."""
+    assert [number for number, _, _ in rows()] == NUMBERS
+
+
+def test_every_line_of_a_table_is_a_row() -> None:
+    """A line that doesn't parse would be one that nobody checks."""
+    lines = [line for line in LIST.read_text().splitlines() if line.startswith("|")]
+    assert len(lines) == len(NUMBERS) + 2 * 2  # two tables, each with a heading and a rule below it
+
+
+def test_every_row_says_a_rule_and_names_tests() -> None:
+    """And nothing but tests: what doesn't parse as one isn't one."""
+    for number, rule, tests in rows():
+        assert rule.endswith("."), number
+        assert TEST.findall(tests), number
+        assert not TEST.sub("", tests).strip(), number
+
+
+def test_every_test_that_is_named_exists_and_sees_the_mirror_from_outside() -> None:
+    """In a folder of black-box tests, in that file, at its top."""
+    for number, _, tests in rows():
+        for folder, file, name in TEST.findall(tests):
+            assert folder in BLACK_BOX, f"{number}: {folder}"
+            assert name in names_in(TESTS / folder / file), f"{number}: {file}::{name}"
+
+
+def test_no_test_is_named_twice_in_a_row() -> None:
+    """Twice the same is once."""
+    for number, _, tests in rows():
+        named = TEST.findall(tests)
+        assert len(named) == len(set(named)), number
