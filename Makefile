@@ -2,6 +2,7 @@
 # make test   everything that is checked, with what it needs installed first
 # make demo   a pull through the mirror, missed and hit, in figures
 # make bench  the mirror beside other caches, in figures
+# make reference   docs/configuration.md and config/mirror.toml, written from the settings
 # make fuzz   inputs that nobody would send, COUNT=100000 of them
 # make crash  kill -9 at any moment, 200 times
 # make soak   pulls, faults, evictions and restarts against a model, for MINUTES=5
@@ -13,7 +14,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 PROGRAMS := docker-registry docker.io containerd podman skopeo nginx-light wrk busybox-static openssl ca-certificates iproute2
 
-.PHONY: run test lint demo bench fuzz crash soak lock clean
+.PHONY: run test lint demo bench reference fuzz crash soak lock clean
 
 run: .venv/run
 	@$(BIN)/mirror serve
@@ -31,6 +32,9 @@ demo: .venv/dev programs
 
 bench: .venv/dev programs
 	@$(BIN)/python -m bench
+
+reference: .venv/dev
+	@$(BIN)/python -m tests.docs.reference
 
 fuzz: .venv/dev programs
 	@$(BIN)/python -m tests.fuzz --count $(COUNT)

@@ -1,4 +1,7 @@
-"""The sections: one frozen class for each part of the mirror, with its defaults."""
+"""The sections: one frozen class for each part of the mirror, with its defaults.
+
+What stands below a key is what docs/configuration.md and config/mirror.toml say of it: `make reference` writes both.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,13 @@ class ServerSettings(Section):
     """Where the mirror listens, with which certificate, and whether it may ask upstreams at all."""
 
     listen: str = "127.0.0.1:5000"
+    """HOST:PORT. 0.0.0.0:5000 lets other machines in."""
     offline: bool = False
-    certificate_file: Path | None = None  # PEM, the chain included; with it the mirror speaks TLS only
+    """Never ask an upstream: serve what is cached, answer everything else with 404."""
+    certificate_file: Path | None = None
+    """Speak TLS, and nothing else, with this certificate (PEM, the chain included). Read anew on SIGHUP."""
     key_file: Path | None = None
+    """The certificate's private key (PEM). Read anew on SIGHUP."""
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> ServerSettings:
@@ -67,47 +74,67 @@ def default_cache_path() -> Path:
 class ClientSettings(Section):
     """Who may come in. With neither file, everybody who reaches the port."""
 
-    users_file: Path | None = None  # htpasswd with bcrypt hashes; read anew on SIGHUP
-    certificates_file: Path | None = None  # PEM, authorities whose client certificates let in; the CN is the user
-    verdict_for: Duration = parse_duration("5m")  # what an upstream said of a client's own credentials
+    users_file: Path | None = None
+    """Users and their passwords, as `htpasswd -B` writes them (bcrypt, cost 4 to 14); read anew on SIGHUP. With it
+    everything but /healthz wants a login; without it nobody is asked. Passwords are as safe as the way they come by."""
+    certificates_file: Path | None = None
+    """Authorities (PEM) whose client certificates let in as well; the certificate's common name is the user."""
+    verdict_for: Duration = parse_duration("5m")
+    """How long an upstream's word on a client's own credentials holds (`client_auth = "passthrough"`)."""
 
 
 class AccessRule(Section):
-    """One of [[access]]: the first whose users and repositories both match decides. No match, with any rule: denied.
-
-    Patterns are those of shells: `*` goes over slashes too. A repository is written whole: docker.io/library/alpine.
+    """Who may pull what. The first rule whose users and repositories both match decides; with any rule, what none
+    matches is denied.
     """
 
     users: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+    """Globs of user names; "anonymous" is everybody where [clients] has neither file."""
     repositories: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+    """Globs (`*` goes over slashes). A repository begins with its upstream's name, however it is asked for:
+    docker.io/library/alpine."""
     allow: bool
+    """Whether they may."""
 
 
 class CacheSettings(Section):
     """Where content is stored, and how much of it."""
 
     path: Path = Field(default_factory=default_cache_path)
+    """The directory, an OCI image layout. Not set, it is mirror/ below $XDG_CACHE_HOME or ~/.cache."""
     max_size: Size = parse_size("50GiB")
+    """All content together never takes more. What was not used for the longest time goes first."""
     min_free: Size = parse_size("1GiB")
-    scrub_rate: Size = parse_size("8MiB")  # bytes a second that are read to find damage; 0: none
+    """Free space to leave on that disk, whoever fills it."""
+    scrub_rate: Size = parse_size("8MiB")
+    """How many bytes a second are read to find what the disk has damaged. 0 is none."""
 
 
 class TagSettings(Section):
     """How long what upstream said of a tag holds."""
 
     fresh_for: Duration = 60.0
-    fresh_when_low: Duration = parse_duration("1h")  # instead, while upstream says that few pulls are left
+    """How long a tag is answered without asking upstream whether it moved."""
+    fresh_when_low: Duration = parse_duration("1h")
+    """The same, while upstream says that few pulls are left (Docker Hub's ratelimit-remaining below a tenth)."""
     stale_for: Duration = parse_duration("30d")
+    """How long a tag is still answered while upstream can't be asked."""
     missing_for: Duration = 5.0
+    """How long an upstream's 404 is remembered."""
 
 
 class TimeoutSettings(Section):
     """Limits for waiting. None is a limit for a whole transfer: a large blob may take as long as it moves."""
 
     connect: Duration = 4.0
+    """To connect to an upstream."""
     first_byte: Duration = 8.0
+    """For an upstream's first byte, with redirects, tokens and a second try; with several urls, for all of them
+    together."""
     silence: Duration = 30.0
+    """Without a byte in the middle of a download, after which it is resumed."""
     shutdown: Duration = 30.0
+    """For running pulls to end when the mirror is told to stop."""
 
     @field_validator("*")
     @classmethod
@@ -121,10 +148,15 @@ class LimitSettings(Section):
     """What clients may take of the mirror."""
 
     connections: Annotated[int, Field(ge=16, le=1_000_000)] = 8192
-    head: Duration = 15.0  # for the head of a request to arrive, once the connection is there
-    head_size: Size = 8190  # bytes of a request line or of one header
-    idle: Duration = 75.0  # between two requests
-    unread: Duration = 300.0  # without a byte taken by a client that is being answered
+    """Connections of clients. Above it the one that is idle longest goes."""
+    head: Duration = 15.0
+    """For the head of a request to arrive, once the connection is there."""
+    head_size: Size = 8190
+    """Bytes of a request line or of one header."""
+    idle: Duration = 75.0
+    """Between two requests on a connection."""
+    unread: Duration = 300.0
+    """Without a byte taken by a client that is being answered."""
 
     @field_validator("head", "idle", "unread")
     @classmethod
@@ -144,25 +176,43 @@ class LimitSettings(Section):
 class CredentialSettings(Section):
     """Where credentials come from that no upstream's section names."""
 
-    docker_config: Path | None = None  # a config.json as `docker login` writes it, with its credential helpers
+    docker_config: Path | None = None
+    """A config.json as `docker login` writes it (auths, credHelpers, credsStore). It is found by the host of an
+    upstream's address; changes are noticed within a second."""
     helper_timeout: Duration = 5.0
+    """For a credential helper to answer. One that doesn't is taken for a failure, never for permission to ask as
+    nobody."""
 
 
 class UpstreamSettings(Section):
     """One registry: where it is, and whom the mirror pulls as."""
 
     url: str | None = None
-    urls: tuple[str, ...] = ()  # instead of url: several ways to the same content, tried in this order
+    """Where it is: http:// or https://, a host, and perhaps a port and a path."""
+    urls: tuple[str, ...] = ()
+    """Instead of url: several ways to the same content, tried in this order. It is 404 if all of them say so. The
+    credentials are for each of them."""
     default: bool = False
+    """Whether requests go here that name no upstream. One upstream at most has it."""
     username: str | None = None
+    """Whom to pull as."""
     password_file: Path | None = None
-    credential_helper: str | None = None  # docker-credential-<this>
+    """That user's password: a file, so that it is in no configuration and no process list. A new one is noticed."""
+    credential_helper: str | None = None
+    """Instead of both: a program, docker-credential-NAME, that tells the login; this is the NAME."""
     client_auth: Literal["mirror", "passthrough"] = "mirror"
-    ca_file: Path | None = None  # PEM, instead of the system's authorities
-    certificate_file: Path | None = None  # PEM, to show to upstream
+    """"mirror" pulls with the mirror's credentials; "passthrough" asks upstream whether this client may pull, and as
+    that client."""
+    ca_file: Path | None = None
+    """Authorities (PEM) instead of the system's."""
+    certificate_file: Path | None = None
+    """A certificate (PEM) to show to upstream."""
     key_file: Path | None = None
-    private_addresses: bool = False  # whether it may send the mirror on to loopback and private addresses
-    connections: Annotated[int, Field(ge=1, le=10_000)] = 64  # blobs that are fetched at once
+    """That certificate's private key (PEM)."""
+    private_addresses: bool = False
+    """Whether a public upstream may send the mirror on to loopback and private addresses."""
+    connections: Annotated[int, Field(ge=1, le=10_000)] = 64
+    """Blobs that are fetched from it at once; others wait their turn."""
 
     @field_validator("url")
     @classmethod
@@ -197,10 +247,12 @@ class UpstreamSettings(Section):
 
 
 class LogSettings(Section):
-    """What the log says, and how. Format "auto": console on a terminal, JSON otherwise."""
+    """What the log says, and how."""
 
     format: Literal["auto", "json", "console"] = "auto"
+    """"json", "console", or "auto": console on a terminal, json otherwise."""
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """"debug", "info", "warning" or "error": the least that is said."""
 
 
 DEFAULT_UPSTREAMS = {
