@@ -140,7 +140,7 @@ class Lane:
         self._change_upstream()
         sizes = {digest: blob.size for digest, blob in self.shelf.blobs.items()}
         scene = Scene(self.cache, mirror.program.log, sizes, self.luck)
-        watching = asyncio.create_task(self._watch())
+        watching = asyncio.create_task(self._watch(mirror))
         try:
             async with load.running():
                 await asyncio.sleep(drawn.lead)
@@ -169,13 +169,13 @@ class Lane:
         for digit in self.luck.sample("0123456789abcdef", 8):
             registry.inject(Slow(self.luck.uniform(5e5, 8e6)), f"*/blobs/sha256:{digit}*")
 
-    async def _watch(self) -> None:
+    async def _watch(self, mirror: Mirror) -> None:
         """The limit on the size holds at every moment."""
         while True:
-            occupied = self.cache.occupied() or 0
+            occupied = mirror.occupied() or 0
             self.figures.highest = max(self.figures.highest, occupied)
             assert occupied <= self.limit, f"{occupied} bytes stand in the cache, {self.limit} may"
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.01)
 
     def _left(self, drawn: Round) -> Contents:
         """What the killed mirror left, all of it right."""

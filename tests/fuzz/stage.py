@@ -140,7 +140,7 @@ async def stage(
     argv = [sys.executable, "-m", "tests.fuzz.watched", str(notes), "serve", "--listen", "127.0.0.1:0"]
     argv += ["--cache", str(cache), "--log-format", "json", "--config", str(config)]
     async with running(argv, log=directory / "mirror.log", env=environment()) as program:
-        mirror = Mirror(program)
+        mirror = Mirror(program, cache)
         await mirror.serving()
         staged = Stage(mirror, upstream, notes, cache, host, tally)
         yield staged

@@ -42,7 +42,7 @@ async def started(
     log = directory / "mirror.log"
     log.write_text("")
     async with running([*argv, "--config", str(config), *arguments], log=log, env=environment()) as program:
-        mirror = Mirror(program)
+        mirror = Mirror(program, directory / "cache")
         await mirror.serving()
         async with Client.of(mirror.url) as client:
             yield mirror, client

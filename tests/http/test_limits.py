@@ -233,7 +233,7 @@ async def test_few_descriptors(tmp_path_factory: pytest.TempPathFactory) -> None
     log = directory / "mirror.log"
     log.write_text("")
     async with running(limited, log=log, env=environment()) as program:
-        mirror = Mirror(program)
+        mirror = Mirror(program, directory / "cache")
         await mirror.serving()
         (warning,) = mirror.events("connections_limited")
         possible = warning["possible"]

@@ -1,7 +1,6 @@
 """The limit on the cache's size holds at every moment, and what was used last stays."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from tests.fake.faults import Cut, Hold, Unframed, Wrong
 from tests.fake.registry import Registry
 from tests.http.client import WITHIN, Client, kept, rest_of
 from tests.http.upstreams import CALM, Upstream
+from tests.real.mirror import Mirror
 from tests.real.mirror import mirror as running_mirror
 
 MIB = 2**20
@@ -30,7 +30,7 @@ async def upstream() -> AsyncIterator[Upstream]:
 @asynccontextmanager
 async def small_mirror(
     directory: Path, upstream: Upstream, max_size: int = LIMIT, min_free: str = "0"
-) -> AsyncIterator[Client]:
+) -> AsyncIterator[tuple[Mirror, Client]]:
     """A mirror that may store *max_size* bytes, and somebody who asks it."""
     config = directory / "mirror.toml"
     config.write_text(f'{CALM}\n[cache]\nmax_size = {max_size}\nmin_free = "{min_free}"\n')
@@ -39,27 +39,26 @@ async def small_mirror(
         running_mirror(directory, *arguments, upstreams={upstream.name: upstream.registry.url}) as mirror,
         Client.of(mirror.url) as client,
     ):
-        yield client
+        yield mirror, client
 
 
 @pytest.fixture
-async def client(tmp_path: Path, upstream: Upstream) -> AsyncIterator[Client]:
-    """Asks a mirror with 4 MiB."""
-    async with small_mirror(tmp_path, upstream) as client:
-        yield client
+async def small(tmp_path: Path, upstream: Upstream) -> AsyncIterator[tuple[Mirror, Client]]:
+    """A mirror with 4 MiB, and somebody who asks it."""
+    async with small_mirror(tmp_path, upstream) as both:
+        yield both
 
 
-def stored(directory: Path) -> int:
-    """Bytes in blobs/ and ingest/ at this moment."""
-    total = 0
-    for part in ("blobs", "ingest"):
-        for folder, _, names in os.walk(directory / "cache" / part):
-            for name in names:
-                try:
-                    total += os.lstat(f"{folder}/{name}").st_size
-                except FileNotFoundError:
-                    continue  # gone since it was listed
-    return total
+@pytest.fixture
+def mirror(small: tuple[Mirror, Client]) -> Mirror:
+    """A mirror with 4 MiB."""
+    return small[0]
+
+
+@pytest.fixture
+def client(small: tuple[Mirror, Client]) -> Client:
+    """Asks it."""
+    return small[1]
 
 
 class Watch:
@@ -71,15 +70,17 @@ class Watch:
 
 
 @contextmanager
-def watched(directory: Path) -> Iterator[Watch]:
-    """Looks at the directory all the while."""
+def watched(mirror: Mirror) -> Iterator[Watch]:
+    """Looks at its cache all the while."""
     watch = Watch()
 
     async def look() -> None:
         while True:
-            watch.most = max(watch.most, stored(directory))
-            watch.looks += 1
-            await asyncio.sleep(0.001)
+            occupied = mirror.occupied()
+            if occupied is not None:
+                watch.most = max(watch.most, occupied)
+                watch.looks += 1
+            await asyncio.sleep(0.005)
 
     looking = asyncio.get_running_loop().create_task(look())
     try:
@@ -115,20 +116,20 @@ def blobs_of(upstream: Upstream, count: int, size: int) -> list[Blob]:
 
 @pytest.mark.parametrize("at_once", [1, 3, 12])
 async def test_three_times_the_limit_never_stands_above_it(
-    client: Client, upstream: Upstream, tmp_path: Path, at_once: int
+    mirror: Mirror, client: Client, upstream: Upstream, at_once: int
 ) -> None:
     """Room is made before the bytes arrive, however many come together; every client gets its bytes."""
     blobs = blobs_of(upstream, 12, MIB)
-    with watched(tmp_path) as watch:
+    with watched(mirror) as watch:
         for start in range(0, 12, at_once):
             await asyncio.gather(*(fetch(client, upstream, blob) for blob in blobs[start : start + at_once]))
     assert watch.looks > 12
     assert MIB < watch.most <= LIMIT
 
 
-async def test_blobs_of_all_sizes(client: Client, upstream: Upstream, tmp_path: Path) -> None:
+async def test_blobs_of_all_sizes(mirror: Mirror, client: Client, upstream: Upstream) -> None:
     """The same with odd sizes, manifests and unknown lengths among them."""
-    with watched(tmp_path) as watch:
+    with watched(mirror) as watch:
         for number in range(1, 25):
             manifest = upstream.publish(image(number * 40_000, MIB // number), f"v{number}")
             if number % 3 == 0:
@@ -207,11 +208,11 @@ def sharing(base: Blob, own: Blob) -> Manifest:
     return Manifest.of(body, OCI_MANIFEST, blobs=(config, base, own))
 
 
-async def test_a_blob_being_read_is_not_cut(client: Client, upstream: Upstream, tmp_path: Path) -> None:
+async def test_a_blob_being_read_is_not_cut(mirror: Mirror, client: Client, upstream: Upstream) -> None:
     """A reader in the middle of a blob gets its end, though three times the limit was pulled meanwhile."""
     (read,) = blobs_of(upstream, 1, 3 * MIB)
     await store(client, upstream, read)
-    with watched(tmp_path) as watch:
+    with watched(mirror) as watch:
         async with client.open(upstream.blob(read)) as answer:
             begin = await answer.content.readexactly(1000)
             for blob in blobs_of(upstream, 12, MIB):
@@ -222,12 +223,12 @@ async def test_a_blob_being_read_is_not_cut(client: Client, upstream: Upstream, 
     assert watch.most <= LIMIT
 
 
-async def test_what_is_arriving_is_not_evicted(client: Client, upstream: Upstream, tmp_path: Path) -> None:
+async def test_what_is_arriving_is_not_evicted(mirror: Mirror, client: Client, upstream: Upstream) -> None:
     """A download held in the middle survives any number of others, and is stored in the end."""
     (slow,) = blobs_of(upstream, 1, 2 * MIB)
     valve = Valve()
     upstream.registry.inject(Hold(valve, at=MIB), f"*/{slow.digest}")
-    with watched(tmp_path) as watch:
+    with watched(mirror) as watch:
         arriving = asyncio.create_task(client.get(upstream.blob(slow)))
         await valve.reached()
         upstream.registry.heal()
@@ -240,11 +241,11 @@ async def test_what_is_arriving_is_not_evicted(client: Client, upstream: Upstrea
     assert not await asked(client, upstream, slow)
 
 
-async def test_a_blob_larger_than_the_cache_passes_through(client: Client, upstream: Upstream, tmp_path: Path) -> None:
+async def test_a_blob_larger_than_the_cache_passes_through(mirror: Mirror, client: Client, upstream: Upstream) -> None:
     """Served whole, verified, not stored, and nothing else is thrown out for it."""
     (small,), (large,) = blobs_of(upstream, 1, MIB), blobs_of(upstream, 1, LIMIT + 1)
     await store(client, upstream, small)
-    with watched(tmp_path) as watch:
+    with watched(mirror) as watch:
         for _ in range(2):
             reply = await client.get(upstream.blob(large))
             assert (reply.status, reply.whole, reply.body) == (200, True, large.content), reply
@@ -282,11 +283,11 @@ async def test_a_passage_that_is_cut_is_resumed(client: Client, upstream: Upstre
     assert (reply.status, reply.whole, reply.body) == (206, True, large.content[MIB : 4 * MIB]), reply
 
 
-async def test_a_length_that_turns_out_too_large(client: Client, upstream: Upstream, tmp_path: Path) -> None:
+async def test_a_length_that_turns_out_too_large(mirror: Mirror, client: Client, upstream: Upstream) -> None:
     """Without a Content-Length nobody knows before: right bytes or a clean cut, and never above the limit."""
     (large,) = blobs_of(upstream, 1, LIMIT + MIB)
     upstream.registry.inject(Unframed())
-    with watched(tmp_path) as watch:
+    with watched(mirror) as watch:
         reply = await client.get(upstream.blob(large))
     if reply.status == 200:
         assert reply.body == large.content[: len(reply.body)]
@@ -308,23 +309,23 @@ async def test_a_length_that_turns_out_too_large_empties_no_cache(client: Client
 
 async def test_a_floor_of_free_disk(tmp_path: Path, upstream: Upstream) -> None:
     """Where less is free than min_free wants nothing is stored, and everything still served."""
-    async with small_mirror(tmp_path, upstream, min_free="4000TiB") as client:
+    async with small_mirror(tmp_path, upstream, min_free="4000TiB") as (mirror, client):
         manifest = upstream.publish(image(1000, MIB), "v1")
         for _ in range(2):
             assert (await client.get(upstream.manifest("v1"))).body == manifest.content
             for blob in manifest.blobs:
                 await fetch(client, upstream, blob)
         assert len(upstream.registry.of_blob(manifest.blobs[1])) >= 2
-    assert stored(tmp_path) == 0
+    assert mirror.cache.occupied() == 0
 
 
 async def test_a_restart_with_less_room(tmp_path: Path, upstream: Upstream) -> None:
     """What is too much is evicted soon after the start, by last use also over the restart."""
     blobs = blobs_of(upstream, 3, MIB)
-    async with small_mirror(tmp_path, upstream) as client:
+    async with small_mirror(tmp_path, upstream) as (_, client):
         await store(client, upstream, *blobs, blobs[0])
-    async with small_mirror(tmp_path, upstream, max_size=MIB + MIB // 2) as client:
+    async with small_mirror(tmp_path, upstream, max_size=MIB + MIB // 2) as (mirror, client):
         async with asyncio.timeout(WITHIN):
-            while stored(tmp_path) > MIB + MIB // 2:  # noqa: ASYNC110 - a directory announces nothing
+            while (mirror.occupied() or LIMIT) > MIB + MIB // 2:  # noqa: ASYNC110 - a directory announces nothing
                 await asyncio.sleep(0.05)
         assert not await asked(client, upstream, blobs[0])

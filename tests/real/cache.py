@@ -8,7 +8,6 @@ from pathlib import Path
 
 _HEX = {"sha256": 64, "sha512": 128}
 _TOP = {"oci-layout", "index.json", "blobs", "ingest", "ledger", "ledger.damaged", "ledger.probe", "control.sock"}
-_LOOKS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +54,9 @@ class CacheDirectory:
                 (ingests if folder == "ingest" else blobs)[digest] = size
         return Contents(blobs, ingests, tuple(puts), tuple(strangers), occupied)
 
-    def occupied(self) -> int | None:
-        """Bytes in blobs/ and ingest/ at this moment, or a little less; None where it can't be told.
-
-        Files come and go while one counts: one that was counted may be gone before its room is used by another. Only
-        where no blob came or went between a first and a second look is the sum that of a moment.
-        """
-        for _ in range(_LOOKS):
-            before = self._names()
-            total = sum(size for _, size in self._files())
-            if self._names() == before:
-                return total
-        return None
-
-    def _names(self) -> list[str]:
-        return [name for part in ("blobs/sha256", "blobs/sha512", "ingest") for name in _listed(self.path / part)]
+    def occupied(self) -> int:
+        """Bytes of all files in blobs/ and ingest/; as `contents`, of one moment only while nothing changes them."""
+        return sum(size for _, size in self._files())
 
     def _files(self) -> Iterator[tuple[str, int]]:
         for part in ("blobs", "ingest"):
@@ -79,13 +66,6 @@ class CacheDirectory:
                         yield f"{folder}/{name}", os.lstat(f"{folder}/{name}").st_size
                     except FileNotFoundError:
                         continue  # gone since it was listed
-
-
-def _listed(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except FileNotFoundError:
-        return []
 
 
 def _digest(text: str) -> str | None:

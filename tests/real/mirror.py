@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from tests.real.cache import CacheDirectory
 from tests.real.program import Program
 
 ROOT = Path(__file__).parents[2]
@@ -42,8 +43,9 @@ def events_in(log: str) -> list[Event]:
 class Mirror:
     """A mirror that serves, seen from outside: its address, its log, its metrics."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, cache: Path) -> None:
         self.program = program
+        self.cache = CacheDirectory(cache)
         self.url = ""
 
     async def serving(self) -> None:
@@ -65,6 +67,11 @@ class Mirror:
     def events(self, name: str | None = None) -> list[Event]:
         """What it logged so far, all or those of one name."""
         return [event for event in events_in(self.program.said()) if name in (None, event.get("event"))]
+
+    def occupied(self) -> int | None:
+        """Bytes in its cache at one moment; None where that could not be told."""
+        with self.program.standing_still() as stands_still:
+            return self.cache.occupied() if stands_still else None
 
     async def metrics(self) -> dict[str, float]:
         """Every sample of /metrics by its name, labels included: `mirror_requests_total{kind="blob",…}`."""
@@ -99,7 +106,8 @@ async def launched(
         argv += ["--upstream", f"{name}={url}"]
     log = directory / "mirror.log"
     log.write_text("")
-    return Mirror(await Program.start([*argv, *arguments], log=log, env={**environment(), **(env or {})}))
+    program = await Program.start([*argv, *arguments], log=log, env={**environment(), **(env or {})})
+    return Mirror(program, directory / "cache")
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 
 STARTS_WITHIN = 30.0  # seconds until a program has to be ready
 ENDS_WITHIN = 30.0  # seconds between a signal and the end
+_STOPS_WITHIN = 0.05  # seconds until all threads of a program stand still; one may be waiting for the disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,29 @@ class Program:
         if self.running:
             self._child.send_signal(number)
 
+    @contextmanager
+    def standing_still(self) -> Iterator[bool]:
+        """The program does nothing while the block lasts, so that what is seen of its files is all of one moment.
+
+        False where it has ended, or would not stand still at once.
+        """
+        self.signal(signal.SIGSTOP)
+        try:
+            yield self._stands_still()
+        finally:
+            self.signal(signal.SIGCONT)
+
+    def _stands_still(self) -> bool:
+        deadline = time.monotonic() + _STOPS_WITHIN
+        while self.running and time.monotonic() < deadline:
+            states = _states(self.pid)
+            if states <= {"T"}:
+                return bool(states)
+            if states & {"Z", "X"}:
+                return False
+            time.sleep(0.0005)
+        return False
+
     async def ended(self, *, within: float = ENDS_WITHIN) -> int:
         """The exit code of a program that ends by itself or after a signal."""
         try:
@@ -134,6 +159,16 @@ class Program:
 
     def __str__(self) -> str:
         return f"{' '.join(self._argv)}\n--- log\n{self.said()[-6000:]}"
+
+
+def _states(pid: int) -> set[str]:
+    """In what states the threads of a process are (proc(5)); none of one that is gone."""
+    found = set()
+    with suppress(FileNotFoundError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                found.add(Path(f"/proc/{pid}/task/{thread}/stat").read_text().rpartition(")")[2].split()[0])
+    return found
 
 
 @asynccontextmanager

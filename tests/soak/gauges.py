@@ -14,7 +14,7 @@ from tests.http.client import Client
 from tests.http.resources import open_files, resident
 from tests.soak.service import Service
 
-_DISK_EVERY = 0.02  # seconds
+_DISK_EVERY = 0.05  # seconds
 _EVERY = 0.2
 _AGREEING = 3  # looks
 _HEALTHY_WITHIN = 5.0  # seconds; whoever looks shares two cores with the mirror and all its clients
@@ -37,7 +37,7 @@ class Gauges:
     async def watch_disk(self) -> None:
         """The limit on the size, at every moment."""
         while True:
-            occupied = self.service.cache.occupied() if self.service.mirror is not None else None
+            occupied = self.service.mirror.occupied() if self.service.mirror is not None else None
             if occupied is not None:
                 self.disk_looks += 1
                 self.most_occupied = max(self.most_occupied, occupied)
