@@ -1,9 +1,13 @@
-"""Collapsed requests (RFC 9211, 2.4): many ask the same, one is under way, all get its answer."""
+"""Collapsed requests (RFC 9211, 2.4): many ask the same, one is under way, all get its answer.
+
+And exclusion, where each has to do its own: one after the other.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -53,3 +57,33 @@ class Collapsed(Generic[_Key, _Answer]):
             del self._running[key]
         if not task.cancelled():
             task.exception()  # seen, even where every asker has left
+
+
+class Exclusion(Generic[_Key]):
+    """Lets one in for each key at a time; who comes later waits."""
+
+    def __init__(self) -> None:
+        self._doors: dict[_Key, _Door] = {}
+
+    @asynccontextmanager
+    async def of(self, key: _Key) -> AsyncIterator[None]:
+        """Alone with *key*, as long as the block lasts."""
+        door = self._doors.setdefault(key, _Door())
+        door.users += 1
+        try:
+            async with door.lock:
+                yield
+        finally:
+            door.users -= 1
+            if not door.users:
+                del self._doors[key]
+
+
+class _Door:
+    """A lock, and how many are inside or wait."""
+
+    __slots__ = ("lock", "users")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.users = 0

@@ -42,7 +42,7 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    refusal: Denied | None
+    refusal: str | None
     until: float
 
 
@@ -73,6 +73,7 @@ class Tenancy:
         self._checking = Collapsed[Tenant, None]()
         self._views = Recent[Tenant, Registry](_TENANTS)
         self._issued = Recent[str, _Issued](_TOKENS)
+        self._nobodys: dict[str, Token] = {}  # one for each upstream: no number of them pushes out somebody's
 
     async def __aenter__(self) -> Self:
         return self
@@ -120,7 +121,7 @@ class Tenancy:
         if verdict is None:
             await self._asking.ask((question, tenant), partial(self._ask, question, tenant))
         elif verdict.refusal is not None:
-            raise verdict.refusal.with_traceback(None)  # it is raised again and again, and would keep all their frames
+            raise Denied(verdict.refusal, upstream=tenant.upstream)
 
     async def _ask(self, question: Question, tenant: Tenant) -> None:
         repository, registry = question.asked.repository, self.registry(tenant)
@@ -133,7 +134,7 @@ class Tenancy:
                 case BlobRoute():
                     await registry.blob_size(repository.name, question.digest)
         except Denied as refusal:
-            self._verdicts.keep((repository, tenant), _Verdict(refusal, self._clock() + self._refusal_for))
+            self._verdicts.keep((repository, tenant), _Verdict(str(refusal), self._clock() + self._refusal_for))
             raise
         self._verdicts.keep((repository, tenant), _Verdict(None, self._clock() + self._verdict_for))
 
@@ -153,11 +154,16 @@ class Tenancy:
 
     def issue(self, tenant: Tenant) -> Token:
         """A token that stands for the tenant, for TOKEN_LIFE seconds and as long as this mirror runs."""
+        if tenant.login is None:
+            return self._nobodys.setdefault(tenant.upstream, Token(secrets.token_urlsafe(_TOKEN_BYTES)))
         token = Token(secrets.token_urlsafe(_TOKEN_BYTES))
         self._issued.keep(token.text, _Issued(tenant, self._clock() + TOKEN_LIFE))
         return token
 
     def tenant_of(self, token: Token) -> Tenant | None:
         """For whom the token stands; None where it never did, or no longer does."""
+        for upstream, nobodys in self._nobodys.items():
+            if secrets.compare_digest(nobodys.text.encode(), token.text.encode()):
+                return Tenant(upstream, None)
         issued = self._issued.get(token.text)
         return issued.tenant if issued is not None and self._clock() < issued.until else None

@@ -104,8 +104,12 @@ def _manifests(bundle: Bundle, digest: Digest, media_type: str | None, deep: int
     if manifest is None:
         return
     if manifest.is_index and deep:
-        for child in manifest.references:
-            yield from _manifests(bundle, child.digest, child.media_type, deep - 1)
+        children = [
+            one for child in manifest.references for one in _manifests(bundle, child.digest, child.media_type, deep - 1)
+        ]
+        if not children:
+            raise BundleInvalid(f"the bundle holds the index {digest}, and none of the manifests that it names")
+        yield from children
     yield manifest
 
 

@@ -78,6 +78,11 @@ class Settings(BaseSettings):
                     f'upstreams.{name!r}: client_auth = "passthrough" pulls as the client, username and '
                     f"credential_helper as the mirror: set one of them"
                 )
+            if self.upstreams[name].certificate_file is not None:
+                raise ValueError(
+                    f'upstreams.{name!r}: client_auth = "passthrough" pulls as the client, and certificate_file would '
+                    f"let everybody in as the mirror: set one of them"
+                )
         if passing and self.clients.users_file is not None:
             raise ValueError(
                 f'upstreams.{passing[0]!r}: client_auth = "passthrough" takes the credentials that a client sends for '

@@ -17,11 +17,11 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
-from mirror.errors import ImageIncomplete, ImageUnknown, MirrorError, RouteUnknown
+from mirror.errors import BundleInvalid, ImageIncomplete, ImageUnknown, MirrorError, RouteUnknown
 from mirror.images import Images, StoredImage
 from mirror.oci.digest import Digest
 from mirror.oci.images import Image, parse_image
-from mirror.oci.manifest import Manifest
+from mirror.oci.manifest import Manifest, is_manifest
 from mirror.oci.names import Tag, Upstreams
 from mirror.oci.platforms import Platform
 from mirror.policy import TagFact
@@ -203,6 +203,8 @@ class Admin:
         if digest in self._store:
             return web.json_response({"stored": False})
         async with self._store.ingest(digest) as ingest:
+            if digest in self._store:  # it came while this waited for its turn
+                return web.json_response({"stored": False})
             ingest.restart()
             await ingest.reserve(request.content_length or 0)
             async for piece in request.content.iter_chunked(_PIECE):
@@ -239,6 +241,8 @@ class Admin:
         body = await self._store.read(digest)
         if body is None:
             raise ImageIncomplete(f"the manifest {digest} is not here")
+        if not is_manifest(body):
+            raise BundleInvalid(f"{digest} is no manifest, though the bundle says so")
         manifest = Manifest.read(digest, body, media_type or None)
         if not manifest.is_index:
             missing = [one.digest for one in manifest.references if one.digest not in self._store]
@@ -330,7 +334,7 @@ def _described(image: StoredImage) -> dict[str, object]:
 @asynccontextmanager
 async def administered(admin: Admin, path: Path) -> AsyncIterator[None]:
     """Answers at the socket *path* until the context ends. Whoever holds the cache's lock owns that name."""
-    runner = web.AppRunner(admin.application(), access_log=None, handle_signals=False)
+    runner = web.AppRunner(admin.application(), access_log=None, handle_signals=False, handler_cancellation=True)
     await runner.setup()
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -126,7 +126,7 @@ class BlobStore(Protocol):
         """
 
     def ingest(self, digest: Digest) -> AbstractAsyncContextManager[Ingest]:
-        """Opens the one ingest of this digest, with what an earlier try left in it."""
+        """Opens the one ingest of this digest, with what an earlier try left in it. Waits while another has it open."""
 
 
 class Ledger(Protocol):

@@ -10,12 +10,13 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import structlog
 
+from mirror.collapse import Exclusion
 from mirror.config import CacheSettings
 from mirror.errors import DiskFull, NoRoom, StorageFailed
 from mirror.metrics import Metrics
@@ -54,6 +55,7 @@ class DiskStore:
         self._room = Room(settings, layout, self._inventory, self._uses, metrics, threads)
         self._numbers = itertools.count()
         self._mending = asyncio.Lock()
+        self._alone = Exclusion[Digest]()
         self._identity: object = None
         self._condemned: set[Digest] = set()  # damaged, and could not be removed
         metrics.cache_limit_bytes.set(settings.max_size)
@@ -193,20 +195,28 @@ class DiskStore:
             return
         await self._check_writable()
         await self.make_room(len(content))
+        published = False
+
+        def publish() -> None:
+            nonlocal published
+            self._put(digest, content)
+            published = True
+
         try:
             with self.condition.writing():
-                await self._put_or_relieve(digest, content)
+                await self._run_or_relieve(publish, len(content))
             self.condition.mended()
-            self._enter(digest, len(content))
         finally:
             self._inventory.reserve(-len(content))
+            if published:  # also where whoever waited for it was cancelled
+                self._enter(digest, len(content))
 
-    async def _put_or_relieve(self, digest: Digest, content: bytes) -> None:
+    async def _run_or_relieve(self, write: Callable[[], None], size: int) -> None:
         try:
-            await self._threads.run(lambda: self._put(digest, content))
+            await self._threads.run(write)
         except DiskFull:
-            await self._room.relieve(len(content))
-            await self._threads.run(lambda: self._put(digest, content))
+            await self._room.relieve(size)
+            await self._threads.run(write)
 
     def _put(self, digest: Digest, content: bytes) -> None:
         path = self._layout.put(next(self._numbers))
@@ -225,6 +235,12 @@ class DiskStore:
 
     @asynccontextmanager
     async def ingest(self, digest: Digest) -> AsyncIterator[DiskIngest]:
+        # Two writers of one file, such as an import beside a pull, would each verify what the other wrote over.
+        async with self._alone.of(digest), self._ingest(digest) as ingest:
+            yield ingest
+
+    @asynccontextmanager
+    async def _ingest(self, digest: Digest) -> AsyncIterator[DiskIngest]:
         await self._check_writable()
         async with self._room.lock:  # who holds it may be about to remove what was kept
             kept = self._room.kept.pop(digest, 0)

@@ -166,7 +166,6 @@ class DiskIngest:
     async def commit(self) -> None:
         with self._giving_up():
             await self._threads.run_all(self._commit)
-        self.committed = True
         self._condition.mended()
 
     def _commit(self) -> None:
@@ -174,6 +173,7 @@ class DiskIngest:
             os.fchmod(self._descriptor, 0o444)
             os.fsync(self._descriptor)
             self._layout.publish(self._path, self.digest)
+            self.committed = True  # here: whoever waits for it may be cancelled, and the blob is there all the same
 
     def restart(self) -> None:
         self._verifier = Verifier(self.digest)

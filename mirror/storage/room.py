@@ -158,9 +158,13 @@ class Room:
             excess -= size
 
     async def _drop(self, digest: Digest, size: int) -> None:
-        await self._threads.run(partial(_unlink, self._layout.ingest(digest)))
         del self.kept[digest]
         self._inventory.reserve(-size)
+        try:
+            await self._threads.run(partial(_unlink, self._layout.ingest(digest)))
+        except StorageFailed:
+            self.keep(digest, size)  # it is still there, and counts
+            raise
 
     async def _evict(self, chosen: list[Stored]) -> None:
         for at, stored in enumerate(chosen):

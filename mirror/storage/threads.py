@@ -29,12 +29,19 @@ class Threads:
         return asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     async def run(self, work: Callable[[], _Result]) -> _Result:
-        return await self.start(work)
+        """Does it, and comes back only when it is done, also when it is cancelled: see `run_all`."""
+        running = self.start(work)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait([running])
+            raise
 
     async def run_all(self, *works: Callable[[], None]) -> None:
         """Does all of it at the same time, and comes back only when all of it is done.
 
-        Also when it is cancelled: what it works with must not be closed under a thread that still uses it.
+        Also when it is cancelled: what it works with must not be closed under a thread that still uses it, and what it
+        removes takes its room until then.
         """
         running = [self.start(work) for work in works]
         try:

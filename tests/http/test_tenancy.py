@@ -232,6 +232,15 @@ async def test_a_wrong_password_is_no_login(client: Client, upstream: Upstream, 
     assert unknown.status in {503, 504}
 
 
+async def test_tokens_for_nobody_push_out_nobodys_token(client: Client, upstream: Upstream, private: Manifest) -> None:
+    """Everybody may ask for one of those, as often as he likes: it is the same for all, and opens nothing private."""
+    token = await token_of(client, upstream, ALICE)
+    anonymous = {await token_of(client, upstream, None) for _ in range(20)}
+    assert len(anonymous) == 1
+    assert all_refused(await pull(client, upstream, private, anonymous.pop()), 401)
+    assert all_served(await pull(client, upstream, private, token))
+
+
 @pytest.mark.parametrize("authorization", ["Bearer made-up", "Bearer members-token-1"])
 async def test_a_token_of_elsewhere_is_none(
     client: Client, upstream: Upstream, private: Manifest, authorization: str

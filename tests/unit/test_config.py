@@ -177,6 +177,10 @@ def test_an_upstream_name_that_is_no_host_is_refused(file: Path, name: str) -> N
         ('[upstreams."quay.io"]\ncertificate_file = "/c"', "key_file"),
         ("[server]\nkey_file = '/k'", "certificate_file"),
         ('[upstreams."quay.io"]\nclient_auth = "passthrough"\ncredential_helper = "b"', "as the client"),
+        (
+            '[upstreams."quay.io"]\nclient_auth = "passthrough"\ncertificate_file = "/c"\nkey_file = "/k"',
+            "certificate_file",
+        ),
         ('[clients]\nusers_file = "/u"\n[upstreams."quay.io"]\nclient_auth = "passthrough"', "users_file"),
         ("[[access]]\nusers = ['a']", "allow"),
         ("[limits]\nhead_size = 10", "1KiB"),
