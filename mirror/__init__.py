@@ -7,7 +7,7 @@ The house. Nothing imports what stands below it; neighbours on one line do not i
     policy  access  clients/            pure decisions: is this tag fresh? who may pull what? what do clients read?
     config                              TOML, environment and flags -> validated settings
     metrics  hints  recent  collapse  belt  log  progress  placement    what parts stand on: figures, memory, …
-    users                               who may come in: htpasswd, and logins checked beside the loop
+    users  guesses                      who may come in: htpasswd, logins checked beside the loop; wrong ones
     storage/                            bytes and facts at rest
     upstream/                           the only HTTP client
     tenancy                             upstreams that say themselves who may pull what

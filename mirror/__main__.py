@@ -20,6 +20,7 @@ from mirror.config import LogSettings, Settings
 from mirror.control import Control
 from mirror.errors import ConfigurationInvalid, MirrorError
 from mirror.examination import Finding, examine
+from mirror.guesses import Guesses
 from mirror.metrics import Metrics
 from mirror.oci.names import canonical_upstream
 from mirror.server.admin import administered
@@ -138,7 +139,7 @@ async def _tenants(lifetimes: AsyncExitStack, settings: Settings, registries: Ma
     )
     default = canonical_upstream(settings.default_upstream or passing[0])
     named = default if default in passing else passing[0]
-    return Tenants(await lifetimes.enter_async_context(tenancy), named)
+    return Tenants(await lifetimes.enter_async_context(tenancy), Guesses(), named)
 
 
 async def ask(settings: Settings, job: Callable[[Control], Awaitable[_Result]]) -> _Result:

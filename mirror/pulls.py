@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from copy import copy
 from functools import partial
@@ -65,8 +65,9 @@ class Pulls:
         self._settings = settings
         self._patience = patience
         self._offline = offline
-        self._fetches = Collapsed[tuple[Repository, Reference], Manifest]()
-        self._checks = Collapsed[tuple[Repository, Digest], None]()
+        self._asker: Hashable = None  # whose rights upstream judges by; None for the mirror's own
+        self._fetches = Collapsed[tuple[Hashable, Repository, Reference], Manifest]()
+        self._checks = Collapsed[tuple[Hashable, Repository, Digest], None]()
         self._missing = Hints[ContentUnknown]()
         self._lists = Lists(stale_for=settings.stale_for)
 
@@ -79,9 +80,13 @@ class Pulls:
         await self._fetches.__aexit__(kind, error, trace)
         await self._checks.__aexit__(kind, error, trace)
 
-    def on_behalf_of(self, registries: Mapping[str, Registry]) -> Pulls:
-        """The same pulls, with these ways to upstreams instead: in the name of a client that has rights of its own."""
+    def on_behalf_of(self, asker: Hashable, registries: Mapping[str, Registry]) -> Pulls:
+        """The same pulls, with these ways to upstreams instead: in the name of a client that has rights of its own.
+
+        What upstream refuses one of them, or hides from it, is no answer to another.
+        """
         own = copy(self)
+        own._asker = asker  # noqa: SLF001 - of its own kind
         own._registries = registries  # noqa: SLF001 - of its own kind
         own._lists = Lists(stale_for=0.0)  # noqa: SLF001 - what another client was shown stands in for nothing
         return own
@@ -176,7 +181,9 @@ class Pulls:
 
     async def _fetched(self, repository: Repository, reference: Reference) -> ManifestPull:
         await self._check_askable(repository, reference, ManifestUnknown)
-        manifest, joined = await self._fetches.ask((repository, reference), partial(self._fetch, repository, reference))
+        manifest, joined = await self._fetches.ask(
+            (self._asker, repository, reference), partial(self._fetch, repository, reference)
+        )
         stored = Outcome.STORED if manifest.digest in self._store else Outcome.PASSED
         return ManifestPull(manifest.head, manifest, Outcome.COLLAPSED if joined else stored)
 
@@ -194,7 +201,8 @@ class Pulls:
 
     async def _revalidated(self, repository: Repository, tag: Tag, fact: TagFact) -> ManifestPull:
         try:
-            manifest, _ = await self._fetches.ask((repository, tag), partial(self._revalidate, repository, tag, fact))
+            asking = partial(self._revalidate, repository, tag, fact)
+            manifest, _ = await self._fetches.ask((self._asker, repository, tag), asking)
         except MirrorError as failure:
             if is_gone(failure):
                 await self._catalog.drop_tag(repository, tag)
@@ -347,7 +355,7 @@ class Pulls:
             BlobUnknown, UpstreamError: upstream does not confirm it.
         """
         if not await self._catalog.holds(repository, digest):
-            await self._checks.ask((repository, digest), partial(self._ask_holds, repository, digest))
+            await self._checks.ask((self._asker, repository, digest), partial(self._ask_holds, repository, digest))
 
     async def _ask_holds(self, repository: Repository, digest: Digest) -> None:
         await self._check_askable(repository, digest, BlobUnknown)
@@ -388,7 +396,7 @@ class Pulls:
             unknown, f"{repository}:{reference}" if isinstance(reference, Tag) else f"{repository}@{reference}"
         )
         known = await self._missing.get(f"{unknown.code} {repository} {reference}")
-        if known is not None:
+        if known is not None and self._asker is None:
             raise known.with_traceback(None)  # it is raised again and again, and would keep each request's frames
 
     async def _asking(self, repository: Repository, reference: Reference, answer: Awaitable[_Answer]) -> _Answer:
@@ -396,8 +404,9 @@ class Pulls:
         try:
             return await answer
         except ContentUnknown as unknown:
-            key = f"{unknown.code} {repository} {reference}"
-            await self._missing.keep(key, unknown, seconds=self._settings.missing_for)
+            if self._asker is None:
+                key = f"{unknown.code} {repository} {reference}"
+                await self._missing.keep(key, unknown, seconds=self._settings.missing_for)
             raise
 
     # Lists

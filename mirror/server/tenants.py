@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -18,6 +18,7 @@ from aiohttp import web
 
 from mirror.access import Caller
 from mirror.errors import Denied, Unauthorized
+from mirror.guesses import Guesses
 from mirror.oci.authorization import Login, parse_authorization
 from mirror.oci.routes import TOKEN_PATH, Asked, BlobRoute, ManifestRoute, ReferrersRoute, TagsRoute, TokenRoute
 from mirror.pulls import Pulls
@@ -33,6 +34,7 @@ class Tenants:
     """The door of upstreams with `client_auth = "passthrough"`."""
 
     tenancy: Tenancy
+    guesses: Guesses
     default: str  # the upstream that a login counts at where nothing says which
 
     def check_api(self, request: web.BaseRequest) -> None:
@@ -63,10 +65,11 @@ class Tenants:
         tenant = self._tenant(request, route.asked)
         try:
             if isinstance(route, ManifestRoute | BlobRoute):
-                await self.tenancy.admit(route, tenant)
+                with self._guess(request, route, tenant):
+                    await self.tenancy.admit(route, tenant)
             own = caller if tenant.login is None else Caller(tenant.login.username)
             try:
-                yield pulls.on_behalf_of({tenant.upstream: self.tenancy.registry(tenant)}), own
+                yield pulls.on_behalf_of(tenant, {tenant.upstream: self.tenancy.registry(tenant)}), own
             except Denied:
                 self.tenancy.revoke(route.asked.repository, tenant)
                 raise
@@ -74,6 +77,15 @@ class Tenants:
             if tenant.login is not None:
                 raise
             raise self._unauthorized(request, tenant.upstream, route.asked, str(refusal)) from refusal
+
+    def _guess(
+        self, request: web.BaseRequest, route: ManifestRoute | BlobRoute, tenant: Tenant
+    ) -> AbstractContextManager[None]:
+        """The trial of a login that nobody has vouched for yet: a token was had with one that is right."""
+        shown = parse_authorization(request.headers.get("Authorization"))
+        if not isinstance(shown, Login) or self.tenancy.is_admitted(route.asked.repository, tenant):
+            return nullcontext()
+        return self.guesses.guess(request.remote or "")
 
     def _tenant(self, request: web.BaseRequest, asked: Asked) -> Tenant:
         upstream = asked.repository.upstream
@@ -97,6 +109,7 @@ class Tenants:
 
         Raises:
             Unauthorized: upstream does not know the login.
+            LoginsPending: too many from there were wrong lately.
             UpstreamError: it can't be asked.
         """
         upstream = route.upstream or self.default
@@ -104,7 +117,8 @@ class Tenants:
         login = shown if isinstance(shown, Login) and self.tenancy.concerns(upstream) else None
         tenant = Tenant(upstream, login)
         try:
-            await self.tenancy.check(tenant)
+            with nullcontext() if login is None else self.guesses.guess(request.remote or ""):
+                await self.tenancy.check(tenant)
         except Denied as refusal:
             challenge = f'Basic realm="{upstream}"'
             raise Unauthorized(f"{upstream} does not know this login: {refusal}", challenge=challenge) from refusal

@@ -15,6 +15,9 @@ from aiohttp.abc import ResolveResult
 from aiohttp.connector import AddrInfoType
 
 from mirror.oci.addresses import Zone, literal, zone_of
+from mirror.recent import Recent
+
+_MOST_HOSTS = 4096  # whose zones are remembered
 
 
 class OutOfBounds(OSError):
@@ -43,7 +46,7 @@ class Neighbourhood(aiohttp.ThreadedResolver):
 
     def __init__(self) -> None:
         super().__init__()
-        self._zones: dict[str, Zone] = {}
+        self._zones = Recent[str, Zone](_MOST_HOSTS)
 
     def zone(self, host: str) -> Zone:
         """Where *host* lies, as far as all its addresses lie there: a public one among private ones makes it public.
@@ -51,11 +54,11 @@ class Neighbourhood(aiohttp.ThreadedResolver):
         Not known (it was asked through a proxy), it counts as public: the least that others are then allowed.
         """
         address = literal(host)
-        return self._zones.get(host, Zone.PUBLIC) if address is None else zone_of(address)
+        return zone_of(address) if address is not None else self._zones.get(host) or Zone.PUBLIC
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         found = await super().resolve(host, port, family)
-        self._zones[host] = min((zone_of(ip_address(one["host"])) for one in found), default=Zone.PUBLIC)
+        self._zones.keep(host, min((zone_of(ip_address(one["host"])) for one in found), default=Zone.PUBLIC))
         return found

@@ -350,5 +350,8 @@ def _announced(response: aiohttp.ClientResponse) -> Digest | None:
 
 
 def _length(response: aiohttp.ClientResponse) -> int | None:
+    """Bytes of the content; None where it isn't told, or what is told is the length of an encoding of it."""
+    if response.headers.get("Content-Encoding", "identity").lower() not in {"identity", ""}:
+        return None
     text = response.headers.get("Content-Length", "")
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None

@@ -113,8 +113,11 @@ class Session:
     async def _follow(self, method: str, url: str, headers: Mapping[str, str], named_by: str) -> aiohttp.ClientResponse:
         origin = origin_of(url)
         without = {name: value for name, value in headers.items() if name != "Authorization"}
+        home = (
+            True  # until it was sent elsewhere: an address that others made up is not shown the login, wherever it is
+        )
         for _ in range(_MOST_REDIRECTS + 1):
-            home = origin_of(url) == origin
+            home = home and origin_of(url) == origin
             try:
                 response = await self._once(method, url, headers if home else without, named_by)
             except UpstreamUnavailable as error:

@@ -35,6 +35,19 @@ async def test_a_blob_from_a_cdn(client: Client, upstream: Upstream, cdn: Cdn, c
     assert all("Authorization" not in seen.headers for seen in cdn.journal.entries)
 
 
+async def test_a_way_back_from_elsewhere_is_without_our_login(client: Client, upstream: Upstream, cdn: Cdn) -> None:
+    """An address that another host made up may do something at the registry that the login opens."""
+    upstream.registry.gate = Basic("me", "secret")
+    blob = upstream.publish_blob(Blob.noise(1000))
+    back = f"{upstream.registry.url}/v2/private/secret/blobs/{blob.digest}"
+    cdn.inject(Redirect(back))
+    upstream.registry.inject(Redirect(f"{cdn.url}/away"), f"*/{upstream.repository}/blobs/*")
+    assert (await client.get(upstream.blob(blob))).status != 200
+    came_back = [seen for seen in upstream.registry.journal.entries if "private/secret" in seen.target]
+    assert came_back
+    assert all("Authorization" not in seen.headers for seen in came_back)
+
+
 @pytest.mark.parametrize("redirects_heads", [False, True])
 async def test_head_of_a_blob_from_a_cdn(client: Client, upstream: Upstream, cdn: Cdn, redirects_heads: bool) -> None:
     """An address presigned for GET refuses HEAD: complete all the same, and without the download."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from functools import partial
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
@@ -17,8 +18,8 @@ from tests.fake.members import BasicMembers, Members, MembersTokens
 from tests.fake.registry import Registry
 from tests.fake.tokens import basic
 from tests.http.client import Client, Reply, settled
-from tests.http.upstreams import IMPATIENT, Upstream
-from tests.real.mirror import Mirror
+from tests.http.upstreams import IMPATIENT, Upstream, section
+from tests.real.mirror import Mirror, mirror
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -230,6 +231,24 @@ async def test_a_wrong_password_is_no_login(client: Client, upstream: Upstream, 
     await upstream.registry.go_down()
     unknown = await client.get(f"/token?service={upstream.name}", {"Authorization": basic("alice", "not asked yet")})
     assert unknown.status in {503, 504}
+
+
+async def test_guessing_passwords_ends(tmp_path: Path, upstream: Upstream, private: Manifest) -> None:
+    """Upstream would lock the mirror out for it. Who is known pulls on, from the same address too."""
+    config = tmp_path / "mirror.toml"
+    config.write_text(CONFIG + section(upstream.name, upstream.registry.url, UPSTREAM))
+    async with mirror(tmp_path, "--config", str(config)) as running, Client.of(running.url) as own:
+        assert all_served(await pull(own, upstream, private, ALICE))
+        for word in range(60):
+            shown = {"Authorization": basic("alice", f"guess {word}")}
+            target = upstream.manifest("v1") if word % 2 else f"/token?service={upstream.name}"
+            assert (await own.get(target, shown)).status in {401, 403}
+        for target in (upstream.manifest("v1"), f"/token?service={upstream.name}"):
+            before = len(upstream.registry.journal.entries)
+            reply = await own.get(target, {"Authorization": basic("alice", "the next guess")})
+            assert (reply.status, reply.error["code"]) == (503, "TOOMANYREQUESTS"), reply
+            assert 0 < int(reply.headers["Retry-After"]) <= 60
+            assert len(upstream.registry.journal.entries) == before
 
 
 async def test_tokens_for_nobody_push_out_nobodys_token(client: Client, upstream: Upstream, private: Manifest) -> None:

@@ -14,7 +14,7 @@ oci
 policy access clients
 config
 metrics hints recent collapse belt log progress placement
-users
+users guesses
 storage
 upstream
 tenancy
