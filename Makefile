@@ -1,7 +1,7 @@
 # make run    the mirror, on its defaults, in an environment of its own
 # make test   everything that is checked, with what it needs installed first
 # make demo   a pull through the mirror, missed and hit, in figures
-# make bench  the mirror beside other caches, in figures
+# make bench  the mirror beside other caches, in figures; ONLY=ci for one measurement
 # make reference   docs/configuration.md and config/mirror.toml, written from the settings
 # make fuzz   inputs that nobody would send, COUNT=100000 of them
 # make crash  kill -9 at any moment, 200 times
@@ -31,7 +31,7 @@ demo: .venv/dev programs
 	@$(BIN)/python -m bench.demo
 
 bench: .venv/dev programs
-	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench $(if $(ONLY),--only $(ONLY))
 
 reference: .venv/dev
 	@$(BIN)/python -m tests.docs.reference

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from bench import contestants, machine, table, upstreams
 from bench.content import prepare
-from bench.measurements import cold_blob, crowd, manifests, memory, startup, warm_blob
+from bench.measurements import ci, cold_blob, crowd, manifests, memory, startup, warm_blob
 from bench.servers import BenchError
 from bench.stage import Stage
 
@@ -27,6 +27,7 @@ MEASUREMENTS: dict[str, Callable[[Stage], list[table.Row]]] = {
     "cold-blob": cold_blob.measure,
     "crowd": crowd.measure,
     "memory": memory.measure,
+    "ci": ci.measure,
     "start": startup.measure,
 }
 CONTESTANTS = (*contestants.PEERS, contestants.MIRROR)
@@ -40,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="run-", dir=options.dir or RESULTS) as folder:
             result = _run(options, Path(folder))
+    except KeyboardInterrupt:
+        Console(stderr=True).print("bench: stopped; what it started is stopped too", style="red", highlight=False)
+        return 130
     except (BenchError, OSError) as error:
         Console(stderr=True).print(f"bench: {error}", style="red", highlight=False)
         return 1

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench import machine
 
+LOOPBACK = "127.0.0.1"
 START_LIMIT = 60.0  # seconds
 STOP_LIMIT = 40.0  # seconds; longer than the mirror waits for running pulls
 _POLL = 0.002  # seconds
@@ -24,17 +25,18 @@ class BenchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that answers on loopback."""
+    """A server that answers."""
 
     port: int
     pid: int
     log: Path
     start_seconds: float  # from the start of the process until it was ready
+    host: str = LOOPBACK
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def cpu_seconds(self) -> float:
         """Of the process and its children, so far."""
@@ -52,6 +54,7 @@ def running(
     ready: Callable[[Path], int | None],
     *,
     environment: Mapping[str, str] | None = None,
+    host: str = LOOPBACK,
 ) -> Iterator[Server]:
     """Runs *command*, its output in *log*, from the moment that *ready* (given the log) returns its port.
 
@@ -69,7 +72,7 @@ def running(
         )
     try:
         port = _port(process, command[0], log, ready)
-        yield Server(port, process.pid, log, time.monotonic() - began)
+        yield Server(port, process.pid, log, time.monotonic() - began, host)
     finally:
         _stop(process)
 
@@ -82,11 +85,11 @@ def free_port() -> int:
         return port
 
 
-def answers(port: int) -> Callable[[Path], int | None]:
-    """Ready when `GET /v2/` on *port* is answered with 200."""
+def answers(port: int, host: str = LOOPBACK) -> Callable[[Path], int | None]:
+    """Ready when `GET /v2/` there is answered with 200."""
 
     def ready(_log: Path) -> int | None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection(host, port, timeout=5)
         try:
             connection.request("GET", "/v2/")
             return port if connection.getresponse().status == http.HTTPStatus.OK else None

@@ -5,11 +5,14 @@ from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tests.real.containerd import Containerd, containerd
 from tests.real.program import running, short_directory, succeeded
 
-PROXY = "http://127.0.0.1:9"  # whatever isn't loopback goes to a closed port: falling back to Docker Hub fails at once
+PROXY = (
+    "http://127.0.0.1:9"  # all but loopback and the mirror is a closed port: falling back to Docker Hub fails at once
+)
 
 
 class Docker:
@@ -80,7 +83,8 @@ async def docker(registry_mirror: str, *, daemon_json: str | None = None) -> Asy
     async with containerd() as engine:
         with short_directory("dockerd") as directory:
             daemon = Docker(directory, engine)
-            env = {"HTTP_PROXY": PROXY, "HTTPS_PROXY": PROXY, "NO_PROXY": "127.0.0.1,localhost"}
+            near = f"127.0.0.1,localhost,{urlsplit(registry_mirror).hostname}"
+            env = {"HTTP_PROXY": PROXY, "HTTPS_PROXY": PROXY, "NO_PROXY": near}
             argv = daemon.daemon(daemon_json or json.dumps({"registry-mirrors": [registry_mirror]}))
             async with running(argv, log=directory / "dockerd.log", env=env) as program:
                 await program.until(lambda: "API listen on" in program.said())
