@@ -12,7 +12,8 @@ MINUTES ?= 5
 COUNT ?= 100000
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
-PROGRAMS := docker-registry docker.io containerd podman skopeo nginx-light wrk busybox-static openssl ca-certificates iproute2
+PROGRAMS := docker-registry docker.io containerd podman skopeo nginx-light wrk busybox-static openssl ca-certificates \
+	iproute2 prometheus
 
 .PHONY: run test lint demo bench reference fuzz crash soak lock clean
 

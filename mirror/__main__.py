@@ -76,7 +76,7 @@ async def serve(settings: Settings) -> None:
         gc.enable()
         gc.set_threshold(_GARBAGE)
         await lifetimes.enter_async_context(
-            listening(app, settings.server, settings.limits, certificate, shutdown=settings.timeouts.shutdown)
+            listening(app, settings.server, settings.limits, certificate, metrics, shutdown=settings.timeouts.shutdown)
         )
         await stop.wait()
     log.info("stopped")

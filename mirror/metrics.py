@@ -7,7 +7,7 @@ from collections import Counter as Tally
 from collections.abc import Iterator
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 _FIRST_BYTE = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -53,6 +53,11 @@ class Metrics:
             "mirror_cache_bytes", "Bytes in blobs/ and ingest/, and room kept for more", registry=self._registry
         )
         self.cache_limit_bytes = Gauge("mirror_cache_limit_bytes", "max_size", registry=self._registry)
+        self.cache_writable = Gauge(
+            "mirror_cache_writable",
+            "Whether the cache directory could be written when last tried (1), or pulls pass through unstored (0)",
+            registry=self._registry,
+        )
         self.evictions = Counter("mirror_evictions", "Blobs evicted to make room", registry=self._registry)
         self.blobs_damaged = Counter(
             "mirror_blobs_damaged", "Blobs that were found to be damaged, and removed", registry=self._registry
@@ -61,7 +66,14 @@ class Metrics:
             "mirror_scrubbed_bytes", "Bytes of stored blobs read to find damage", registry=self._registry
         )
         self.downloads_running = Gauge("mirror_downloads_running", "Downloads under way", registry=self._registry)
+        self.connections = Gauge("mirror_connections", "Connections of clients", registry=self._registry)
+        self.connections_limit = Gauge(
+            "mirror_connections_limit",
+            "How many there may be: limits.connections, or as many as there are descriptors for",
+            registry=self._registry,
+        )
         self.tasks = Gauge("mirror_tasks", "Tasks of the event loop", registry=self._registry)
+        ProcessCollector(registry=self._registry)  # memory, processor time and descriptors: process_…
 
     def count_request(self, kind: str, outcome: str) -> None:
         """An answered request, by kind (manifest, blob, tags, referrers, api, error) and outcome."""

@@ -12,6 +12,7 @@ import structlog
 
 from mirror.config import LimitSettings, ServerSettings
 from mirror.errors import ConfigurationInvalid
+from mirror.metrics import Metrics
 from mirror.server.app import App
 from mirror.server.certificate import Certificate
 from mirror.server.connections import Connection, Connections
@@ -42,7 +43,13 @@ log = structlog.get_logger()
 
 @asynccontextmanager
 async def listening(
-    app: App, settings: ServerSettings, limits: LimitSettings, certificate: Certificate | None, *, shutdown: float
+    app: App,
+    settings: ServerSettings,
+    limits: LimitSettings,
+    certificate: Certificate | None,
+    metrics: Metrics,
+    *,
+    shutdown: float,
 ) -> AsyncIterator[str]:
     """Listens until the context ends; then lets running answers end, for *shutdown* seconds at most.
 
@@ -55,7 +62,10 @@ async def listening(
     Raises:
         ConfigurationInvalid: nobody can listen there.
     """
-    connections = Connections(app.handle, malformed, limits, most=affordable(limits.connections, raise_limit()))
+    most = affordable(limits.connections, raise_limit())
+    connections = Connections(app.handle, malformed, limits, most=most)
+    metrics.connections.set_function(lambda: len(connections))
+    metrics.connections_limit.set(most)
     sockets = await _bound(settings)
     listener = Listener(sockets, connections, certificate)
     keeping = asyncio.create_task(connections.keep_limits(), name="limits of connections")

@@ -32,6 +32,11 @@ class Condition:
         return "ok" if self._failure is None else f"failing: {self._failure}"
 
     @property
+    def is_writable(self) -> bool:
+        """Whether it could be written when that was last tried."""
+        return self._failure is None
+
+    @property
     def is_to_be_tried(self) -> bool:
         """Whether it failed, and long enough ago to see whether it still does."""
         return self._failure is not None and time.monotonic() >= self._failed_at + self._pause

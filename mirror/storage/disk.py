@@ -59,6 +59,7 @@ class DiskStore:
         self._identity: object = None
         self._condemned: set[Digest] = set()  # damaged, and could not be removed
         metrics.cache_limit_bytes.set(settings.max_size)
+        metrics.cache_writable.set_function(lambda: self.condition.is_writable)
         metrics.cache_bytes.set_function(lambda: self._inventory.occupied)
 
     @classmethod

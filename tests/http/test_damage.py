@@ -285,11 +285,13 @@ async def test_a_directory_that_becomes_read_only(tmp_path: Path, upstream: Upst
             ready = await client.get("/readyz")
             assert (ready.status, b'"cache": "failing: ' in ready.body) == (200, True), ready
             assert len(mirror.events("cache_failing")) == 1
+            assert await mirror.total("mirror_cache_writable") == 0
 
         async def ask() -> None:
             await settled(lambda: client.get(upstream.blob(lone)), lambda reply: reply.cache_status == "mirror; hit")
 
         await ask()
+        assert await mirror.total("mirror_cache_writable") == 1
         assert b'"cache": "ok"' in (await client.get("/readyz")).body
 
 

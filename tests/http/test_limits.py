@@ -84,6 +84,8 @@ async def test_above_the_limit_the_longest_idle_goes(client: Client, mirror: Mir
             await line.get("/healthz")
             await line.answer()
             await asyncio.sleep(0.005)  # the mirror's clock knows milliseconds
+        figures = await mirror.metrics()  # by a connection of its own, for which one of the lines goes
+        assert figures["mirror_connections"] == figures["mirror_connections_limit"] == MOST
         assert (await client.get("/healthz")).status == 200
         await eventually(lines[0].ended, within=3)
         assert not await lines[-1].ended()

@@ -17,6 +17,8 @@ PACKAGES = {
     "nginx": "nginx-light",
     "openssl": "openssl",
     "podman": "podman",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
     "skopeo": "skopeo",
 }
 
