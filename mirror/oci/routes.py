@@ -20,6 +20,7 @@ _MOST_PARAMETERS = 32
 _ENCODED_COLON = re.compile("%3a", re.IGNORECASE)
 _BY_REFERENCE = re.compile(r"(.+)/(manifests|blobs|referrers)/([^/]+)")
 _LAST_TAGS = "/tags/list"
+_USERINFO = re.compile(r"//[^/?#]*@")  # of a target in absolute form (RFC 9112, 3.2.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +123,9 @@ def _parse_endpoint(rest: str, path: str, ns: str | None, query: str, upstreams:
         repository, by_path = upstreams.repository(name, ns=ns)
         if prefix and not by_path:
             raise NameUnknown(
-                f"{prefix[:80]!r} before /v2/ is not an upstream that is configured here; write /v2/<upstream>/<name>",
-                prefix=prefix[:80],
+                f"{shown(prefix, 80)!r} before /v2/ is not an upstream that is configured here; write "
+                f"/v2/<upstream>/<name>",
+                prefix=shown(prefix, 80),
             )
         return Asked(repository, path[: len(path) - ending], ns if upstreams.knows(ns) else None, by_path)
 
@@ -185,9 +187,14 @@ def _pairs(query: str) -> list[tuple[str, str]]:
         ) from error
 
 
+def shown(target: str, most: int) -> str:
+    """The beginning of a target, as errors and events may say it: without a login that somebody wrote into it."""
+    return _USERINFO.sub("//", target, count=1)[:most]
+
+
 def _no_such(path: str) -> RouteUnknown:
     return RouteUnknown(
-        f"{path[:80]!r} is not an endpoint of this mirror: it serves /v2/<name>/manifests/<reference>, "
+        f"{shown(path, 80)!r} is not an endpoint of this mirror: it serves /v2/<name>/manifests/<reference>, "
         f"/v2/<name>/blobs/<digest>, /v2/<name>/tags/list and /v2/<name>/referrers/<digest>",
-        path=path[:80],
+        path=shown(path, 80),
     )

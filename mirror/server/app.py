@@ -26,6 +26,7 @@ from mirror.oci.routes import (
     TagsRoute,
     TokenRoute,
     parse_route,
+    shown,
 )
 from mirror.policy import as_told_to
 from mirror.pulls import Pulls
@@ -35,7 +36,7 @@ from mirror.server.door import Door
 from mirror.server.framing import check_framing
 from mirror.server.lists import Lists
 from mirror.server.manifests import Manifests
-from mirror.server.record import Record
+from mirror.server.record import LONGEST_TARGET, Record
 from mirror.server.tenants import Pulling, Tenants
 from mirror.server.wire import ClientGone, Headers, Sent, answer, render, sent, taken
 from mirror.storage.condition import Condition
@@ -95,7 +96,7 @@ class App:
         except ClientGone:
             return sent(keep_alive=False)
         except Exception as error:
-            log.exception("request_crashed", target=request.raw_path[:256])
+            log.exception("request_crashed", target=shown(request.raw_path, LONGEST_TARGET))
             crash = MirrorError("the mirror failed; its log says more", error=type(error).__name__)
             return self._failed(request, route, caller, crash, started)
 

@@ -11,8 +11,9 @@ from mirror.access import Caller
 from mirror.errors import MirrorError
 from mirror.metrics import Metrics
 from mirror.oci.digest import Digest
-from mirror.oci.routes import Asked
+from mirror.oci.routes import Asked, shown
 
+LONGEST_TARGET = 256  # characters of it in an event
 log = structlog.get_logger()
 
 
@@ -70,7 +71,7 @@ class Record:
         (log.warning if failure.status >= 500 else log.info)(
             "pull_failed",
             method=request.method,
-            target=request.raw_path[:256],
+            target=shown(request.raw_path, LONGEST_TARGET),
             status=failure.status,
             code=failure.code,
             reason=str(failure),

@@ -23,6 +23,7 @@ from tests.fake.faults import Redirect, Status
 from tests.fake.registry import Registry
 from tests.fake.tokens import Basic, Bearer, TokenServer, basic
 from tests.http.client import Client, Reply
+from tests.http.lines import Line
 from tests.http.upstreams import Upstream, section
 from tests.real.mirror import Mirror, launched
 
@@ -249,6 +250,10 @@ async def test_no_secret_is_in_anything_that_is_emitted(tmp_path: Path, log_form
         await used(world, client, emitted)
         for target in ("/metrics", "/readyz", "/healthz", "/v2/", "/token?service=passing.test"):
             emitted.reply(target, await client.get(target, SHOWN[1]))
+        for target in (f"http://me:{CLIENT}@{mirror.host}/v2/library/", f"//me:{CLIENT}@{mirror.host}/v2/"):
+            async with Line.to(mirror) as line:
+                await line.send(f"GET {target} HTTP/1.1\r\nHost: {mirror.host}\r\nConnection: close\r\n\r\n".encode())
+                emitted.texts.append((target, await line.rest()))
     emitted.files(tmp_path / "mirror")
     log = mirror.program.said()
     assert ("secret_file_broken" in log, "credential_helper_failed" in log) == (True, True)
