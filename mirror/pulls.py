@@ -266,9 +266,9 @@ class Pulls:
         registry = self._registries[repository.upstream]
         told = await self._asking(repository, digest, registry.blob_size(repository.name, digest))
         await self._catalog.keep_holding(repository, digest)
-        if told is None:
-            told = self._catalog.expected_size(repository, digest)
-        return (size, Outcome.HIT) if size is not None else (told, Outcome.PASSED)
+        # Some registries answer HEAD with a length of 0, or with that of their storage's own answer.
+        expected = self._catalog.expected_size(repository, digest)
+        return (size, Outcome.HIT) if size is not None else (told if expected is None else expected, Outcome.PASSED)
 
     @asynccontextmanager
     async def blob(self, repository: Repository, digest: Digest) -> AsyncIterator[BlobPull]:

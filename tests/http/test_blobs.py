@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fake.content import Blob, digest_of
+from tests.fake.content import Blob, digest_of, image
 from tests.fake.faults import Gzipped, Header, Overrun, Status, Unframed, Without
 from tests.fake.registry import Registry
 from tests.http.client import Client, Reply, kept
@@ -89,6 +89,16 @@ async def test_head_where_upstreams_is_refused_or_bare(client: Client, upstream:
     check(await client.head(upstream.blob(blob)), blob, body=False)
     assert sum(seen.sent for seen in upstream.registry.of_blob(blob)) < blob.size
     check(await client.get(upstream.blob(blob)), blob)
+
+
+@pytest.mark.parametrize("length", ["0", "7"])
+async def test_head_where_upstreams_tells_another_length(client: Client, upstream: Upstream, length: str) -> None:
+    """The manifest knows better; what it says is what the content has, or it is not served."""
+    manifest = upstream.publish(image(1000), "v1")
+    assert (await client.get(upstream.manifest("v1"))).status == 200
+    upstream.registry.inject(Header("Content-Length", length), method="HEAD")
+    for blob in manifest.blobs:
+        check(await client.head(upstream.blob(blob)), blob, body=False)
 
 
 async def test_a_missing_blob(client: Client, upstream: Upstream) -> None:
