@@ -1,6 +1,7 @@
-"""The files of deploy/, and what is in them."""
+"""The files of deploy/."""
 
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
+FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file())

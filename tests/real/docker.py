@@ -5,10 +5,12 @@ from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from tests.real.containerd import Containerd, containerd
-from tests.real.program import running, short_directory, succeeded
+from tests.real.network import Network
+from tests.real.program import Ran, ran, running, short_directory, succeeded
 
 PROXY = (
     "http://127.0.0.1:9"  # all but loopback and the mirror is a closed port: falling back to Docker Hub fails at once
@@ -18,7 +20,8 @@ PROXY = (
 class Docker:
     """A Docker engine and its command line."""
 
-    def __init__(self, directory: Path, engine: Containerd) -> None:
+    def __init__(self, directory: Path, engine: Containerd, network: Network | None = None) -> None:
+        self._network = network
         self._directory = directory
         self._engine = engine
         self.socket = directory / "docker.sock"
@@ -36,11 +39,63 @@ class Docker:
             "containerd": self._engine.socket,
         }
         network = ["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"]
-        return ["dockerd", *(f"--{name}={place}" for name, place in places.items()), *network]
+        # Not by `ip netns exec`: what is mounted there, containerd does not see.
+        within = () if self._network is None else ("nsenter", f"--net=/run/netns/{self._network.name}")
+        return [*within, "dockerd", *(f"--{name}={place}" for name, place in places.items()), *network]
 
-    async def _docker(self, *arguments: str) -> str:
-        env = {"DOCKER_CONFIG": str(self._directory / "client")}
-        return await succeeded("docker", "--host", f"unix://{self.socket}", *arguments, env=env)
+    @property
+    def environment(self) -> dict[str, str]:
+        """What sends a client of its own here: docker's, or Compose."""
+        return {
+            "DOCKER_HOST": f"unix://{self.socket}",
+            "DOCKER_CONFIG": str(self._directory / "client"),
+            "DOCKER_BUILDKIT": "0",  # the engine's own builder: the other is a program that may be missing
+        }
+
+    async def _docker(self, *arguments: str, within: float = 60.0) -> str:
+        return await succeeded("docker", *arguments, env=self.environment, within=within)
+
+    async def make(self, name: str, root: Path) -> None:
+        """An image of one layer: the root file system in a tar."""
+        await self._docker("import", str(root), name)
+
+    async def build(self, name: str, context: Path, file: str, **arguments: str) -> None:
+        """An image out of a Dockerfile, without a network."""
+        given = [word for key, value in arguments.items() for word in ("--build-arg", f"{key}={value}")]
+        await self._docker(
+            *("build", "--network=none", "--force-rm", "--tag", name, "--file", f"{context}/{file}", *given),
+            str(context),
+            within=240,
+        )
+
+    async def inspect(self, name: str) -> dict[str, Any]:
+        """What the engine says of a container, or of an image."""
+        (found,) = json.loads(await self._docker("inspect", name))
+        assert isinstance(found, dict)
+        return found
+
+    async def stop(self, container: str) -> None:
+        """Stopped as it wants to be: SIGTERM, its own time, and only then SIGKILL."""
+        await self._docker("stop", container)
+
+    async def remove(self, *containers: str) -> None:
+        await self._docker("rm", "--force", "--volumes", *containers)
+
+    async def logs(self, container: str) -> str:
+        said = await ran("docker", "logs", container, env=self.environment)
+        return said.output + said.errors
+
+    async def inside(self, container: str, *command: str) -> Ran:
+        """What comes of a command in a container that runs."""
+        return await ran("docker", "exec", container, *command, env=self.environment)
+
+    async def started(self, *arguments: str) -> str:
+        """A container in the background, as `docker run` is told; its id."""
+        return (await self._docker("run", "--detach", *arguments)).strip()
+
+    async def completed(self, *arguments: str) -> str:
+        """What a container says that ends by itself, well, as `docker run` is told."""
+        return await self._docker("run", "--rm", *arguments)
 
     async def login(self, host: str, user: str, password: str) -> None:
         await self._docker("login", "--username", user, "--password", password, host)
@@ -74,15 +129,18 @@ class Docker:
 
 
 @asynccontextmanager
-async def docker(registry_mirror: str, *, daemon_json: str | None = None) -> AsyncIterator[Docker]:
+async def docker(
+    registry_mirror: str, *, daemon_json: str | None = None, network: Network | None = None
+) -> AsyncIterator[Docker]:
     """A Docker engine as long as the block lasts.
 
     Args:
         daemon_json: its whole configuration, in place of the one that has nothing but the mirror.
+        network: where it lives; None for this machine's own network.
     """
     async with containerd() as engine:
         with short_directory("dockerd") as directory:
-            daemon = Docker(directory, engine)
+            daemon = Docker(directory, engine, network)
             near = f"127.0.0.1,localhost,{urlsplit(registry_mirror).hostname}"
             env = {"HTTP_PROXY": PROXY, "HTTPS_PROXY": PROXY, "NO_PROXY": near}
             argv = daemon.daemon(daemon_json or json.dumps({"registry-mirrors": [registry_mirror]}))

@@ -10,6 +10,7 @@ PACKAGES = {
     "containerd": "containerd",
     "ctr": "containerd",
     "docker": "docker.io",
+    "docker-compose": "docker-compose",
     "docker-registry": "docker-registry",
     "dockerd": "docker.io",
     "ip": "iproute2",
@@ -20,6 +21,8 @@ PACKAGES = {
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "skopeo": "skopeo",
+    "systemd-analyze": "systemd",
+    "systemd-sysusers": "systemd",
 }
 
 

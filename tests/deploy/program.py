@@ -1,0 +1,32 @@
+"""What the program knows: its commands with their flags, and its variables."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import typer
+
+from mirror.cli import command_line
+from mirror.cli.programs import Programs
+from tests.unit.configurations import KEYS
+
+_PROGRAM = typer.main.get_command(command_line(cast("Programs", None)))
+assert isinstance(_PROGRAM, typer.core.TyperGroup)
+COMMANDS = _PROGRAM.commands
+
+
+def check_command(words: Sequence[str]) -> None:
+    """Fails unless the program understands this command line; nothing of it is done.
+
+    Args:
+        words: what follows the program's name.
+    """
+    name, *rest = words
+    assert name in COMMANDS, f"no command {name!r}"
+    with COMMANDS[name].make_context(name, list(rest)) as context:
+        assert not context.args, context.args
+
+
+def variables() -> frozenset[str]:
+    """Those of flags, and those of keys."""
+    flags = {str(option.envvar) for command in COMMANDS.values() for option in command.params if option.envvar}
+    return frozenset(flags | {f"MIRROR_{'__'.join(key).upper()}" for key in KEYS if key[0] != "upstreams"})

@@ -1,0 +1,102 @@
+"""The image and the Compose file: built, run and stopped by a real engine, with a real pull through it."""
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mirror.config import read_settings
+from tests.deploy.engine import MIRROR, Site
+from tests.deploy.files import DEPLOY, ROOT
+from tests.deploy.program import check_command
+from tests.real.images import runnable
+from tests.real.mirror import events_in
+from tests.real.program import eventually, succeeded
+
+COMPOSE = DEPLOY / "docker" / "compose.yaml"
+SERVICE = yaml.safe_load(COMPOSE.read_text())["services"]["mirror"]
+LAYERS = 70_000_000  # bytes
+
+pytestmark = pytest.mark.asyncio(loop_scope="package")
+needs_docker = pytest.mark.needs("dockerd", "docker", "containerd", "busybox", "ip", "docker-compose", root=True)
+
+
+@needs_docker
+async def test_compose_runs_it_and_a_pull_goes_through(built: Site, tmp_path: Path) -> None:
+    """Read-only, without a right, as nobody in particular: it becomes healthy, serves, stays so, and ends by itself."""
+    more = tmp_path / "more.yaml"
+    ours = {"environment": {"MIRROR_UPSTREAM": built.upstream}, "healthcheck": {"interval": "1s"}}
+    more.write_text(json.dumps({"services": {"mirror": ours}}))
+    compose = ("docker-compose", "--project-name", "site", "--file", str(COMPOSE), "--file", str(more))
+    name = "site_mirror_1"
+    built.publish("library/app", runnable("hello from behind the container"), "v1")
+    await succeeded(*compose, "up", "--detach", "--no-build", env=built.engine.environment)
+    try:
+
+        async def is_healthy() -> bool:
+            health = (await built.engine.inspect(name))["State"]["Health"]
+            assert health["Status"] != "unhealthy", health
+            return bool(health["Status"] == "healthy")
+
+        await eventually(is_healthy, within=30)
+        await built.engine.pull("app:v1")
+        assert await built.engine.run("app:v1") == "hello from behind the container\n"
+        served = [one for one in events_in(await built.engine.logs(name)) if one["event"] == "pull_served"]
+        assert {one["kind"] for one in served} == {"manifest", "blob"}
+        assert (await built.engine.inside(name, "id", "-u")).output == "10001\n"
+        for place in ("/opt/mirror", "/etc", "/"):
+            written = await built.engine.inside(name, "mkdir", f"{place}/of-nobody")
+            assert "Read-only file system" in written.errors, str(written)
+        assert "\ndocker.io/library/app:v1 " in (await built.engine.inside(name, "mirror", "ls")).output
+        found = await built.engine.inspect(name)
+        assert (found["State"]["Health"]["Status"], found["State"]["Health"]["FailingStreak"]) == ("healthy", 0)
+        assert found["HostConfig"]["CapDrop"] == ["ALL"]
+        began = time.monotonic()
+        await built.engine.stop(name)
+        state = (await built.engine.inspect(name))["State"]
+        assert (state["ExitCode"], state["OOMKilled"]) == (0, False), await built.engine.logs(name)
+        assert time.monotonic() - began < 10
+    finally:
+        await succeeded(*compose, "down", "--volumes", "--timeout=1", env=built.engine.environment)
+
+
+@needs_docker
+async def test_the_image_is_nobodys_and_slim(built: Site) -> None:
+    """Its user is a number that is not root's; what it adds to its base is the program, without what built it."""
+    image, base = await asyncio.gather(built.engine.inspect(MIRROR), built.engine.inspect("base"))
+    user, _, group = image["Config"]["User"].partition(":")
+    assert int(user) > 999
+    assert int(group) > 999
+    assert 0 < image["Size"] - base["Size"] < LAYERS
+    assert list(image["Config"]["Volumes"]) == ["/var/cache/mirror"]
+    check_command(image["Config"]["Cmd"])
+    said = await built.engine.completed(MIRROR, "--version")
+    assert said.startswith("mirror 0.")
+    check = "import importlib.util as u; print([n for n in ('hatchling', 'pip', 'pytest') if u.find_spec(n)])"
+    assert await built.engine.completed("--entrypoint", "python", MIRROR, "-c", check) == "[]\n"
+
+
+@needs_docker
+async def test_a_container_in_which_nothing_answers_is_not_healthy(built: Site) -> None:
+    """The check itself fails; a container that is never healthy would also show by a check that can't run."""
+    command = (await built.engine.inspect(MIRROR))["Config"]["Healthcheck"]["Test"]
+    assert command[0] == "CMD"
+    container = await built.engine.started("--entrypoint", "sleep", MIRROR, "60")
+    try:
+        said = await built.engine.inside(container, *command[1:])
+        assert (said.code, said.output, said.errors) == (1, "", "")
+    finally:
+        await built.engine.remove(container)
+
+
+@pytest.mark.needs("docker-compose")
+async def test_compose_understands_its_file() -> None:
+    """And the mirror has time to end before it is ended."""
+    await succeeded("docker-compose", "--file", str(COMPOSE), "config", "--quiet")
+    grace = float(SERVICE["stop_grace_period"].removesuffix("s"))
+    assert grace > read_settings(None, {}, []).timeouts.shutdown + 5
+    assert (COMPOSE.parent / SERVICE["build"]["context"]).resolve() == ROOT
+    assert (ROOT / SERVICE["build"]["dockerfile"]).is_file()
