@@ -90,9 +90,8 @@ class Channel(ABC):
                     raise UpstreamCut("the file ended before the blob")
                 start += sent
                 self.sent += sent
-                await asyncio.sleep(
-                    0
-                )  # a hundred who begin at the same time fill megabytes of the system's memory each
+                # A hundred who begin at the same time fill megabytes of the system's memory each: others have their turn.
+                await asyncio.sleep(0)
 
     @abstractmethod
     async def _open(self, transport: asyncio.Transport) -> None: ...
