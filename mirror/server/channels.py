@@ -24,10 +24,32 @@ from mirror.server.wire import ClientGone, ending, taken
 from mirror.storage import Readable
 
 _STRETCH = 2**19  # bytes to send before others have their turn, and the page cache is looked at again
+_ROUND = 2**23  # bytes for all of them together, while the loop goes round once; then everybody sends little
 _PIECE = 64 * 2**10  # bytes that are written to a transport at once: to begin with, and
 _PIECES = 2**20  # to a client that is fast enough
 _AT_ONCE = 0.1  # seconds in which a fast one takes a piece
 _SHORT = {errno.EMFILE, errno.ENFILE}
+
+
+class _Pace:
+    """What is left to send in this round of the loop: some hundred who begin at once would stop it for everybody."""
+
+    def __init__(self) -> None:
+        self._spent = 0
+
+    def share(self, loop: asyncio.AbstractEventLoop, wanted: int) -> int:
+        """So many bytes of *wanted* are to be sent at once."""
+        if not self._spent:
+            loop.call_soon(self._begin)
+        share = wanted if self._spent < _ROUND else min(wanted, _PIECE)
+        self._spent += share
+        return share
+
+    def _begin(self) -> None:
+        self._spent = 0
+
+
+_pace = _Pace()
 
 
 class Channel(ABC):
@@ -84,13 +106,13 @@ class Channel(ABC):
         while start < end:
             reach = min(await readable.reach(start), end)
             while start < reach:
-                sent = await self._copy(readable.fileno(), start, min(reach - start, stretch))
+                sent = await self._copy(readable.fileno(), start, _pace.share(self._loop, min(reach - start, stretch)))
                 stretch = min(2 * stretch, _STRETCH)
                 if not sent:
                     raise UpstreamCut("the file ended before the blob")
                 start += sent
                 self.sent += sent
-                # A hundred who begin at the same time fill megabytes of the system's memory each: others have their turn.
+                # A hundred who begin together fill megabytes of the system's memory each: others have their turn.
                 await asyncio.sleep(0)
 
     @abstractmethod
