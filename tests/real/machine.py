@@ -16,6 +16,7 @@ PACKAGES = {
     "ip": "iproute2",
     "mount": "mount",
     "nginx": "nginx-light",
+    "nsenter": "util-linux",
     "openssl": "openssl",
     "podman": "podman",
     "prometheus": "prometheus",

@@ -1,0 +1,195 @@
+"""A machine of its own: its /etc, /run and /var, its network, its processes. All of it ends with it."""
+
+import json
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mirror.config import DEFAULT_UPSTREAMS
+from tests.real.mirror import ROOT
+from tests.real.program import Program, Ran, ran, running, short_directory
+
+ADDRESS = "192.0.2.10"  # of this machine in its network, beside loopback (RFC 5737)
+NAME = "mirror.example"
+REGISTRY_PORT = 7000
+CLOSED_PORT = 9
+
+_MADE = f"""
+set -eu
+cd "$1"
+mkdir etc etc.work home elsewhere work bin
+mount -t overlay -o lowerdir=/etc,upperdir=etc,workdir=etc.work overlay /etc
+for place in /run /var/lib/docker /var/lib/containerd /var/lib/containers; do
+    mkdir -p "$place"
+    mount -t tmpfs tmpfs "$place"
+done
+rm -rf /etc/docker /etc/containerd /etc/containers /etc/mirror
+mkdir -p /etc/containers/registries.conf.d /etc/mirror
+ip link set lo up
+ip address add {ADDRESS}/32 dev lo
+echo "127.0.0.1 localhost\n{ADDRESS} {NAME}" >/etc/hosts
+: >/etc/resolv.conf
+echo made
+# whoever is left behind here is reaped at once
+exec env --ignore-signal=CHLD sleep infinity
+"""
+
+_SYSTEMCTL = """#!/bin/sh
+# What systemd does for the documents: a daemon ends, and starts anew with what its files say now.
+set -eu
+unit=$2
+case "$1 $unit" in
+    "restart docker") program=dockerd ready="docker version" ;;
+    "restart containerd") program=containerd ready="ctr version" ;;
+    *) echo "no such unit here: $*" >&2; exit 5 ;;
+esac
+if [ -e "/run/$unit.own" ]; then
+    old=$(cat "/run/$unit.own")
+    kill "$old"
+    while kill -0 "$old" 2>/dev/null; do sleep 0.05; done
+fi
+setsid "$program" >>"/run/$unit.log" 2>&1 </dev/null &
+echo $! >"/run/$unit.own"
+for _ in $(seq 400); do
+    $ready >/dev/null 2>&1 && exit
+    sleep 0.05
+done
+tail "/run/$unit.log" >&2
+exit 1
+"""
+
+_SUDO = '#!/bin/sh\nexec "$@"\n'
+
+_FILES = {
+    "/etc/containers/policy.json": '{"default": [{"type": "insecureAcceptAnything"}]}',
+    "/etc/containers/storage.conf": (
+        '[storage]\ndriver = "vfs"\nrunroot = "/run/containers/storage"\ngraphroot = "/var/lib/containers/storage"\n'
+    ),
+    "/etc/containers/containers.conf": (
+        '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n'
+        '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\n'
+    ),
+}
+"""What is on every machine with podman, and what this kernel needs."""
+
+
+@dataclass(slots=True)
+class Machine:
+    """A machine, and the shell of whoever sits in front of it."""
+
+    root: Path
+    pid: int
+    home: Path
+    upstream: str  # the address of all upstreams
+
+    @property
+    def work(self) -> Path:
+        """Where commands are typed."""
+        return self.root / "work"
+
+    def argv(self, command: str) -> list[str]:
+        """What types *command* there."""
+        env = {
+            "PATH": f"{self.root}/bin:{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(self.home),
+            "LANG": "C.UTF-8",
+            "COLUMNS": "500",
+            "MIRROR_UPSTREAM": " ".join(f"{name}={self.upstream}" for name in DEFAULT_UPSTREAMS),
+        }
+        words = [f"{name}={value}" for name, value in env.items()]
+        enter = ["nsenter", "--target", str(self.pid), "--mount", "--net", "--pid", f"--wd={self.work}"]
+        return [*enter, "env", "--ignore-environment", *words, "bash", "-euo", "pipefail", "-c", command]
+
+    async def typed(self, command: str) -> Ran:
+        """A command, to its end."""
+        return await ran(*self.argv(command))
+
+    async def succeeded(self, command: str) -> Ran:
+        """The same, where it has to succeed."""
+        done = await self.typed(command)
+        assert done.code == 0, f"{command}\n{done}"
+        return done
+
+    async def write(self, path: str, text: str) -> None:
+        """A file, by its path there."""
+        (self.root / "next").write_text(text)
+        await self.succeeded(f'file={path}; mkdir -p "$(dirname "$file")"; cp {self.root}/next "$file"')
+
+    def go_elsewhere(self) -> None:
+        """Another machine: nothing is known there, and no upstream is reached."""
+        self.home = self.root / "elsewhere"
+        self.upstream = f"http://127.0.0.1:{CLOSED_PORT}"
+
+
+@asynccontextmanager
+async def machine(storage: Path, programs: Mapping[str, str]) -> AsyncIterator[Machine]:
+    """A machine with a registry in its network that is every upstream, and a clone of the project to stand in.
+
+    Args:
+        storage: what that registry has.
+        programs: scripts on the PATH there, by name.
+    """
+    with short_directory("docs") as root:
+        isolated = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        async with running([*isolated, "sh", "-c", _MADE, "sh", str(root)], log=root / "log") as holder:
+            try:
+                await holder.until(lambda: "made" in holder.said())
+                made = Machine(root, _only_child(holder.pid), root / "home", f"http://127.0.0.1:{REGISTRY_PORT}")
+                await _furnish(made, {"systemctl": _SYSTEMCTL, "sudo": _SUDO, **programs})
+                async with _registry(made, storage):
+                    yield made
+            finally:
+                await holder.kill()
+
+
+async def _furnish(made: Machine, programs: Mapping[str, str]) -> None:
+    for name, text in programs.items():
+        (made.root / "bin" / name).write_text(text)
+        (made.root / "bin" / name).chmod(0o755)
+    for path, text in _FILES.items():
+        await made.write(path, text)
+    _clone(made.work)
+    (made.work / "images.txt").write_text("alpine:3.20\n")
+
+
+def _clone(folder: Path) -> None:
+    """The project, with the environment that the tests run in as the one that make has made."""
+    for entry in ROOT.iterdir():
+        if not entry.name.startswith("."):
+            (folder / entry.name).symlink_to(entry)
+    environment = folder / ".venv"
+    environment.mkdir()
+    for entry in Path(sys.prefix).iterdir():
+        if entry.name not in {"run", "dev"}:
+            (environment / entry.name).symlink_to(entry)
+    for stamp in ("run", "dev"):
+        (environment / stamp).touch()
+
+
+@asynccontextmanager
+async def _registry(made: Machine, storage: Path) -> AsyncIterator[Program]:
+    configuration = made.root / "registry.json"
+    configuration.write_text(
+        json.dumps(
+            {
+                "version": "0.1",
+                "storage": {"filesystem": {"rootdirectory": str(storage)}},
+                "http": {"addr": f":{REGISTRY_PORT}"},
+            }
+        )
+    )
+    argv = made.argv(f"exec docker-registry serve {configuration}")
+    async with running(argv, log=made.root / "registry.log") as registry:
+        await registry.until(lambda: "listening on" in registry.said())
+        yield registry
+        await registry.kill()
+
+
+def _only_child(pid: int) -> int:
+    """The process of the machine that all others there end with."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    assert len(children) == 1, children
+    return int(children[0])
