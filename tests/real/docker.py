@@ -81,6 +81,12 @@ class Docker:
     async def remove(self, *containers: str) -> None:
         await self._docker("rm", "--force", "--volumes", *containers)
 
+    async def create_network(self, name: str) -> None:
+        await self._docker("network", "create", name)
+
+    async def remove_network(self, name: str) -> None:
+        await self._docker("network", "rm", name)
+
     async def logs(self, container: str) -> str:
         said = await ran("docker", "logs", container, env=self.environment)
         return said.output + said.errors

@@ -14,6 +14,7 @@ PACKAGES = {
     "docker-registry": "docker-registry",
     "dockerd": "docker.io",
     "ip": "iproute2",
+    "kubectl": "kubernetes-client",
     "mount": "mount",
     "nginx": "nginx-light",
     "nsenter": "util-linux",

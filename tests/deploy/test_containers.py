@@ -1,4 +1,4 @@
-"""The image and the Compose file: built, run and stopped by a real engine, with a real pull through it."""
+"""The image, the Compose file and the pods: built, run and stopped by a real engine, with real pulls through them."""
 
 import asyncio
 import json
@@ -11,6 +11,8 @@ import yaml
 from mirror.config import read_settings
 from tests.deploy.engine import MIRROR, Site
 from tests.deploy.files import DEPLOY, ROOT
+from tests.deploy.manifests import KINDS
+from tests.deploy.pods import pod_of
 from tests.deploy.program import check_command
 from tests.real.images import runnable
 from tests.real.mirror import events_in
@@ -100,3 +102,29 @@ async def test_compose_understands_its_file() -> None:
     assert grace > read_settings(None, {}, []).timeouts.shutdown + 5
     assert (COMPOSE.parent / SERVICE["build"]["context"]).resolve() == ROOT
     assert (ROOT / SERVICE["build"]["dockerfile"]).is_file()
+
+
+@needs_docker
+@pytest.mark.needs("kubectl")
+@pytest.mark.parametrize("name", KINDS)
+async def test_a_pod_does_what_it_is_there_for(built: Site, tmp_path: Path, name: str) -> None:
+    """Its containers run as they are to, with the rights they have there: prepared, pulled through, ended."""
+    repository = f"app-{name}"
+    built.publish(f"library/{repository}", runnable(f"hello from behind the {name}"), "v1")
+    async with pod_of(built, name, tmp_path) as container:
+
+        async def is_ready() -> bool:
+            said = await built.engine.inside(container, "python", "/opt/mirror/bin/healthy")
+            assert (await built.engine.inspect(container))["State"]["Running"], await built.engine.logs(container)
+            return said.code == 0
+
+        await eventually(is_ready, within=30)
+        await built.engine.pull(f"{repository}:v1")
+        assert await built.engine.run(f"{repository}:v1") == f"hello from behind the {name}\n"
+        assert f"library/{repository}:v1 " in (await built.engine.inside(container, "mirror", "ls")).output
+        assert list((tmp_path / "cache").glob("blobs/sha256/*"))
+        await built.engine.stop(container)
+        assert (await built.engine.inspect(container))["State"]["ExitCode"] == 0, await built.engine.logs(container)
+    if name == "node":
+        text = (tmp_path / "hosts" / "_default" / "hosts.toml").read_text()
+        assert '[host."http://127.0.0.1:5000"]' in text

@@ -1,0 +1,78 @@
+"""A pod of the manifests, run by Docker as a kubelet would: the same image, words, user, rights and mounts."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tests.deploy.engine import MIRROR, Site
+from tests.deploy.manifests import Object, configuration, containers, main_container, pod
+
+FLAGS = {"allowPrivilegeEscalation": "--security-opt=no-new-privileges", "readOnlyRootFilesystem": "--read-only"}
+NETWORK = "pods"
+
+
+@asynccontextmanager
+async def pod_of(site: Site, name: str, directory: Path) -> AsyncIterator[str]:
+    """The mirror's container, once all that prepare it have ended well; 127.0.0.1:5000 leads to it.
+
+    Args:
+        directory: where volumes are, each a folder of its name.
+    """
+    _provide(name, directory)
+    await site.engine.create_network(NETWORK)
+    started = []
+    try:
+        for one in containers(name):
+            words = [*_flags(pod(name)["securityContext"] | one["securityContext"]), *_mounts(name, one, directory)]
+            command = one.get("command", [])
+            entry = [f"--entrypoint={command[0]}"] if command else []
+            arguments = [*command[1:], *one.get("args", [])]
+            if one != main_container(name):
+                await site.engine.completed(*words, *entry, "--network=none", MIRROR, *arguments)
+                continue
+            (port,) = one["ports"]
+            words += [f"--publish=127.0.0.1:5000:{port['containerPort']}", f"--network={NETWORK}"]
+            words += [f"--env=MIRROR_UPSTREAM={site.upstream}"]
+            started.append(await site.engine.started(*words, *entry, MIRROR, *arguments))
+        (container,) = started
+        yield container
+    finally:
+        if started:
+            await site.engine.remove(*started)
+        await site.engine.remove_network(NETWORK)
+
+
+def _provide(name: str, directory: Path) -> None:
+    """Volumes as they are when a pod begins: a node's directories are root's, a claim's the group's."""
+    for volume in ("cache", "hosts", "configuration"):
+        (directory / volume).mkdir(exist_ok=True)
+    (directory / "configuration" / "mirror.toml").write_text(configuration(name))
+    group = pod(name)["securityContext"].get("fsGroup")
+    if group is not None:
+        os.chown(directory / "cache", 0, group)
+        os.chmod(directory / "cache", 0o2775)
+
+
+def _flags(security: Object) -> list[str]:
+    """How Docker is told of a security context. What it lacks a word for is its default already (seccomp)."""
+    flags = [f"--user={security['runAsUser']}:{security['runAsGroup']}"]
+    flags += [f"--group-add={security['fsGroup']}"] if "fsGroup" in security else []
+    assert security["allowPrivilegeEscalation"] is False
+    assert security["readOnlyRootFilesystem"] is True
+    flags += FLAGS.values()
+    for word, rights in security["capabilities"].items():
+        flags += [f"--cap-{word}={right}" for right in rights]
+    return flags
+
+
+def _mounts(name: str, container: Object, directory: Path) -> list[str]:
+    temporary = {volume["name"] for volume in pod(name)["volumes"] if "emptyDir" in volume}
+    flags = []
+    for mount in container["volumeMounts"]:
+        if mount["name"] in temporary:
+            flags.append(f"--tmpfs={mount['mountPath']}")
+        else:
+            mode = "ro" if mount.get("readOnly") else "rw"
+            flags.append(f"--volume={directory / mount['name']}:{mount['mountPath']}:{mode}")
+    return flags
