@@ -17,6 +17,7 @@ from typing import Self
 
 from mirror.oci.digest import ALGORITHMS, Digest
 from mirror.oci.images import Image
+from mirror.oci.listings import subject_tag
 from mirror.oci.manifest import Manifest
 from mirror.oci.names import Repository, Tag
 from mirror.oci.platforms import Platform
@@ -270,7 +271,7 @@ class _Referrers:
         if repository not in self._known:
             self._known[repository] = await self._look(repository)
         known = self._known[repository]
-        found = {digest: one for subject in subjects for digest, one in known.get(_stem(subject), {}).items()}
+        found = {digest: one for subject in subjects for digest, one in known.get(subject_tag(subject), {}).items()}
         return [manifest for digest, manifest in found.items() if digest not in subjects]
 
     async def _look(self, repository: Repository) -> dict[str, dict[Digest, Manifest]]:
@@ -281,13 +282,8 @@ class _Referrers:
         for digest in await self._ledger.holdings(repository):
             manifest = await self._catalog.manifest(digest)
             if manifest is not None and manifest.subject is not None:
-                found[_stem(manifest.subject)][digest] = manifest
+                found[subject_tag(manifest.subject)][digest] = manifest
         return found
-
-
-def _stem(digest: Digest) -> str:
-    """What the tags begin with that stand in for a list of referrers (distribution-spec, "Referrers Tag Schema")."""
-    return f"{digest.algorithm}-{digest.hex}"
 
 
 def _refers(tag: Tag) -> bool:

@@ -30,7 +30,7 @@ from mirror.errors import (
     UpstreamUnavailable,
 )
 from mirror.hints import Hints
-from mirror.lists import ListPull, Lists
+from mirror.lists import ListPull, Lists, Question
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.oci.names import Reference, Repository, Tag
@@ -69,7 +69,7 @@ class Pulls:
         self._fetches = Collapsed[tuple[Hashable, Repository, Reference], Manifest]()
         self._checks = Collapsed[tuple[Hashable, Repository, Digest], None]()
         self._missing = Hints[ContentUnknown]()
-        self._lists = Lists(stale_for=settings.stale_for)
+        self._lists = Lists(catalog, stale_for=settings.stale_for)
 
     async def __aenter__(self) -> Self:
         return self
@@ -88,7 +88,7 @@ class Pulls:
         own = copy(self)
         own._asker = asker  # noqa: SLF001 - of its own kind
         own._registries = registries  # noqa: SLF001 - of its own kind
-        own._lists = Lists(stale_for=0.0)  # noqa: SLF001 - what another client was shown stands in for nothing
+        own._lists = Lists(None, stale_for=0.0)  # noqa: SLF001 - what another client was shown stands in for nothing
         return own
 
     # Manifests
@@ -384,11 +384,7 @@ class Pulls:
 
     def _check_online(self, unknown: type[ContentUnknown], what: str) -> None:
         if self._offline:
-            raise unknown(
-                f"{what} is not here and the mirror is offline: start it without --offline where it can reach "
-                f"upstream and pull it once, then carry the cache directory over",
-                offline="yes",
-            )
+            raise _absent(unknown, what)
 
     async def _check_askable(self, repository: Repository, reference: Reference, unknown: type[ContentUnknown]) -> None:
         """Lets a question to upstream pass, unless it must not be asked, or was just answered with 404."""
@@ -417,9 +413,10 @@ class Pulls:
         Raises:
             RepositoryUnknown, UpstreamError
         """
-        self._check_online(RepositoryUnknown, f"the list of {repository}'s tags")
-        page = self._registries[repository.upstream].tags(repository.name, query)
-        return await self._lists.ask((repository, None, query), page)
+        question, what = (repository, None, query), f"the list of {repository}'s tags"
+        if self._offline:
+            return await self._listed_here(question, RepositoryUnknown, what)
+        return await self._lists.ask(question, self._registries[repository.upstream].tags(repository.name, query))
 
     async def referrers(self, repository: Repository, digest: Digest, query: tuple[tuple[str, str], ...]) -> ListPull:
         """A page of upstream's list of what refers to *digest*.
@@ -427,6 +424,22 @@ class Pulls:
         Raises:
             ManifestUnknown, UpstreamError
         """
-        self._check_online(ManifestUnknown, f"the list of what refers to {repository}@{digest}")
+        question, what = (repository, digest, query), f"what refers to {repository}@{digest}"
+        if self._offline:
+            return await self._listed_here(question, ManifestUnknown, what)
         page = self._registries[repository.upstream].referrers(repository.name, digest, query)
-        return await self._lists.ask((repository, digest, query), page)
+        return await self._lists.ask(question, page)
+
+    async def _listed_here(self, question: Question, unknown: type[ContentUnknown], what: str) -> ListPull:
+        page = await self._lists.stored(question)
+        if page is None:
+            raise _absent(unknown, what)
+        return ListPull(page, Outcome.HIT)
+
+
+def _absent(unknown: type[ContentUnknown], what: str) -> ContentUnknown:
+    return unknown(
+        f"{what} is not here and the mirror is offline: mirror warm and mirror export where upstream can be reached, "
+        f"then mirror import here",
+        offline="yes",
+    )

@@ -13,8 +13,10 @@ from typing import TypeVar
 import structlog
 
 from mirror.errors import ContentUnknown, MirrorError, NameUnknown, PlatformUnknown, UpstreamUnavailable
+from mirror.lists import ListPull
 from mirror.oci.digest import Digest
 from mirror.oci.images import Image, Named, Selection
+from mirror.oci.listings import subject_tag
 from mirror.oci.manifest import Descriptor, Manifest
 from mirror.oci.names import Repository, Tag
 from mirror.oci.platforms import Platform
@@ -73,11 +75,14 @@ class Warming:
         for _ in range(_MOST_PAGES):
             if query is None:
                 return
-            pull = await _patiently(partial(self._pulls.tags, repository, query))
+            pull = await _patiently(partial(self._tags_page, repository, query))
             for tag in _list(pull.page.body, "tags"):
                 if isinstance(tag, str):
                     yield tag
             query = pull.page.following
+
+    async def _tags_page(self, repository: Repository, query: tuple[tuple[str, str], ...]) -> ListPull:
+        return _confirmed(await self._pulls.tags(repository, query))
 
     async def bring(self, warmed: Warmed, platforms: Iterable[Platform] | None) -> None:
         """Brings an image in whole: manifests, blobs, and what refers to it (signatures, SBOMs, attestations).
@@ -149,14 +154,28 @@ class Warming:
 
     async def _referrers(self, repository: Repository, digest: Digest) -> list[Image]:
         """Where what refers to *digest* may be: as upstream lists it, or else by tags that stand in for the list."""
-        tag = f"{digest.algorithm}-{digest.hex}"
+        tag = subject_tag(digest)
         found = [Image(repository, Tag.parse(f"{tag}.{kind}")) for kind in _COSIGN]
         try:
-            pull = await _patiently(lambda: self._pulls.referrers(repository, digest, ()))
+            pull = await _patiently(partial(self._referrers_page, repository, digest))
         except ContentUnknown:
             return [Image(repository, Tag.parse(tag)), *found]
         entries = Manifest.read(digest, pull.page.body, None).references
         return [*(Image(repository, one.digest) for one in entries), *found]
+
+    async def _referrers_page(self, repository: Repository, digest: Digest) -> ListPull:
+        return _confirmed(await self._pulls.referrers(repository, digest, ()))
+
+
+def _confirmed(pull: ListPull) -> ListPull:
+    """A list as upstream has it now: what stands in may lack what is to be brought in.
+
+    Raises:
+        MirrorError: why it is not.
+    """
+    if pull.failure is not None:
+        raise pull.failure
+    return pull
 
 
 def _chosen(root: Manifest, platforms: Iterable[Platform] | None, image: Image) -> list[Descriptor]:

@@ -42,9 +42,16 @@ def manifest_headers(asked: Asked, pull: ManifestPull) -> Headers:
     yield from staleness(pull.failure, pull.age)
 
 
-def staleness(failure: MirrorError | None, age: int) -> Headers:
-    """That an answer is *age* seconds old, and which *failure* keeps it from being renewed; nothing where none does."""
-    if failure is not None:
+def staleness(failure: MirrorError | None, age: int | None) -> Headers:
+    """That an answer is *age* seconds old, and which *failure* keeps it from being renewed; nothing where none does.
+
+    Without an age it is no answer of upstream's, but what is stored here.
+    """
+    if failure is None:
+        return
+    if age is None:
+        yield "Warning", f'299 - "{_quotable(str(failure))}; this is what is stored here, and may not be all"'
+    else:
         yield "Age", str(age)
         yield "Warning", f'299 - "{_quotable(str(failure))}; served as it was {age} s ago"'
 

@@ -6,7 +6,6 @@ from aiohttp import web
 
 from mirror.oci.links import link_to
 from mirror.oci.routes import ReferrersRoute, TagsRoute
-from mirror.outcomes import Outcome
 from mirror.pulls import Pulls
 from mirror.server.answers import cache_status, staleness
 from mirror.server.record import Record
@@ -30,12 +29,11 @@ class Lists:
             kind, path = "referrers", f"{asked.path}/referrers/{route.digest}"
             pull = await pulls.referrers(asked.repository, route.digest, route.query)
         page = pull.page
-        outcome = Outcome.PASSED if pull.failure is None else Outcome.STALE
         headers = [
             ("Content-Type", page.media_type),
             ("Content-Length", str(len(page.body))),
             ("Docker-Distribution-Api-Version", "registry/2.0"),
-            cache_status(outcome),
+            cache_status(pull.outcome),
             *staleness(pull.failure, pull.age),
         ]
         if page.following is not None:
@@ -43,5 +41,5 @@ class Lists:
         if page.filtered:
             headers.append(("OCI-Filters-Applied", "artifactType"))
         self._record.first_byte(started)
-        self._record.count(kind, outcome.value)
+        self._record.count(kind, pull.outcome.value)
         return answer(request, render(200, headers), page.body)

@@ -138,6 +138,9 @@ class Ledger(Protocol):
 
     async def drop_tag(self, repository: Repository, tag: Tag) -> None: ...
 
+    async def tag_names(self) -> Iterable[tuple[Repository, Tag]]:
+        """All tags of all repositories of which something may be known."""
+
     async def manifest(self, digest: Digest) -> ManifestFact | None: ...
 
     async def manifests(self, digests: Iterable[Digest]) -> Mapping[Digest, ManifestFact]:

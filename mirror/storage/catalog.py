@@ -6,6 +6,8 @@ answered for it under that repository, or when a manifest of that repository ref
 
 from __future__ import annotations
 
+import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from mirror.oci.digest import Digest
@@ -31,6 +33,8 @@ class Catalog:
         self._manifests = Recent[Digest, Manifest](_MANIFEST_BYTES, weigh=lambda manifest: len(manifest.body) + 1024)
         self._sizes = Recent[tuple[Repository, Digest], int](_SIZES)
         self._holdings = Recent[Repository, _Holdings](_REPOSITORIES)
+        self._named: defaultdict[Repository, set[Tag]] | None = None  # all tags, once somebody has asked for a list
+        self._naming = asyncio.Lock()
 
     def tag_nowait(self, repository: Repository, tag: Tag) -> TagFact | None:
         """As `tag`, if that is in memory; None also where it is not."""
@@ -45,7 +49,19 @@ class Catalog:
                 self._tags.keep((repository, tag), fact)
         return fact
 
+    async def tags(self, repository: Repository) -> dict[Tag, TagFact]:
+        """What is known of all the tags of a repository."""
+        async with self._naming:
+            if self._named is None:
+                self._named = defaultdict(set)  # from now on, what is new is noted: also while the ledger is read
+                for named, tag in await self._ledger.tag_names():
+                    self._named[named].add(tag)
+        facts = {tag: await self.tag(repository, tag) for tag in tuple(self._named.get(repository, ()))}
+        return {tag: fact for tag, fact in facts.items() if fact is not None}
+
     async def keep_tag(self, repository: Repository, tag: Tag, fact: TagFact) -> None:
+        if self._named is not None:
+            self._named[repository].add(tag)
         self._tags.keep((repository, tag), fact)
         await self._ledger.keep_tag(repository, tag, fact)
 
@@ -59,6 +75,10 @@ class Catalog:
         if holdings is None or digest not in holdings.all or digest not in self._store:
             return None
         return self._manifests.get(digest)
+
+    def has(self, digest: Digest) -> bool:
+        """Whether it is stored."""
+        return digest in self._store
 
     async def manifest(self, digest: Digest) -> Manifest | None:
         """The stored manifest; None where it is not stored, or is no manifest.
@@ -155,6 +175,22 @@ class Catalog:
             self._holdings.keep(repository, holdings)
         return holdings
 
+    async def referrers(self, repository: Repository, subject: Digest) -> list[Manifest]:
+        """The stored manifests, known to be this repository's own, that refer to *subject*.
+
+        Raises:
+            StorageFailed
+        """
+        holdings = await self._held_by(repository)
+        for root in holdings.roots - holdings.looked_at:
+            manifest = await self.manifest(root)
+            if manifest is not None and manifest.subject is not None:
+                holdings.referrers[manifest.subject].add(root)
+            if root in self._store:  # what is not may come again, and be a manifest
+                holdings.looked_at.add(root)
+        found = [await self.manifest(digest) for digest in tuple(holdings.referrers.get(subject, ()))]
+        return [manifest for manifest in found if manifest is not None]
+
     async def is_complete(self, digest: Digest, *, arrived: Callable[[Digest], bool]) -> bool:
         """Whether a client that gets this manifest can get all that it will ask for next.
 
@@ -177,10 +213,15 @@ class Catalog:
 
 
 class _Holdings:
-    """What one repository holds: roots as the ledger has them, and all with what the roots reference."""
+    """What one repository holds: roots as the ledger has them, and all with what the roots reference.
 
-    __slots__ = ("all", "roots")
+    Of those *looked_at* it is known which refer to which subject.
+    """
+
+    __slots__ = ("all", "looked_at", "referrers", "roots")
 
     def __init__(self, roots: set[Digest], held: set[Digest]) -> None:
         self.roots = roots
         self.all = held
+        self.looked_at = set[Digest]()
+        self.referrers = defaultdict[Digest, set[Digest]](set)

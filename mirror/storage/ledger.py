@@ -230,14 +230,16 @@ class DiskLedger:
 
     async def all_tags(self) -> Mapping[tuple[Repository, Tag], TagFact]:
         """As `tag`, of every tag of every repository."""
-        found: dict[tuple[Repository, Tag], TagFact] = {}
+        found = {(repository, tag): await self.tag(repository, tag) for repository, tag in await self.tag_names()}
+        return {named: fact for named, fact in found.items() if fact is not None}
+
+    async def tag_names(self) -> list[tuple[Repository, Tag]]:
+        """All tags of all repositories, without what is known of them."""
+        found: list[tuple[Repository, Tag]] = []
         for key in await self._keys("tag "):
             name, _, text = key.removeprefix("tag ").rpartition(":")
             upstream, _, path = name.partition("/")
-            repository, tag = Repository(upstream, path), Tag(text)
-            fact = await self.tag(repository, tag)
-            if fact is not None:
-                found[repository, tag] = fact
+            found.append((Repository(upstream, path), Tag(text)))
         return found
 
     async def pins(self) -> frozenset[Image]:

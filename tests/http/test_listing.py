@@ -227,6 +227,27 @@ async def test_lists_of_before_stand_in_for_an_upstream_that_cannot_be_asked(
     assert json.loads(reply.body)["tags"] == ["v1", "v2", "v3", "v4"]
 
 
+async def test_what_is_stored_is_listed_where_no_list_was_seen(client: Client, upstream: Upstream) -> None:
+    """In an outage, marked, and by the page; what is of another repository is not shown, and nothing is no list."""
+    subject, signatures = published(upstream)
+    upstream.publish(subject, "v2", "v3")
+    for reference in ("v1", "v2", "v3", *signatures[:2]):
+        assert (await client.get(upstream.manifest(reference))).status == 200
+    await upstream.registry.go_down()
+    tags = await pages(client, f"{tags_target(upstream)}?n=2")
+    assert [json.loads(reply.body)["tags"] for reply in tags] == [["v1", "v2"], ["v3"]]
+    referrers = await pages(client, f"{referrers_target(upstream, subject)}?artifactType=x%2Fsig")
+    entries = [entry for reply in referrers for entry in json.loads(reply.body)["manifests"]]
+    assert [entry["digest"] for entry in entries] == sorted(signatures[:2])
+    for reply in (*tags, *referrers):
+        assert reply.cache_status.startswith("mirror; fwd=stale")
+        assert "may not be all" in reply.headers["Warning"]
+        assert "Age" not in reply.headers
+    for target in (tags_target(upstream), referrers_target(upstream, subject)):
+        assert (await client.get(target.replace("/team/app/", "/team/other/"))).status in (503, 504)
+        assert (await client.get(f"{target}?next_page=2")).status in (503, 504), "upstream's own pages are its own"
+
+
 async def test_a_list_that_is_gone_does_not_come_back(client: Client, upstream: Upstream) -> None:
     """404 is an answer: in the outage that follows there is nothing to stand in."""
     upstream.publish(image(1), "v1")

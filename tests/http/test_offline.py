@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import json
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.fake.content import Blob, Manifest, artifact, image, index
+from tests.fake.content import OCI_INDEX, Blob, Manifest, artifact, descriptor, image, index
 from tests.fake.registry import Registry
 from tests.http.client import Client, kept
 from tests.http.upstreams import CALM, Upstream, section
@@ -51,9 +52,11 @@ async def test_a_cache_carried_to_an_empty_machine_serves_the_same_pulls(tmp_pat
         upstream = Upstream("r.test", registry)
         ours = image(1000, 50_000)
         both = upstream.publish(index(ours, image(7)), "v1")
+        sbom = upstream.publish(artifact("x/sbom", Blob.noise(40), both))
         signature = upstream.publish(artifact("x/sig", Blob.noise(30)), f"{both.digest.replace(':', '-')}.sig")
         pulls = targets_of(upstream, both, by_digest=by_digest)
         pulls |= targets_of(upstream, ours, by_digest=True) | targets_of(upstream, signature, by_digest=True)
+        pulls |= targets_of(upstream, sbom, by_digest=True)
         pulls[upstream.manifest(f"{both.digest.replace(':', '-')}.sig")] = signature.content
         async with started(here, registry.url) as client:
             for target, content in pulls.items():
@@ -65,12 +68,33 @@ async def test_a_cache_carried_to_an_empty_machine_serves_the_same_pulls(tmp_pat
             reply = await client.get(target)
             assert (reply.status, reply.body) == (200, content), reply
             assert (await client.head(target)).status == 200
-        for what in ("manifests/v2", f"manifests/{image(1).digest}", f"blobs/{image(1).digest}", "tags/list"):
+        for what in (
+            "manifests/v2",
+            f"manifests/{image(1).digest}",
+            f"blobs/{image(1).digest}",
+            f"referrers/{ours.digest}",
+        ):
             reply = await client.get(f"/v2/r.test/team/app/{what}")
             assert reply.status == 404, reply
             assert "offline" in str(reply.error["message"])
-        assert (await client.get("/v2/elsewhere/app/manifests/v1")).status == 404
+        for nobodys in ("manifests/v1", "tags/list", f"referrers/{both.digest}"):  # of another repository nothing shows
+            assert (await client.get(f"/v2/elsewhere/app/{nobodys}")).status == 404
+        await listed(client, both, sbom, f"{both.digest.replace(':', '-')}.sig", tagged=not by_digest)
         assert came == []
+
+
+async def listed(client: Client, subject: Manifest, sbom: Manifest, *tags: str, tagged: bool) -> None:
+    """What is there of the repository, as lists of tags and of referrers have it."""
+    reply = await client.get("/v2/r.test/team/app/tags/list")
+    assert json.loads(reply.body) == {"name": "team/app", "tags": [*tags, *(["v1"] if tagged else [])]}
+    assert reply.cache_status == "mirror; hit"
+    referrers = f"/v2/r.test/team/app/referrers/{subject.digest}"
+    for query, found in (("", [sbom]), ("?artifactType=x%2Fsbom", [sbom]), ("?artifactType=x%2Fsig", [])):
+        reply = await client.get(referrers + query)
+        assert (reply.status, reply.headers["Content-Type"]) == (200, OCI_INDEX), reply
+        entries = [{**descriptor(one, one.media_type), "artifactType": "x/sbom"} for one in found]
+        assert json.loads(reply.body) == {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+        assert reply.headers.get("OCI-Filters-Applied") == ("artifactType" if query else None)
 
 
 def targets_of(upstream: Upstream, manifest: Manifest, *, by_digest: bool) -> dict[str, bytes]:
