@@ -41,14 +41,14 @@ log = structlog.get_logger()
 
 
 async def serve(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT; reads anew on SIGHUP what can be read anew.
+    """Serves until SIGTERM or SIGINT, and waits for running answers then, until a second SIGINT; SIGHUP reads anew.
 
     Raises:
         MirrorError: it can't start; the message says why.
     """
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, _interrupt, stop, hurry)
     reloads: list[Callable[[], None]] = []
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, reloads)
     certificate = Certificate.configured(settings.server, settings.clients)
@@ -76,7 +76,11 @@ async def serve(settings: Settings) -> None:
         gc.enable()
         gc.set_threshold(_GARBAGE)
         await lifetimes.enter_async_context(
-            listening(app, settings.server, settings.limits, certificate, metrics, shutdown=settings.timeouts.shutdown)
+            listening(
+                *(app, settings.server, settings.limits, certificate, metrics),
+                shutdown=settings.timeouts.shutdown,
+                hurry=hurry,
+            )
         )
         await stop.wait()
     log.info("stopped")
@@ -107,6 +111,13 @@ async def verify(settings: Settings, *, repair: bool, jobs: int) -> Findings:
         with suppress(asyncio.CancelledError):
             await running
         return verification.findings
+
+
+def _interrupt(stop: asyncio.Event, hurry: asyncio.Event) -> None:
+    """Ctrl-C; and once more, by who does not want to wait."""
+    if stop.is_set():
+        hurry.set()
+    stop.set()
 
 
 def _reload(reloads: Iterable[Callable[[], None]]) -> None:

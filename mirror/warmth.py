@@ -64,7 +64,7 @@ class Warmth:
         if self._bars is None:
             return
         if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(name)
+            self._tasks[name] = self._bars.add_task(name, total=None)
         self._bars.update(self._tasks[name], total=total or None, completed=here)
         tasks = [task for task in self._bars.tasks if task.id != self._all]
         self._bars.update(

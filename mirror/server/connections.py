@@ -37,6 +37,7 @@ _BUSY_FOR = (
 )
 _TURN = 1000  # connections to look at before others have their turn
 _LOOK_AGAIN = 0.02  # seconds
+_AT_ONCE = 0.01  # seconds; none at all would mean any number of them
 _ACKNOWLEDGED = 120  # where struct tcp_info has tcpi_bytes_acked (linux/tcp.h)
 log = structlog.get_logger()
 
@@ -331,14 +332,22 @@ class Connections:
         elif not connection.unsent:
             connection.force_close()  # it is lost when TLS, too, has said goodbye
 
-    async def end(self, seconds: float) -> None:
-        """Lets running answers end, for so many *seconds* at most; then ends them all."""
+    async def end(self, seconds: float, hurry: asyncio.Event) -> None:
+        """Lets running answers end, for so many *seconds* at most or until *hurry* is set; then ends them all."""
         await asyncio.sleep(0)  # what has just come is an answer that runs
         self.server.pre_shutdown()
         for connection in [connection for connection in self._all if not connection.is_made]:
             connection.drop()
         # aiohttp waits twice: for answers to end, and then again before it cancels them.
-        await self.server.shutdown(seconds / 2)
+        ending = asyncio.create_task(self.server.shutdown(seconds / 2))
+        hurried = asyncio.create_task(hurry.wait())
+        await asyncio.wait([ending, hurried], return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        if not ending.done():
+            ending.cancel()
+            await asyncio.wait([ending])
+            await self.server.shutdown(_AT_ONCE)
+        await asyncio.gather(ending, hurried, return_exceptions=True)
 
 
 def common_name(request: web.BaseRequest) -> str | None:

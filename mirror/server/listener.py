@@ -50,8 +50,9 @@ async def listening(
     metrics: Metrics,
     *,
     shutdown: float,
+    hurry: asyncio.Event,
 ) -> AsyncIterator[str]:
-    """Listens until the context ends; then lets running answers end, for *shutdown* seconds at most.
+    """Listens until the context ends; then lets running answers end, for *shutdown* seconds at most, or until *hurry*.
 
     Args:
         certificate: what to speak TLS with; None for plain HTTP.
@@ -78,7 +79,7 @@ async def listening(
     finally:
         log.info("stopping", seconds_at_most=shutdown)
         listener.close()
-        await connections.end(shutdown)
+        await connections.end(shutdown, hurry)
         await listener.ended()
         keeping.cancel()
         await asyncio.wait([keeping])

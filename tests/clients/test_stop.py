@@ -98,6 +98,22 @@ async def test_an_interrupted_mirror_waits_for_an_upstream_that_pauses(
     assert await mirrored.program.ended() == 0
 
 
+async def test_whoever_presses_ctrl_c_twice_waits_for_nobody(
+    mirrored: Mirror, large: Blob, session: aiohttp.ClientSession
+) -> None:
+    """The limit is half a minute; a second Ctrl-C ends it at once, in order."""
+    async with session.get(address(mirrored, large)) as answer:
+        await answer.content.readexactly(2**16)
+        interrupt(mirrored)
+        await eventually(lambda: refuses(mirrored))
+        assert mirrored.program.running
+
+        interrupt(mirrored)
+
+        assert await mirrored.program.ended(within=10) == 0
+    assert mirrored.events("stopped")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_who_never_ends_is_cut_off_at_the_limit(
     tmp_path: Path, upstream: Registry, large: Blob, session: aiohttp.ClientSession, number: signal.Signals

@@ -101,7 +101,7 @@ async def sending(file: IO[bytes]) -> AsyncIterator[tuple[asyncio.Task[None], as
         writer.close()
         await writer.wait_closed()
         listener.close()
-        await connections.end(1)
+        await connections.end(1, asyncio.Event())
         await listener.ended()
 
 
