@@ -20,6 +20,7 @@ from tests.real.program import succeeded
 HERE = "10.77.0.1"  # this network's address, which containers reach too
 CONTEXT = ("pyproject.toml", "README.md", "LICENSE", ".dockerignore", "requirements", "mirror", "deploy")
 MIRROR = "mirror"  # the image
+NETWORK = "site"  # of the containers that are to be reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,5 +84,6 @@ async def site(directory: Path) -> AsyncIterator[Site]:
             Registry.running(HERE, listening=net.listening) as hub,
             docker("http://127.0.0.1:5000", network=net) as engine,
         ):
+            await engine.create_network(NETWORK)
             await build(engine, directory)
             yield Site(net, engine, hub)

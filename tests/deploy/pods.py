@@ -5,11 +5,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.deploy.engine import MIRROR, Site
+from tests.deploy.engine import MIRROR, NETWORK, Site
 from tests.deploy.manifests import Object, configuration, containers, main_container, pod
 
 FLAGS = {"allowPrivilegeEscalation": "--security-opt=no-new-privileges", "readOnlyRootFilesystem": "--read-only"}
-NETWORK = "pods"
 
 
 @asynccontextmanager
@@ -20,7 +19,6 @@ async def pod_of(site: Site, name: str, directory: Path) -> AsyncIterator[str]:
         directory: where volumes are, each a folder of its name.
     """
     _provide(name, directory)
-    await site.engine.create_network(NETWORK)
     started = []
     try:
         for one in containers(name):
@@ -38,9 +36,7 @@ async def pod_of(site: Site, name: str, directory: Path) -> AsyncIterator[str]:
         (container,) = started
         yield container
     finally:
-        if started:
-            await site.engine.remove(*started)
-        await site.engine.remove_network(NETWORK)
+        await site.engine.remove(*started)
 
 
 def _provide(name: str, directory: Path) -> None:
@@ -52,6 +48,7 @@ def _provide(name: str, directory: Path) -> None:
     if group is not None:
         os.chown(directory / "cache", 0, group)
         os.chmod(directory / "cache", 0o2775)
+        (directory / "cache" / "lost+found").mkdir(mode=0o700)  # as in every new ext4
 
 
 def _flags(security: Object) -> list[str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests.deploy.files import DEPLOY, ROOT
 from tests.deploy.manifests import KINDS
 from tests.deploy.pods import pod_of
 from tests.deploy.program import check_command
+from tests.deploy.recipes import Agent, scripts
 from tests.real.images import runnable
 from tests.real.mirror import events_in
 from tests.real.program import eventually, succeeded
@@ -128,3 +130,38 @@ async def test_a_pod_does_what_it_is_there_for(built: Site, tmp_path: Path, name
     if name == "node":
         text = (tmp_path / "hosts" / "_default" / "hosts.toml").read_text()
         assert '[host."http://127.0.0.1:5000"]' in text
+
+
+@needs_docker
+@pytest.mark.parametrize("name", ["github-actions.yaml", "gitlab-ci.yaml", "Jenkinsfile"])
+async def test_a_recipe_builds_an_image_through_the_mirror(built: Site, tmp_path: Path, name: str) -> None:
+    """All its scripts, one after the other, on a machine whose docker knows of no mirror unless the recipe tells it."""
+    agent = Agent(built, tmp_path)
+    repository = name.partition(".")[0].lower()
+    built.publish(f"library/{repository}", runnable(f"hello from behind {name}"), "v1")
+    (agent.work / "Dockerfile").write_text(f"FROM docker.io/library/{repository}:v1\nLABEL by={repository}\n")
+    before = built.engine.configuration.read_text()
+    if name.startswith("github"):
+        await _configured(built, agent, '{"registry-mirrors": []}', [])
+    try:
+        output = ""
+        for script in scripts(name):
+            said = await agent.run(script)
+            assert said.code == 0, str(said)
+            output += said.output
+        assert re.search("(?m)^1 images,", output), output
+        assert (await built.engine.inspect("app"))["Config"]["Labels"] == {"by": repository}
+    finally:
+        await built.engine.remove("mirror")
+        await _configured(built, agent, before, ["http://127.0.0.1:5000/"])
+
+
+async def _configured(built: Site, agent: Agent, text: str, mirrors: list[str]) -> None:
+    """The engine's configuration, when it has taken effect."""
+    built.engine.configuration.write_text(text)
+    assert (await agent.run("systemctl reload docker")).code == 0
+
+    async def has_taken_effect() -> bool:
+        return await built.engine.mirrors() == mirrors
+
+    await eventually(has_taken_effect)

@@ -1,5 +1,6 @@
 """Kubernetes' manifests: valid for old and new clusters, without rights, and in agreement with the program."""
 
+import sys
 import tomllib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.deploy.manifests import KINDS, Object, configuration, containers, mai
 from tests.deploy.program import check_command
 from tests.fake.registry import Registry
 from tests.http.client import Client
+from tests.real.mirror import environment as program_environment
 from tests.real.mirror import mirror
 from tests.real.program import succeeded
 from tests.unit.configurations import environment
@@ -144,7 +146,7 @@ async def test_containerd_is_told_of_the_nodes_port(tmp_path: Path) -> None:
     (mount,) = told["volumeMounts"]
     root = told["args"][told["args"].index("--root") + 1]
     words = [str(tmp_path) if word == root else word for word in told["args"]]
-    await succeeded("mirror", *words)
+    await succeeded(sys.executable, "-m", "mirror", *words, env=program_environment())
     path = f"{mount['mountPath'].removeprefix(root)}/_default/hosts.toml"
     hosts = tomllib.loads((tmp_path / path.lstrip("/")).read_text())["host"]
     (port,) = main_container("node")["ports"]

@@ -26,15 +26,25 @@ class Docker:
         self._engine = engine
         self.socket = directory / "docker.sock"
 
+    @property
+    def configuration(self) -> Path:
+        """Its daemon.json; it reads that anew on SIGHUP."""
+        return self._directory / "etc" / "daemon.json"
+
+    @property
+    def pid(self) -> Path:
+        """The file with its process id."""
+        return self._directory / "docker.pid"
+
     def daemon(self, daemon_json: str) -> list[str]:
         """The command that starts it; all flags keep it in its directory and out of this machine's network."""
-        configuration = self._directory / "daemon.json"
-        configuration.write_text(daemon_json)
+        self.configuration.parent.mkdir()
+        self.configuration.write_text(daemon_json)
         places = {
-            "config-file": configuration,
+            "config-file": self.configuration,
             "data-root": self._directory / "data",
             "exec-root": self._directory / "exec",
-            "pidfile": self._directory / "docker.pid",
+            "pidfile": self.pid,
             "host": f"unix://{self.socket}",
             "containerd": self._engine.socket,
         }
@@ -79,13 +89,16 @@ class Docker:
         await self._docker("stop", container)
 
     async def remove(self, *containers: str) -> None:
-        await self._docker("rm", "--force", "--volumes", *containers)
+        if containers:
+            await self._docker("rm", "--force", "--volumes", *containers)
 
     async def create_network(self, name: str) -> None:
         await self._docker("network", "create", name)
 
-    async def remove_network(self, name: str) -> None:
-        await self._docker("network", "rm", name)
+    async def mirrors(self) -> list[str]:
+        """The addresses that it asks before Docker Hub."""
+        shown = json.loads(await self._docker("info", "--format", "{{json .RegistryConfig.Mirrors}}"))
+        return [str(url) for url in shown or []]
 
     async def logs(self, container: str) -> str:
         said = await ran("docker", "logs", container, env=self.environment)
