@@ -72,7 +72,7 @@ def _list_of(found: dict[str, Any], key: str) -> list[str]:
 def _advice(mirrored: Mirrored) -> list[str]:
     host = mirrored.address.host
     lines = [
-        "Restart dockerd: systemctl restart docker",
+        "Make dockerd read it: systemctl reload docker; containers go on running",
         (
             "dockerd uses mirrors for Docker Hub only; pull from other registries by the mirror's name, such as "
             f"docker pull {host}/quay.io/ORGANISATION/IMAGE"

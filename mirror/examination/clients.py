@@ -31,7 +31,7 @@ class _Local:
 
 
 _LOCALS = (
-    _Local("docker", "dockerd", ("etc/docker/daemon.json",), "systemctl restart docker"),
+    _Local("docker", "dockerd", ("etc/docker/daemon.json",), "systemctl reload docker"),
     _Local(
         "containerd",
         "containerd",

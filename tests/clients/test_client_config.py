@@ -88,7 +88,7 @@ async def test_only_the_file_goes_to_standard_output() -> None:
     assert said.code == 0
     assert json.loads(said.output) == {"registry-mirrors": ["http://127.0.0.1:5000"]}
     assert said.errors.startswith("# /etc/docker/daemon.json\n")
-    assert "systemctl restart docker" in said.errors
+    assert "systemctl reload docker" in said.errors
 
 
 async def test_the_address_and_the_registries_are_those_of_the_configuration(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ async def test_writing_merges_and_keeps_a_copy(tmp_path: Path) -> None:
     assert backup.read_text() == before
     assert backup.name.startswith("daemon.json.bak-")
     assert file.stat().st_mode & 0o777 == backup.stat().st_mode & 0o777 == 0o640
-    assert "systemctl restart docker" in said.errors
+    assert "systemctl reload docker" in said.errors
 
     again = await told("docker", "--write", "--root", str(tmp_path))
 

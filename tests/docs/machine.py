@@ -37,27 +37,39 @@ exec env --ignore-signal=CHLD sleep infinity
 """
 
 _SYSTEMCTL = """#!/bin/sh
-# What systemd does for the documents: a daemon ends, and starts anew with what its files say now.
+# What systemd does for the documents. dockerd has run since before anything was written, as on most machines.
 set -eu
 unit=$2
-case "$1 $unit" in
-    "restart docker") program=dockerd ready="docker version" ;;
-    "restart containerd") program=containerd ready="ctr version" ;;
-    *) echo "no such unit here: $*" >&2; exit 5 ;;
-esac
-if [ -e "/run/$unit.own" ]; then
-    old=$(cat "/run/$unit.own")
+stop() {
+    old=$(cat "/run/$unit.own" 2>/dev/null) || return 0
     kill "$old"
     while kill -0 "$old" 2>/dev/null; do sleep 0.05; done
-fi
-setsid "$program" >>"/run/$unit.log" 2>&1 </dev/null &
-echo $! >"/run/$unit.own"
-for _ in $(seq 400); do
-    $ready >/dev/null 2>&1 && exit
-    sleep 0.05
-done
-tail "/run/$unit.log" >&2
-exit 1
+}
+start() {
+    setsid "$@" >>"/run/$unit.log" 2>&1 </dev/null &
+    echo $! >"/run/$unit.own"
+    for _ in $(seq 400); do
+        $ready >/dev/null 2>&1 && return
+        sleep 0.05
+    done
+    tail "/run/$unit.log" >&2
+    exit 1
+}
+case "$1 $unit" in
+    "restart docker") ready="docker version"; stop; start dockerd ;;
+    "restart containerd") ready="ctr version"; stop; start containerd ;;
+    "reload docker")
+        ready="docker version"
+        if [ ! -e /run/docker.own ]; then
+            mv /etc/docker/daemon.json /etc/docker/later
+            start dockerd
+            mv /etc/docker/later /etc/docker/daemon.json
+        fi
+        reloads=$(grep --count "Reloaded configuration" /run/docker.log) || true
+        kill -HUP "$(cat /run/docker.own)"
+        while [ "$(grep --count "Reloaded configuration" /run/docker.log)" = "$reloads" ]; do sleep 0.05; done ;;
+    *) echo "no such unit here: $*" >&2; exit 5 ;;
+esac
 """
 
 _SUDO = '#!/bin/sh\nexec "$@"\n'

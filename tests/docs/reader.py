@@ -22,7 +22,7 @@ NOT_RUN: Mapping[str, str] = {
 """What is not typed, by its beginning, and why."""
 
 PROOFS: Mapping[str, str] = {
-    "/etc/docker/daemon.json": "systemctl restart docker; docker pull --quiet alpine:3.20",
+    "/etc/docker/daemon.json": "systemctl reload docker; docker pull --quiet alpine:3.20",
     "/etc/containerd/certs.d/_default/hosts.toml": (
         "systemctl restart containerd; "
         "ctr images pull --hosts-dir /etc/containerd/certs.d --snapshotter native quay.io/org/app:v1"
