@@ -16,6 +16,7 @@ The house. Nothing imports what stands below it; neighbours on one line do not i
     outcomes                            what a pull comes to
     lists                               what upstream says it has, and said before
     pulls                               a pull, from question to answer
+    closures                            what an image needs of what is stored, and what refers to it
     images  warming                     what of the cache has a name, and stays; images brought in without a client
     server/                             the only HTTP server
     control                             what commands ask of the mirror that holds the cache

@@ -7,46 +7,23 @@ like a blob that is being read: it is never evicted.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import Self
 
-from mirror.oci.digest import ALGORITHMS, Digest
+from mirror.closures import Closure, Closures, stands_in
+from mirror.oci.digest import Digest
 from mirror.oci.images import Image
-from mirror.oci.listings import subject_tag
-from mirror.oci.manifest import Manifest
 from mirror.oci.names import Repository, Tag
 from mirror.oci.platforms import Platform
 from mirror.policy import TagFact
 from mirror.storage.catalog import Catalog
 from mirror.storage.disk import DiskStore
 from mirror.storage.ledger import DiskLedger
-
-
-@dataclass(frozen=True, slots=True)
-class Closure:
-    """All that an image needs, as far as it is known here.
-
-    Attributes:
-        manifests: those that are stored; an index comes after its children.
-        blobs: bytes of each blob that they need, stored or not (None where no manifest says).
-        missing: what is not stored, but for the platforms of an index that nobody pulled.
-    """
-
-    root: Digest
-    manifests: tuple[Manifest, ...]
-    blobs: dict[Digest, int | None]
-    missing: frozenset[Digest]
-
-    @property
-    def digests(self) -> Iterator[Digest]:
-        """What is stored of it: blobs before the manifests that need them."""
-        yield from (digest for digest in self.blobs if digest not in self.missing)
-        yield from (manifest.digest for manifest in self.manifests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +58,7 @@ class Images:
         self._ledger = ledger
         self._changing = asyncio.Lock()
         self._pinned: set[Image] = set()
-        self._held = AsyncExitStack()
+        self._held: dict[Image, AsyncExitStack] = {}
 
     async def __aenter__(self) -> Self:
         self._pinned = set(await self._ledger.pins())
@@ -91,7 +68,7 @@ class Images:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._held.aclose()
+        await self._release(list(self._held))
 
     # What there is
 
@@ -102,44 +79,13 @@ class Images:
     async def _closures(self, images: Iterable[Image]) -> dict[Image, Closure]:
         """What each image needs, of those that are here."""
         found: dict[Image, Closure] = {}
-        referrers = _Referrers(self._catalog, self._ledger, await self._tags())
+        closures = Closures(self._store, self._catalog)
         for image in images:
-            root = await self._root(image)
-            if root is not None:
-                found[image] = await self._closure(image.repository, root, referrers)
+            closure = await closures.of(image)
+            if closure is not None:
+                found[image] = closure
             await asyncio.sleep(0)  # all of it may be in memory, and there may be thousands: others go on meanwhile
         return found
-
-    async def _root(self, image: Image) -> Manifest | None:
-        digest = image.reference
-        if isinstance(digest, Tag):
-            fact = await self._catalog.tag(image.repository, digest)
-            if fact is None:
-                return None
-            digest = fact.digest
-        held = await self._catalog.holds(image.repository, digest)
-        return await self._catalog.manifest(digest) if held else None
-
-    async def _closure(self, repository: Repository, root: Manifest, referrers: _Referrers) -> Closure:
-        manifests: dict[Digest, Manifest] = {}
-        blobs: dict[Digest, int | None] = {}
-        missing: set[Digest] = set()
-
-        async def take(manifest: Manifest) -> None:
-            for one in manifest.references:
-                child = await self._catalog.manifest(one.digest) if manifest.is_index else None
-                if child is not None and child.digest not in manifests and child.digest != root.digest:
-                    await take(child)
-                elif not manifest.is_index:
-                    blobs[one.digest] = self._store.size(one.digest) or one.size
-                    if one.digest not in self._store:
-                        missing.add(one.digest)
-            manifests[manifest.digest] = manifest
-
-        await take(root)
-        for referrer in await referrers.of(repository, frozenset(manifests)):
-            await take(referrer)
-        return Closure(root.digest, tuple(manifests.values()), blobs, frozenset(missing))
 
     async def _tags(self) -> dict[Repository, dict[Tag, TagFact]]:
         found: dict[Repository, dict[Tag, TagFact]] = {}
@@ -150,7 +96,7 @@ class Images:
     async def named(self) -> list[Image]:
         """All images: tags, and what came by digest and belongs to none of the others of its repository."""
         tags = await self._tags()
-        found = [Image(repository, tag) for repository, ours in tags.items() for tag in ours if not _refers(tag)]
+        found = [Image(repository, tag) for repository, ours in tags.items() for tag in ours if not stands_in(tag)]
         for repository, roots in (await self._ledger.all_holdings()).items():
             manifests = {digest: manifest for digest in roots if (manifest := await self._catalog.manifest(digest))}
             reached = {fact.digest for fact in tags.get(repository, {}).values()}
@@ -171,12 +117,11 @@ class Images:
 
     async def _described(self, image: Image, closure: Closure, users: Counter[Digest]) -> StoredImage:
         sizes = {digest: self._store.size(digest) or 0 for digest in closure.digests}
-        root = next(manifest for manifest in closure.manifests if manifest.digest == closure.root)
-        here = {manifest.digest for manifest in closure.manifests}
+        root, here = closure.root, closure.manifests
         fact = await self._catalog.tag(image.repository, image.reference) if isinstance(image.reference, Tag) else None
         return StoredImage(
             image=image,
-            digest=closure.root,
+            digest=root.digest,
             media_type=root.head.media_type or "",
             platforms=tuple(one.platform for one in root.references if one.platform is not None and one.digest in here),
             size=sum(sizes.values()),
@@ -191,25 +136,41 @@ class Images:
 
     async def pin(self, images: Iterable[Image]) -> None:
         """Keeps images from eviction, whatever their tags name from now on."""
-        self._pinned |= set(images)
-        await self._write_pins()
+        chosen = set(images)
+        self._pinned |= chosen
+        await self._ledger.keep_pins(self._pinned)
+        await self.hold(chosen)
 
     async def unpin(self, images: Iterable[Image]) -> None:
-        self._pinned -= set(images)
-        await self._write_pins()
-
-    async def _write_pins(self) -> None:
+        chosen = set(images)
+        self._pinned -= chosen
         await self._ledger.keep_pins(self._pinned)
-        await self.hold_pinned()
+        async with self._changing:
+            await self._release(chosen)
 
     async def hold_pinned(self) -> None:
         """Holds what the pinned images need now: a tag may have moved, a platform may have been pulled."""
-        async with self._changing, AsyncExitStack() as held:
-            for closure in (await self._closures(self._pinned)).values():
-                for digest in closure.digests:
-                    await held.enter_async_context(self._store.hold(digest))
-            before, self._held = self._held, held.pop_all()
-            await before.aclose()
+        await self.hold(self._pinned)
+        async with self._changing:
+            await self._release(self._held.keys() - self._pinned)
+
+    async def hold(self, images: Iterable[Image]) -> None:
+        """Holds what images need now; those that are not pinned until the pinned ones are looked at again."""
+        async with self._changing:
+            chosen = tuple(images)
+            closures = await self._closures(chosen)
+            for image in chosen:
+                async with AsyncExitStack() as held:
+                    for digest in closures[image].digests if image in closures else ():
+                        await held.enter_async_context(self._store.hold(digest))
+                    await self._release([image])
+                    self._held[image] = held.pop_all()
+
+    async def _release(self, images: Iterable[Image]) -> None:
+        for image in tuple(images):
+            held = self._held.pop(image, None)
+            if held is not None:
+                await held.aclose()
 
     # Going
 
@@ -219,18 +180,27 @@ class Images:
         Returns:
             bytes that became free.
         """
-        found = await self._closures(set(images))
-        going, closures = list(found), list(found.values())
-        await self.unpin(going)
+        going = set(images)
+        staying = [image for image in await self.named() if image not in going]
+        found = await self._closures(going)
+        attached = {Image(image.repository, name) for image, closure in found.items() for name in closure.attached}
+        await self.unpin(going | attached)
         for image in going:
             if isinstance(image.reference, Tag):
                 await self._catalog.drop_tag(image.repository, image.reference)
-        tags = await self._tags()
         for image, closure in found.items():
-            if closure.root not in {fact.digest for fact in tags.get(image.repository, {}).values()}:
-                await self._catalog.drop_holding(image.repository, closure.root)
-        kept = await self._needed()
-        return await self._drop({digest for closure in closures for digest in closure.digests} - kept)
+            ours = await self._needed_by(one for one in staying if one.repository == image.repository)
+            await self._forget(image.repository, closure, ours)
+        kept = await self._needed_by(staying)
+        return await self._drop({digest for closure in found.values() for digest in closure.digests} - kept)
+
+    async def _forget(self, repository: Repository, closure: Closure, kept: set[Digest]) -> None:
+        """Forgets that manifests are the repository's own, and names that others refer to them by."""
+        for digest in closure.manifests.keys() - kept:
+            await self._catalog.drop_holding(repository, digest)
+        for reference, manifest in closure.attached.items():
+            if isinstance(reference, Tag) and manifest.digest not in kept:
+                await self._catalog.drop_tag(repository, reference)
 
     async def collect(self) -> int:
         """Removes what no image needs: what tags named before they moved, and what was never part of one.
@@ -238,6 +208,7 @@ class Images:
         Returns:
             bytes that became free.
         """
+        await self.hold_pinned()
         for repository, roots in (await self._ledger.all_holdings()).items():
             tagged = {Image(repository, tag) for tag in (await self._tags()).get(repository, {})}
             if tagged:
@@ -255,38 +226,3 @@ class Images:
 
     async def _drop(self, digests: Iterable[Digest]) -> int:
         return sum([await self._store.discard(digest) for digest in digests])
-
-
-class _Referrers:
-    """What refers to what: signatures, SBOMs, attestations. Made for one look at the images."""
-
-    def __init__(self, catalog: Catalog, ledger: DiskLedger, tags: Mapping[Repository, Mapping[Tag, TagFact]]) -> None:
-        self._catalog = catalog
-        self._ledger = ledger
-        self._tags = tags
-        self._known: dict[Repository, dict[str, dict[Digest, Manifest]]] = {}
-
-    async def of(self, repository: Repository, subjects: frozenset[Digest]) -> list[Manifest]:
-        """What is stored of the repository and refers to one of *subjects*."""
-        if repository not in self._known:
-            self._known[repository] = await self._look(repository)
-        known = self._known[repository]
-        found = {digest: one for subject in subjects for digest, one in known.get(subject_tag(subject), {}).items()}
-        return [manifest for digest, manifest in found.items() if digest not in subjects]
-
-    async def _look(self, repository: Repository) -> dict[str, dict[Digest, Manifest]]:
-        found: dict[str, dict[Digest, Manifest]] = defaultdict(dict)
-        for tag, fact in self._tags.get(repository, {}).items():
-            if _refers(tag) and (manifest := await self._catalog.manifest(fact.digest)) is not None:
-                found[tag.text.partition(".")[0]][manifest.digest] = manifest
-        for digest in await self._ledger.holdings(repository):
-            manifest = await self._catalog.manifest(digest)
-            if manifest is not None and manifest.subject is not None:
-                found[subject_tag(manifest.subject)][digest] = manifest
-        return found
-
-
-def _refers(tag: Tag) -> bool:
-    """Whether a tag is one of those that stand for a list of referrers, and is part of what it refers to."""
-    algorithm, dash, rest = tag.text.partition("-")
-    return bool(dash) and algorithm in ALGORITHMS and len(rest.partition(".")[0]) in {64, 128}

@@ -142,14 +142,17 @@ class Warming:
         seen = {subject.digest for subject in subjects}
         waiting = list(seen)
         while waiting:
-            for image in await self._referrers(repository, waiting.pop()):
+            found = await self._referrers(repository, waiting.pop())
+            while found:
                 try:
-                    manifest = await self._manifest(warmed, image)
+                    manifest = await self._manifest(warmed, found.pop())
                 except ContentUnknown:
                     continue  # a tag that nobody made, or a list that is behind
                 if manifest.digest not in seen:
                     seen.add(manifest.digest)
-                    waiting += [manifest.digest, *(one.digest for one in manifest.references if manifest.is_index)]
+                    waiting.append(manifest.digest)
+                    if manifest.is_index:  # it stands in for a list of referrers, or is one of them
+                        found += [Image(repository, one.digest) for one in manifest.references]
                     yield manifest
 
     async def _referrers(self, repository: Repository, digest: Digest) -> list[Image]:
@@ -179,7 +182,7 @@ def _confirmed(pull: ListPull) -> ListPull:
 
 
 def _chosen(root: Manifest, platforms: Iterable[Platform] | None, image: Image) -> list[Descriptor]:
-    """The children of an index that are wanted; none of what is no index.
+    """The children of an index that are wanted, and what attests something about them; none of what is no index.
 
     Raises:
         PlatformUnknown: it has none for one of *platforms*.
@@ -190,10 +193,12 @@ def _chosen(root: Manifest, platforms: Iterable[Platform] | None, image: Image) 
     for platform in platforms:
         matching = [one for one in root.references if one.platform is not None and one.platform.matches(platform)]
         if not matching:
-            known = ", ".join(sorted({str(one.platform) for one in root.references if one.platform is not None}))
+            own = (one for one in root.references if one.platform is not None and one.about is None)
+            known = ", ".join(sorted({str(one.platform) for one in own}))
             raise PlatformUnknown(f"{image} has nothing for {platform}; it has {known or 'no platforms'}")
         chosen.update((one.digest, one) for one in matching)
-    return list(chosen.values())
+    attesting = [one for one in root.references if one.about in chosen]
+    return list(chosen.values()) + [one for one in attesting if one.digest not in chosen]
 
 
 async def _patiently(ask: Callable[[], Awaitable[_Answer]]) -> _Answer:

@@ -20,12 +20,17 @@ LARGEST = 64 * 2**20  # bytes of JSON; 100,000 blobs take 12
 
 @dataclass(frozen=True, slots=True)
 class CarriedImage:
-    """An image as it is to be there: its full name, and the manifest or index that the name stands for."""
+    """An image as it is to be there: its full name, and the manifest or index that the name stands for.
+
+    Attributes:
+        attached: whether it is part of another one that it refers to: a signature, an SBOM, an attestation.
+    """
 
     name: str
     digest: Digest
     media_type: str
     size: int
+    attached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,7 @@ class Contents:
             "schemaVersion": _VERSION,
             "images": [
                 {"name": one.name, "digest": str(one.digest), "mediaType": one.media_type, "size": one.size}
+                | ({"attached": True} if one.attached else {})
                 for one in self.images
             ],
             "blobs": [{"digest": str(one.digest), "size": one.size, "included": one.included} for one in self.blobs],
@@ -105,7 +111,8 @@ def _image(entry: Mapping[str, object]) -> CarriedImage:
     name, media_type = _text(entry["name"]), parse_media_type(_text(entry["mediaType"]))
     if media_type is None:
         raise ValueError(f"{name[:80]!r} has no media type")
-    return CarriedImage(name, Digest.parse(_text(entry["digest"])), media_type, _size(entry["size"]))
+    digest, size = Digest.parse(_text(entry["digest"])), _size(entry["size"])
+    return CarriedImage(name, digest, media_type, size, attached=entry.get("attached") is True)
 
 
 def _blob(entry: Mapping[str, object]) -> CarriedBlob:

@@ -38,9 +38,15 @@ async def contents_of(
         )
     if not found["images"]:
         raise ImageIncomplete("nothing is to be exported: name images, or --pinned, or --all")
-    carried = sorted(found["images"], key=lambda image: str(image["name"]))
+    # What is attached comes in after what it is attached to.
+    carried = sorted(found["images"], key=lambda image: ("attached" in image, str(image["name"])))
     return Contents(
-        tuple(CarriedImage(one["name"], Digest.parse(one["digest"]), one["mediaType"], one["size"]) for one in carried),
+        tuple(
+            CarriedImage(
+                one["name"], Digest.parse(one["digest"]), one["mediaType"], one["size"], attached="attached" in one
+            )
+            for one in carried
+        ),
         tuple(CarriedBlob(Digest.parse(digest), size) for digest, size in found["blobs"].items()),
     ).without(known - set(map(Digest.parse, found["manifests"])))
 

@@ -25,7 +25,7 @@ _DEEPEST = 4  # index -> index -> manifest -> layer
 class Imported:
     """What became of one image: nothing to say, or why it is not there."""
 
-    name: str
+    image: CarriedImage
     failure: MirrorError | None
 
 
@@ -55,9 +55,9 @@ async def import_bundle(
             try:
                 await _bring(bundle, image, control, brought, advanced)
             except MirrorError as failure:
-                yield Imported(image.name, failure)
+                yield Imported(image, failure)
             else:
-                yield Imported(image.name, None)
+                yield Imported(image, None)
 
 
 def _named(images: tuple[CarriedImage, ...], name: str | None) -> Iterator[CarriedImage]:

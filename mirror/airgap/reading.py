@@ -98,7 +98,8 @@ def _named(index: object) -> Iterator[CarriedImage]:
             raise BundleInvalid(f"index.json in the bundle holds {text[:80]!r} of type {media_type[:80]!r}; refused")
         said = annotations if isinstance(annotations, dict) else {}
         names = (said.get("io.containerd.image.name"), said.get("org.opencontainers.image.ref.name"))
-        yield CarriedImage(next((one for one in names if isinstance(one, str)), ""), digest, media_type, size)
+        whole = (one for one in names if isinstance(one, str) and (":" in one or "/" in one))  # else it is a tag
+        yield CarriedImage(next(whole, ""), digest, media_type, size)
 
 
 def _docker_archive(archive: Archive) -> Bundle:

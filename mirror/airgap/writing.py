@@ -1,7 +1,7 @@
 """Writing a bundle: an OCI image layout (image-spec 1.1) in a tar, the same bytes for the same contents.
 
     oci-layout
-    index.json                       the images, by name
+    index.json                       the images, by name; not what is attached to them: podman loads one image only
     contents.json                    what is in here, and what the other side must have already
     blobs/<algorithm>/<hex>          what an image needs stands before its manifest
 
@@ -71,7 +71,7 @@ def _index(contents: Contents) -> bytes:
     index = {
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": [_descriptor(image) for image in contents.images],
+        "manifests": [_descriptor(image) for image in contents.images if not image.attached],
     }
     return json.dumps(index, separators=(",", ":")).encode()
 

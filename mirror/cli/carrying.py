@@ -66,7 +66,8 @@ def add_carrying(app: typer.Typer, programs: Programs) -> None:
                     )
                 left = sum(not blob.included for blob in contents.blobs)
                 parts = ", ".join(part.name for part in written.parts)
-                return f"{len(contents.images)} images, {sized(total)}, {left} blobs left out: {parts}"
+                images = sum(not image.attached for image in contents.images)
+                return f"{images} images, {sized(total)}, {left} blobs left out: {parts}"
 
             told = programs.ask(settings, job)
         typer.echo(told)
@@ -102,7 +103,8 @@ async def _import_one(control: Control, bundle: Path, name: str | None, failed: 
     with Progress(f"{bundle.name} imported", 0) as progress:
         done = import_bundle(bundle, control, name=name, expected=progress.expect, advanced=progress.advance)
         async for imported in done:
-            progress.say(f"{imported.name}: {imported.failure or 'is here'}")
+            if imported.failure is not None or not imported.image.attached:
+                progress.say(f"{imported.image.name}: {imported.failure or 'is here'}")
             if imported.failure is not None:
                 failed.append(imported)
 

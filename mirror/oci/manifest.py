@@ -29,12 +29,14 @@ class Descriptor:
 
     Attributes:
         media_type, platform: None where the manifest says none, or nothing that can be one.
+        about: the manifest of the same index that this one attests something about, as BuildKit writes it.
     """
 
     digest: Digest
     size: int | None
     media_type: str | None = None
     platform: Platform | None = None
+    about: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +117,28 @@ def _descriptors(value: object) -> tuple[Descriptor, ...]:
         text, size = entry.get("digest"), entry.get("size")
         if not isinstance(text, str):
             continue
-        try:
-            digest = Digest.parse(text)
-        except DigestInvalid:
+        digest = _digest(text)
+        if digest is None:
             continue
         told = size if type(size) is int and size >= 0 else None
         media_type = entry.get("mediaType")
         own = parse_media_type(media_type) if isinstance(media_type, str) else None
-        found.setdefault(digest, Descriptor(digest, told, own, _platform(entry.get("platform"))))
+        found.setdefault(digest, Descriptor(digest, told, own, _platform(entry.get("platform")), _about(entry)))
     return tuple(found.values())
+
+
+def _about(entry: dict[str, object]) -> Digest | None:
+    match entry.get("annotations"):
+        case {"vnd.docker.reference.digest": str(text)}:
+            return _digest(text)
+    return None
+
+
+def _digest(text: str) -> Digest | None:
+    try:
+        return Digest.parse(text)
+    except DigestInvalid:
+        return None
 
 
 def _platform(entry: object) -> Platform | None:

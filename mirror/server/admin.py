@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
+from mirror.closures import is_attached
 from mirror.errors import BundleInvalid, ImageIncomplete, ImageUnknown, MirrorError, RouteUnknown
 from mirror.images import Images, StoredImage
 from mirror.oci.digest import Digest
@@ -87,19 +88,20 @@ class Admin:
 
     async def _closure(self, request: web.Request) -> web.Response:
         """What images need: their roots, and blobs in the order in which a bundle carries them."""
-        images, manifests = list[dict[str, object]](), set[str]()
+        images, manifests = dict[str, dict[str, object]](), set[str]()
         blobs, missing = dict[str, int](), dict[str, list[str]]()
         for image in await self._asked(request):
             closure = await self._images.closure(image)
             if closure is None or closure.missing:
                 missing[str(image)] = [] if closure is None else sorted(map(str, closure.missing))
                 continue
-            root = next(one for one in closure.manifests if one.digest == closure.root)
-            kind = root.head.media_type or ""
-            images.append({"name": str(image), "digest": str(root.digest), "mediaType": kind, "size": len(root.body)})
-            manifests |= {str(manifest.digest) for manifest in closure.manifests}
+            images[str(image)] = _carried(closure.root)
+            for reference, manifest in closure.attached.items():
+                images.setdefault(str(Image(image.repository, reference)), _carried(manifest) | {"attached": True})
+            manifests |= {str(digest) for digest in closure.manifests}
             blobs.update((str(digest), self._store.size(digest) or 0) for digest in closure.digests)
-        return web.json_response({"images": images, "blobs": blobs, "manifests": sorted(manifests), "missing": missing})
+        found = [{"name": name, **image} for name, image in images.items()]
+        return web.json_response({"images": found, "blobs": blobs, "manifests": sorted(manifests), "missing": missing})
 
     async def _hold(self, request: web.Request) -> web.StreamResponse:
         """Keeps blobs from eviction until the asker closes the connection."""
@@ -216,8 +218,11 @@ class Admin:
     async def _keep_image(self, request: web.Request) -> web.Response:
         """Makes an image visible whose blobs are all here: its manifests, children first, then its name.
 
+        What refers to another one is part of that, and not pinned by itself.
+
         Raises:
             ImageIncomplete: something that it needs is not here.
+            BundleInvalid: its name is that of something else.
         """
         document = await _document(request)
         image = parse_image(str(document.get("name")), self._upstreams)
@@ -226,12 +231,15 @@ class Admin:
         manifests = [await self._arrived(text) for text in _texts(document, "manifests")]
         if not manifests:
             raise ImageIncomplete(f"{image} came without a manifest")
+        root = manifests[-1]
+        told = [document.get("digest"), *([] if isinstance(image.reference, Tag) else [str(image.reference)])]
+        if any(one != str(root.digest) for one in told):
+            raise BundleInvalid(f"what the bundle calls {image} is {root.digest}")
         for manifest in manifests:
             await self._catalog.keep_manifest(image.repository, manifest)
         if isinstance(image.reference, Tag):
-            fact = TagFact(Digest.parse(str(document.get("digest"))), time.time())
-            await self._catalog.keep_tag(image.repository, image.reference, fact)
-        await self._images.pin([image])
+            await self._catalog.keep_tag(image.repository, image.reference, TagFact(root.digest, time.time()))
+        await (self._images.hold if is_attached(image.reference, root) else self._images.pin)([image])
         return web.json_response({"image": str(image)})
 
     async def _arrived(self, text: str) -> Manifest:
@@ -313,6 +321,12 @@ async def _document(request: web.Request) -> dict[str, object]:
 def _texts(document: dict[str, object], key: str) -> list[str]:
     found = document.get(key)
     return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
+
+
+def _carried(manifest: Manifest) -> dict[str, object]:
+    """As bundles list it."""
+    media_type = manifest.head.media_type or ""
+    return {"digest": str(manifest.digest), "mediaType": media_type, "size": len(manifest.body)}
 
 
 def _described(image: StoredImage) -> dict[str, object]:

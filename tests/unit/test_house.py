@@ -23,6 +23,7 @@ passages
 outcomes
 lists
 pulls
+closures
 images warming
 server
 control
