@@ -9,8 +9,8 @@ from markdown_it import MarkdownIt
 
 COMMANDS = {"console", "sh"}
 FILES = {"toml", "json", "yaml", "text"}
-ELSEWHERE = "<!-- elsewhere -->"
-"""In a document: what follows is done on another machine, from where no upstream is reached."""
+MOVES = {"<!-- elsewhere -->": False, "<!-- back here -->": True}
+"""In a document: what follows is done on another machine, from where no upstream is reached; on the first one again."""
 
 _NAMED = re.compile(r"`([\w./~-]*\w\.(?:toml|json|ya?ml|conf|txt))`")
 
@@ -33,11 +33,13 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Elsewhere:
-    """From here on it is another machine."""
+class Move:
+    """To another machine, or back to the first."""
+
+    back: bool
 
 
-Block = Command | File | Elsewhere
+Block = Command | File | Move
 
 
 def blocks(document: Path) -> Iterator[Block]:
@@ -51,10 +53,11 @@ def blocks(document: Path) -> Iterator[Block]:
         match token.type:
             case "inline":
                 before = token.content
-            case "html_block" if token.content.strip() == ELSEWHERE:
-                yield Elsewhere()
+            case "html_block" if token.content.startswith("<!--"):
+                yield Move(MOVES[token.content.strip()])
             case "code_block":
-                yield from (Command(line) for line in token.content.splitlines() if line)
+                lines = token.content.replace("\\\n", " ").splitlines()
+                yield from (Command(line) for line in lines if line)
             case "fence" if token.info == "console":
                 yield from _typed(token.content)
             case "fence" if token.info == "sh":

@@ -130,10 +130,10 @@ class Machine:
         (self.root / "next").write_text(text)
         await self.succeeded(f'file={path}; mkdir -p "$(dirname "$file")"; cp {self.root}/next "$file"')
 
-    def go_elsewhere(self) -> None:
-        """Another machine: nothing is known there, and no upstream is reached."""
-        self.home = self.root / "elsewhere"
-        self.upstream = f"http://127.0.0.1:{CLOSED_PORT}"
+    def move(self, *, back: bool) -> None:
+        """To another machine, where nothing is known of this one and no upstream is reached; or *back* here."""
+        self.home = self.root / ("home" if back else "elsewhere")
+        self.upstream = f"http://127.0.0.1:{REGISTRY_PORT if back else CLOSED_PORT}"
 
 
 @asynccontextmanager

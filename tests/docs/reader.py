@@ -11,7 +11,7 @@ import yaml
 
 from mirror.clients import CLIENTS, Address, Mirrored
 from mirror.config import DEFAULT_UPSTREAMS, Settings
-from tests.docs.blocks import Block, Command, Elsewhere, File, answers
+from tests.docs.blocks import Block, Command, File, Move, answers
 from tests.docs.machine import Machine
 from tests.real.program import Program
 
@@ -54,9 +54,9 @@ class Reader:
     async def follow(self, block: Block) -> None:
         """Does what a block says. Fails where it can't be done, or is answered otherwise than is shown."""
         match block:
-            case Elsewhere():
+            case Move():
                 await self.stop()
-                self._machine.go_elsewhere()
+                self._machine.move(back=block.back)
             case File():
                 await self._write(block)
             case Command():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.blocks import Command, Elsewhere, File, answers, blocks
+from tests.docs.blocks import Command, File, Move, answers, blocks
 
 PAGE = """
 Type
@@ -43,7 +43,7 @@ def test_every_block_is_found_in_its_order(tmp_path: Path) -> None:
         Command("first \\\n    --long", ("shown",)),
         Command("second"),
         File("toml", "/etc/some/file.toml", "key = 1\n"),
-        Elsewhere(),
+        Move(back=False),
         File("yaml", None, "a: b\n"),
     ]
 
