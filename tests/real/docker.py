@@ -133,6 +133,11 @@ class Docker:
         """What a container of an image that is already here prints."""
         return await self._docker("run", "--rm", "--pull=never", "--network=none", reference, *command)
 
+    async def save(self, reference: str, archive: Path, *, name: str) -> None:
+        """Write an image into an archive, under another name."""
+        await self._docker("tag", reference, name)
+        await self._docker("save", "--output", str(archive), name)
+
     async def forget(self, *references: str) -> None:
         """Remove images and every layer of theirs that no other image uses."""
         await self._docker("rmi", "--force", *references)

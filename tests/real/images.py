@@ -153,8 +153,12 @@ def multi_arch(greeting: str, *, dialect: Dialect = OCI) -> Image:
     return Image(Blob(index, dialect.index), images=tuple(images.values()))
 
 
-def artifact(kind: str, content: bytes) -> Image:
-    """An OCI artifact: no image, but any bytes under a type of their own, with the empty config (image-spec 1.1)."""
+def artifact(kind: str, content: bytes, subject: Image | None = None) -> Image:
+    """An OCI artifact: no image, but any bytes under a type of their own, with the empty config (image-spec 1.1).
+
+    Args:
+        subject: the image that it is attached to.
+    """
     empty = Blob(b"{}", OCI_EMPTY)
     layer = Blob(content, "application/octet-stream")
     manifest = _json(
@@ -165,8 +169,17 @@ def artifact(kind: str, content: bytes) -> Image:
             "config": empty.descriptor(),
             "layers": [layer.descriptor()],
         }
+        | ({} if subject is None else {"subject": subject.manifest.descriptor()})
     )
     return Image(Blob(manifest, OCI_MANIFEST), (empty, layer))
+
+
+def listing(*referrers: Image) -> Image:
+    """The index that stands for a list of referrers where a registry has none: under the tag sha256-…"""
+    entries = [one.manifest.descriptor() for one in referrers]
+    return Image(
+        Blob(_json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}), OCI_INDEX), images=referrers
+    )
 
 
 def layered(count: int) -> Image:

@@ -55,6 +55,17 @@ class Podman:
         options = ["run", "--rm", "--pull=never", "--network=host", *limits]
         return await succeeded(*self._argv, *options, reference, *command, env=self._env)
 
+    async def load(self, archive: Path) -> None:
+        """Take in the image of an archive."""
+        await succeeded(
+            *self._argv, "load", "--signature-policy", str(self._policy), "--input", str(archive), env=self._env
+        )
+
+    async def save(self, reference: str, archive: Path, *, name: str) -> None:
+        """Write an image into an archive, under another name."""
+        await succeeded(*self._argv, "tag", reference, name, env=self._env)
+        await succeeded(*self._argv, "save", "--output", str(archive), name, env=self._env)
+
     async def forget(self, *references: str) -> None:
         await succeeded(*self._argv, "rmi", "--force", *references, env=self._env)
 

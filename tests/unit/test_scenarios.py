@@ -8,7 +8,7 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 LIST = TESTS / "SCENARIOS.md"
 NUMBERS = [*(f"C{number}" for number in range(1, 49)), *(f"P{number}" for number in range(1, 40))]
-BLACK_BOX = {"http", "clients", "crash", "soak"}  # folders whose tests see the mirror from outside only
+BLACK_BOX = {"http", "clients", "airgap", "crash", "soak"}  # folders whose tests see the mirror from outside only
 ROW = re.compile(r"\| (\S+) \| (.+) \| (.*) \|")
 TEST = re.compile(r"`([a-z_]+)/([a-z_]+\.py)::(test_[a-z0-9_]+)`")
 
