@@ -19,6 +19,7 @@ from tests.deploy.recipes import Agent, scripts
 from tests.real.images import runnable
 from tests.real.mirror import events_in
 from tests.real.program import eventually, succeeded
+from tests.real.systemd import UNITS, systemd
 
 COMPOSE = DEPLOY / "docker" / "compose.yaml"
 SERVICE = yaml.safe_load(COMPOSE.read_text())["services"]["mirror"]
@@ -165,3 +166,59 @@ async def _configured(built: Site, agent: Agent, text: str, mirrors: list[str]) 
         return await built.engine.mirrors() == mirrors
 
     await eventually(has_taken_effect)
+
+
+SERVICE_FOLDER = DEPLOY / "systemd"
+PLACES = {
+    "mirror.service": f"{UNITS}/mirror.service",
+    "mirror.sysusers": "/usr/lib/sysusers.d/mirror.conf",
+    "mirror.env": "/etc/mirror/mirror.env",
+}
+
+
+@needs_docker
+@pytest.mark.needs("systemd-analyze", "unshare")
+async def test_systemd_runs_it_in_its_sandbox_and_a_pull_goes_through(built: Site, tmp_path: Path) -> None:
+    """The program out of the image, with the unit, the user and the variables as they lie here, by a real systemd."""
+    files = {place: (SERVICE_FOLDER / name).read_text() for name, place in PLACES.items()}
+    files[PLACES["mirror.env"]] += f"MIRROR_UPSTREAM={built.upstream}\n"
+    directories = {
+        "/opt/mirror": await built.engine.copy(MIRROR, "/opt/mirror", tmp_path / "mirror"),
+        "/usr/local": await built.engine.copy(MIRROR, "/usr/local", tmp_path / "local"),
+        "/opt/lib": await built.engine.copy(MIRROR, "/lib", tmp_path / "lib"),
+    }
+    (libraries,) = (folder.name for folder in (tmp_path / "lib").iterdir() if list(folder.glob("libc.so.*")))
+    own = f"[Service]\nStandardError=append:/run/log\nEnvironment=LD_LIBRARY_PATH=/opt/lib/{libraries}\n"
+    files[f"{PLACES['mirror.service']}.d/test.conf"] = own
+    built.publish("library/app-systemd", runnable("hello from behind the service"), "v1")
+    async with systemd("mirror.service", built.net, files=files, directories=directories) as machine:
+        await machine.becomes("mirror.service", ActiveState="active")
+        events = machine.file("/run/log")
+        await eventually(lambda: _has(events, "listening"))
+        await built.engine.pull("app-systemd:v1")
+        assert await built.engine.run("app-systemd:v1") == "hello from behind the service\n"
+        state = await machine.state("mirror.service")
+        process = dict(
+            line.split(":\t", 1) for line in machine.file(f"/proc/{state['MainPID']}/status").read_text().splitlines()
+        )
+        assert "0" not in process["Uid"].split("\t")
+        assert (int(process["CapEff"], 16), process["NoNewPrivs"], process["Seccomp"]) == (0, "1", "2")
+        assert machine.file("/var/cache/mirror").stat().st_mode & 0o777 == 0o700
+        assert list(machine.file("/var/cache/mirror").glob("blobs/sha256/*"))
+        say = ("env", f"LD_LIBRARY_PATH=/opt/lib/{libraries}", "MIRROR_CACHE=/var/cache/mirror")
+        said = await machine.within(*say, "/opt/mirror/bin/mirror", "ls")
+        assert "docker.io/library/app-systemd:v1 " in said.output, str(said)
+        await machine.systemctl("reload", "mirror.service")
+        await eventually(lambda: _has(events, "reloaded"))
+
+        await machine.systemctl("kill", "--signal=KILL", "mirror.service")
+        await machine.becomes("mirror.service", ActiveState="active", NRestarts="1")
+        await machine.systemctl("stop", "mirror.service")
+        assert (await machine.state("mirror.service"))["Result"] == "success"
+        machine.file(PLACES["mirror.env"]).write_text("MIRROR_MAX_SIZE=lots\n")
+        await machine.within("systemctl", "start", "mirror.service")
+        await machine.becomes("mirror.service", ActiveState="failed", ExecMainStatus="2", NRestarts="0")
+
+
+async def _has(events: Path, name: str) -> bool:
+    return events.exists() and any(one["event"] == name for one in events_in(events.read_text()))

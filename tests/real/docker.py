@@ -92,6 +92,13 @@ class Docker:
         if containers:
             await self._docker("rm", "--force", "--volumes", *containers)
 
+    async def copy(self, image: str, place: str, to: Path) -> Path:
+        """What an image has in a directory, copied to one that is not there yet."""
+        container = (await self._docker("create", image)).strip()
+        await self._docker("cp", "--archive", f"{container}:{place}", str(to))
+        await self.remove(container)
+        return to
+
     async def create_network(self, name: str) -> None:
         await self._docker("network", "create", name)
 

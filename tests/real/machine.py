@@ -25,6 +25,7 @@ PACKAGES = {
     "skopeo": "skopeo",
     "systemd-analyze": "systemd",
     "systemd-sysusers": "systemd",
+    "unshare": "util-linux",
 }
 
 
