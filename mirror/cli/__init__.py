@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version
 from typing import Annotated
 
@@ -11,8 +12,10 @@ from mirror.cli.carrying import add_carrying
 from mirror.cli.clients import add_clients
 from mirror.cli.doctor import add_doctor
 from mirror.cli.keeping import add_keeping
+from mirror.cli.options import failures_told
 from mirror.cli.programs import Programs
 from mirror.cli.serving import add_serving
+from mirror.cli.variables import check_variables
 from mirror.cli.warming import add_warming
 
 
@@ -34,6 +37,8 @@ def command_line(programs: Programs) -> typer.Typer:
     @app.callback()
     def _root(_: _Version = False) -> None:
         """A pull-through caching mirror for OCI and Docker registries."""
+        with failures_told():
+            check_variables(os.environ)
 
     add_serving(app, programs)
     add_warming(app, programs)

@@ -165,6 +165,23 @@ async def test_a_nonsense_switch_in_the_environment_is_named(bad: Bad) -> None:
     assert "MIRROR_OFFLINE" in said
 
 
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("MIRROR_MAXSIZE", "MIRROR_MAX_SIZE"),
+        ("mirror_maxsize", "MIRROR_MAX_SIZE"),
+        ("MIRROR_TAGS_FRESH_FOR", "MIRROR_TAGS__FRESH_FOR"),
+        ("MIRROR_TAG__FRESH_FOR", "tags"),
+    ],
+)
+async def test_a_misspelled_environment_variable_is_named(bad: Bad, name: str, cure: str) -> None:
+    """As a misspelled key is: the setting would silently not apply."""
+    said = await bad.refused(**{name: "1"})
+
+    assert name in said
+    assert cure in said
+
+
 async def test_an_unknown_flag_points_to_the_help(bad: Bad) -> None:
     """A misspelled flag."""
     said = await bad.refused("--upstraem", "docker.io=http://127.0.0.1:9")

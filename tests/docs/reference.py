@@ -157,8 +157,8 @@ def _head() -> Iterator[str]:
 _PAGE_HEAD = """
 Written by `make reference` from the settings themselves. Nothing has to be set. What is set in several places counts
 in this order: flag, variable, file, default. The file is TOML, given as `--config FILE` or `MIRROR_CONFIG`;
-[config/mirror.toml](../config/mirror.toml) has all of it to start from. A key that is unknown or a value that makes
-no sense stops the start; `mirror doctor --config FILE` says the same without starting.
+[config/mirror.toml](../config/mirror.toml) has all of it to start from. A key that is unknown, a variable that is
+misspelled or a value that makes no sense stops the start; `mirror doctor --config FILE` says so without starting.
 
 Sizes are bytes, or a number with a unit (500MB, 50GiB). Durations are 500ms, 60s, 15m, 12h, 30d. Rules and upstreams
 are for the file; every other key has a variable too. What was read at the start holds until the next one, but for

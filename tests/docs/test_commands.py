@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.blocks import Command, blocks
+from tests.docs.blocks import Command, File, blocks
 from tests.docs.machine import machine
-from tests.docs.reader import NOT_RUN, reader
+from tests.docs.reader import INSTEAD, NOT_RUN, PROOFS, reader
 from tests.real import images
 from tests.real.mirror import ROOT
 from tests.real.registry import docker_registry
@@ -56,8 +56,14 @@ def test_what_is_seen_to_elsewhere_is_seen_to(name: str) -> None:
 def test_what_is_not_run_is_there() -> None:
     """The list of what can't be run has nothing on it that no document says any more."""
     said = [block.text for path in DOCUMENTS.values() for block in blocks(path) if isinstance(block, Command)]
-    for beginning in NOT_RUN:
+    for beginning in (*NOT_RUN, *INSTEAD):
         assert any(text.startswith(beginning) for text in said), beginning
+
+
+def test_what_is_proved_is_there() -> None:
+    """And every proof is of a file that some document shows."""
+    shown = {block.path for path in DOCUMENTS.values() for block in blocks(path) if isinstance(block, File)}
+    assert shown >= PROOFS.keys()
 
 
 @pytest.fixture(scope="module")
