@@ -83,6 +83,11 @@ class Download:
         return self._verified
 
     @property
+    def has_failed(self) -> bool:
+        """Whether no more bytes will come; what it leaves is being put away."""
+        return self._failure is not None
+
+    @property
     def is_sized(self) -> bool:
         return self._size is not None
 
@@ -217,12 +222,12 @@ class Downloads:
         self._running.clear()
 
     def __contains__(self, digest: object) -> bool:
-        return digest in self._running
+        """Whether *digest* is on its way. What has failed has nothing for those who come now."""
+        return digest in self._running and not self._running[digest].has_failed
 
     def size(self, digest: Digest) -> int | None:
         """Bytes of a blob that is on its way; None where it isn't, or upstream has not told yet."""
-        download = self._running.get(digest)
-        return download.size if download is not None and download.is_sized else None
+        return self._running[digest].size if digest in self and self._running[digest].is_sized else None
 
     def is_asked_by(self, digest: Digest, asker: Hashable) -> bool:
         """Whether the download of *digest* is under way in that one's name."""
@@ -237,7 +242,11 @@ class Downloads:
     async def settle(self, digest: Digest) -> None:
         """Waits until the download of *digest* has become a blob, or nothing; returns at once where there is none."""
         while digest in self._running:
-            await asyncio.wait([task for task in self._tasks if task.get_name() == f"download {digest}"])
+            await self._put_away(digest)
+
+    async def _put_away(self, digest: Digest) -> None:
+        """Waits for the end of the one download of *digest* that there is now, with all that it leaves."""
+        await asyncio.wait([task for task in self._tasks if task.get_name() == f"download {digest}"])
 
     @asynccontextmanager
     async def follow(
@@ -253,6 +262,8 @@ class Downloads:
         Raises:
             MirrorError: it failed before its first byte. NoRoom: it can't be stored, but passed through.
         """
+        while digest in self._running and digest not in self:
+            await self._put_away(digest)
         download = self._running.get(digest) or self._begin(digest, source, size, asker)
         download.join()
         try:
@@ -302,7 +313,8 @@ class Downloads:
             size = download.size if download.is_sized else size
             try:
                 await self._take(download, ingest, source, size)
-            except UpstreamCorrupt:
+            except UpstreamCorrupt as error:
+                download.failed(error)  # before its file is emptied: who is still reading learns why, and nobody joins
                 ingest.restart()
                 raise
             except StorageFailed:

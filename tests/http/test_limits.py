@@ -101,10 +101,12 @@ async def test_above_the_limit_of_busy_ones_the_new_one_is_refused(
     assert (await client.get(upstream.blob(blob))).whole
     await kept(client, upstream.blob(blob))
     async with contextlib.AsyncExitStack() as stack:
-        lines = [await stack.enter_async_context(Line.to(mirror)) for _ in range(MOST)]
-        for line in lines:
+        lines = []
+        for _ in range(MOST):  # each busy before the next one comes, which may find an earlier client still leaving
+            line = await stack.enter_async_context(Line.to(mirror))
             await line.get(upstream.blob(blob))
             assert (await line.receive(64)).startswith(b"HTTP/1.1 200 ")
+            lines.append(line)
         async with Line.to(mirror) as late:
             await late.get("/healthz")
             assert await late.rest() == b""

@@ -1,0 +1,86 @@
+"""Who comes when a download has failed, and is not put away yet."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mirror.config import CacheSettings
+from mirror.downloads import Downloads
+from mirror.downloads import Source as Opens
+from mirror.errors import UpstreamCorrupt
+from mirror.metrics import Metrics
+from mirror.oci.digest import Digest
+from mirror.oci.ranges import Span
+from mirror.storage.disk import DiskStore
+from mirror.storage.ingest import DiskIngest
+from mirror.storage.ledger import DiskLedger
+
+CONTENT = b"right" * 40_000
+DIGEST = Digest.of(CONTENT)
+WITHIN = 10.0  # seconds
+
+
+@dataclass
+class Body:
+    """Bytes that are all here."""
+
+    content: bytes
+    start: int = 0
+    size: int | None = len(CONTENT)
+
+    async def read_into(self, buffer: memoryview) -> int:
+        piece, self.content = self.content[: len(buffer)], self.content[len(buffer) :]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+@asynccontextmanager
+async def right(_: Span | None) -> AsyncIterator[Body]:
+    yield Body(CONTENT)
+
+
+@asynccontextmanager
+async def wrong(_: Span | None) -> AsyncIterator[Body]:
+    yield Body(CONTENT[:-1] + b"!")
+
+
+async def read(downloads: Downloads, source: Opens) -> bytes:
+    """All of it."""
+    async with downloads.follow(DIGEST, source, len(CONTENT)) as download:
+        at = 0
+        while at < len(CONTENT):
+            at = await download.reach(at)
+        return os.pread(download.fileno(), at, 0)
+
+
+async def test_who_comes_too_late_gets_a_download_of_his_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes of the one before are wrong, and nobody is to be cut off for them who was not there."""
+    closing, may_close, close = asyncio.Event(), asyncio.Event(), DiskIngest.close
+
+    async def slow(ingest: DiskIngest) -> None:
+        closing.set()
+        await may_close.wait()
+        await close(ingest)
+
+    monkeypatch.setattr(DiskIngest, "close", slow)
+    async with (
+        DiskLedger.open(tmp_path / "ledger") as ledger,
+        DiskStore.at(CacheSettings(path=tmp_path, max_size=2**20, min_free=0), ledger, Metrics()) as store,
+        Downloads(store, Metrics()) as downloads,
+        asyncio.timeout(WITHIN),
+    ):
+        first = asyncio.create_task(read(downloads, wrong))
+        await closing.wait()
+        with pytest.raises(UpstreamCorrupt):
+            await first
+        assert DIGEST not in downloads
+        late = [asyncio.create_task(read(downloads, right)) for _ in range(3)]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        may_close.set()
+        assert await asyncio.gather(*late) == [CONTENT] * 3
