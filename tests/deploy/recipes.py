@@ -18,6 +18,7 @@ FOLDER = DEPLOY / "ci"
 IMAGE = "registry.example.com/mirror"
 NAMES = ("github-actions.yaml", "gitlab-ci.yaml", "Jenkinsfile", "tekton.yaml")
 _SH = re.compile(r"\bsh (?:'''(.*?)'''|'([^'\n]*)')", re.DOTALL)
+SHELLS = {"github-actions.yaml": "bash -e", "gitlab-ci.yaml": "busybox sh -e", "Jenkinsfile": "sh -xe"}
 _ENDS = {"|", ">", ">>", "&&", "||", ";"}
 
 
@@ -71,7 +72,7 @@ class Agent:
         self.work = directory / "work"
         self.work.mkdir()
 
-    async def run(self, script: str) -> Ran:
+    async def run(self, script: str, shell: str) -> Ran:
         """Run it, but with our names of image and places, our network, and an upstream as Docker Hub."""
         script = re.sub(rf"{IMAGE}:\S+", MIRROR, script)
         script = script.replace("/etc/docker:", f"{self._site.engine.configuration.parent}:")
@@ -83,4 +84,4 @@ class Agent:
             "HOME": str(self._directory),
             "CI_PROJECT_DIR": str(self.work),
         }
-        return await ran("bash", "-e", "-o", "pipefail", "-c", f"cd {self.work}\n{script}", env=env)
+        return await ran(*shell.split(), "-c", f"cd {self.work}\n{script}", env=env)

@@ -15,7 +15,7 @@ from tests.deploy.files import DEPLOY, ROOT
 from tests.deploy.manifests import KINDS
 from tests.deploy.pods import pod_of
 from tests.deploy.program import check_command
-from tests.deploy.recipes import Agent, scripts
+from tests.deploy.recipes import SHELLS, Agent, scripts
 from tests.real.images import runnable
 from tests.real.mirror import events_in
 from tests.real.program import eventually, succeeded
@@ -126,15 +126,16 @@ async def test_a_pod_does_what_it_is_there_for(built: Site, tmp_path: Path, name
         assert await built.engine.run(f"{repository}:v1") == f"hello from behind the {name}\n"
         assert f"library/{repository}:v1 " in (await built.engine.inside(container, "mirror", "ls")).output
         assert list((tmp_path / "cache").glob("blobs/sha256/*"))
+        if name == "node":
+            built.publish("team/other", runnable("for containerd"), "v1")
+            await built.engine.fetch(tmp_path / "hosts", "docker.io/team/other:v1")
+            assert "team/other:v1 " in (await built.engine.inside(container, "mirror", "ls")).output
         await built.engine.stop(container)
         assert (await built.engine.inspect(container))["State"]["ExitCode"] == 0, await built.engine.logs(container)
-    if name == "node":
-        text = (tmp_path / "hosts" / "_default" / "hosts.toml").read_text()
-        assert '[host."http://127.0.0.1:5000"]' in text
 
 
 @needs_docker
-@pytest.mark.parametrize("name", ["github-actions.yaml", "gitlab-ci.yaml", "Jenkinsfile"])
+@pytest.mark.parametrize("name", SHELLS)
 async def test_a_recipe_builds_an_image_through_the_mirror(built: Site, tmp_path: Path, name: str) -> None:
     """All its scripts, one after the other, on a machine whose docker knows of no mirror unless the recipe tells it."""
     agent = Agent(built, tmp_path)
@@ -147,7 +148,7 @@ async def test_a_recipe_builds_an_image_through_the_mirror(built: Site, tmp_path
     try:
         output = ""
         for script in scripts(name):
-            said = await agent.run(script)
+            said = await agent.run(script, SHELLS[name])
             assert said.code == 0, str(said)
             output += said.output
         assert re.search("(?m)^1 images,", output), output
@@ -160,7 +161,7 @@ async def test_a_recipe_builds_an_image_through_the_mirror(built: Site, tmp_path
 async def _configured(built: Site, agent: Agent, text: str, mirrors: list[str]) -> None:
     """The engine's configuration, when it has taken effect."""
     built.engine.configuration.write_text(text)
-    assert (await agent.run("systemctl reload docker")).code == 0
+    assert (await agent.run("systemctl reload docker", "sh")).code == 0
 
     async def has_taken_effect() -> bool:
         return await built.engine.mirrors() == mirrors
