@@ -13,7 +13,7 @@ The house. Nothing imports what stands below it; neighbours on one line do not i
     tenancy                             upstreams that say themselves who may pull what
     downloads                           one download for each digest, many readers
     passages                            content on its way through, unstored
-    outcomes                            what a pull comes to
+    outcomes  questions                 what a pull comes to; on what terms upstreams are asked
     lists                               what upstream says it has, and said before
     pulls                               a pull, from question to answer
     closures                            what an image needs of what is stored, and what refers to it

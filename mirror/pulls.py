@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from copy import copy
 from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar, assert_never
+from typing import Self, assert_never
 
 import structlog
 
@@ -26,21 +25,19 @@ from mirror.errors import (
     RepositoryUnknown,
     StorageFailed,
     UpstreamError,
-    UpstreamSilent,
     UpstreamUnavailable,
 )
-from mirror.hints import Hints
 from mirror.lists import ListPull, Lists, Question
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.oci.names import Reference, Repository, Tag
 from mirror.outcomes import BlobPull, ManifestPull, Outcome
 from mirror.policy import Fetch, Revalidate, Serve, TagFact, decide, is_fresh, is_gone, may_stand_in
+from mirror.questions import Questions, absent
 from mirror.storage import BlobStore
 from mirror.storage.catalog import Catalog
 from mirror.upstream.registry import Registry
 
-_Answer = TypeVar("_Answer")
 log = structlog.get_logger()
 
 
@@ -63,12 +60,10 @@ class Pulls:
         self._catalog = catalog
         self._downloads = downloads
         self._settings = settings
-        self._patience = patience
-        self._offline = offline
+        self._questions = Questions(missing_for=settings.missing_for, patience=patience, offline=offline)
         self._asker: Hashable = None  # whose rights upstream judges by; None for the mirror's own
         self._fetches = Collapsed[tuple[Hashable, Repository, Reference], Manifest]()
         self._checks = Collapsed[tuple[Hashable, Repository, Digest], None]()
-        self._missing = Hints[ContentUnknown]()
         self._lists = Lists(catalog, stale_for=settings.stale_for)
 
     async def __aenter__(self) -> Self:
@@ -88,6 +83,7 @@ class Pulls:
         own = copy(self)
         own._asker = asker  # noqa: SLF001 - of its own kind
         own._registries = registries  # noqa: SLF001 - of its own kind
+        own._questions = self._questions.unremembered()  # noqa: SLF001
         own._lists = Lists(None, stale_for=0.0)  # noqa: SLF001 - what another client was shown stands in for nothing
         return own
 
@@ -102,7 +98,9 @@ class Pulls:
         if isinstance(reference, Tag):
             fact = self._catalog.tag_nowait(repository, reference)
             fresh_for = registry.allowance.fresh_for
-            if fact is None or not is_fresh(fact, now=time.time(), fresh_for=fresh_for, offline=self._offline):
+            if fact is None or not is_fresh(
+                fact, now=time.time(), fresh_for=fresh_for, offline=self._questions.offline
+            ):
                 return None
             reference = fact.digest
         manifest = self._catalog.manifest_nowait(repository, reference)
@@ -123,7 +121,7 @@ class Pulls:
         Raises:
             ManifestUnknown, UpstreamError, StorageFailed
         """
-        async with self._patiently(repository):
+        async with self._questions.patiently(repository):
             return await self._manifest(repository, reference, head_only=head_only, confirmed=confirmed)
 
     async def _manifest(
@@ -134,13 +132,13 @@ class Pulls:
         now = time.time()
         fact = await self._catalog.tag(repository, reference)
         fresh_for = 0.0 if confirmed else self._registries[repository.upstream].allowance.fresh_for
-        decision = decide(fact, now=now, fresh_for=fresh_for, offline=self._offline)
+        decision = decide(fact, now=now, fresh_for=fresh_for, offline=self._questions.offline)
         match decision:
             case Serve(fact):
                 try:
                     return await self._by_digest(repository, fact.digest, head_only=head_only)
                 except ManifestUnknown:
-                    if self._offline:
+                    if self._questions.offline:
                         raise
                     # The tag moved, and upstream has forgotten what it named; here that was evicted.
                     return await self._fetched(repository, reference)
@@ -169,8 +167,8 @@ class Pulls:
 
     async def _head(self, repository: Repository, reference: Reference) -> ManifestPull | None:
         """The head alone, as upstream tells it; None where it doesn't tell all of it."""
-        await self._check_askable(repository, reference, ManifestUnknown)
-        head = await self._asking(
+        await self._questions.check(repository, reference, ManifestUnknown)
+        head = await self._questions.ask(
             repository, reference, self._registries[repository.upstream].resolve(repository.name, reference)
         )
         if head is None or head.media_type is None or head.size is None:
@@ -180,7 +178,7 @@ class Pulls:
         return ManifestPull(head, None, Outcome.PASSED)
 
     async def _fetched(self, repository: Repository, reference: Reference) -> ManifestPull:
-        await self._check_askable(repository, reference, ManifestUnknown)
+        await self._questions.check(repository, reference, ManifestUnknown)
         manifest, joined = await self._fetches.ask(
             (self._asker, repository, reference), partial(self._fetch, repository, reference)
         )
@@ -189,7 +187,7 @@ class Pulls:
 
     async def _fetch(self, repository: Repository, reference: Reference) -> Manifest:
         registry = self._registries[repository.upstream]
-        manifest = await self._asking(repository, reference, registry.manifest(repository.name, reference))
+        manifest = await self._questions.ask(repository, reference, registry.manifest(repository.name, reference))
         try:
             await self._catalog.keep_manifest(repository, manifest)
         except StorageFailed as error:
@@ -251,7 +249,7 @@ class Pulls:
         Raises:
             BlobUnknown, UpstreamError
         """
-        async with self._patiently(repository):
+        async with self._questions.patiently(repository):
             return await self._blob_size(repository, digest)
 
     async def _blob_size(self, repository: Repository, digest: Digest) -> tuple[int | None, Outcome]:
@@ -259,12 +257,12 @@ class Pulls:
         if size is not None and await self._catalog.holds(repository, digest):
             self._store.use(digest)
             return size, Outcome.HIT
-        await self._check_askable(repository, digest, BlobUnknown)
+        await self._questions.check(repository, digest, BlobUnknown)
         arriving = self._downloads.size(digest)
         if arriving is not None and await self._catalog.holds(repository, digest):
             return arriving, Outcome.COLLAPSED
         registry = self._registries[repository.upstream]
-        told = await self._asking(repository, digest, registry.blob_size(repository.name, digest))
+        told = await self._questions.ask(repository, digest, registry.blob_size(repository.name, digest))
         await self._catalog.keep_holding(repository, digest)
         # Some registries answer HEAD with a length of 0, or with that of their storage's own answer.
         expected = self._catalog.expected_size(repository, digest)
@@ -278,7 +276,7 @@ class Pulls:
             BlobUnknown, UpstreamError, StorageFailed
         """
         async with AsyncExitStack() as exits:
-            async with self._patiently(repository):
+            async with self._questions.patiently(repository):
                 pull = await self._blob(exits, repository, digest)
             yield pull
 
@@ -286,7 +284,7 @@ class Pulls:
         pull = partial(BlobPull, self._registries[repository.upstream], repository, digest)
         held = await self._catalog.holds(repository, digest)
         if not self._is_here(digest):
-            await self._check_askable(repository, digest, BlobUnknown)
+            await self._questions.check(repository, digest, BlobUnknown)
             size = self._catalog.expected_size(repository, digest)
             if size is not None and not await self._store.has_room(size):
                 return pull(size, Outcome.PASSED, None)
@@ -344,7 +342,7 @@ class Pulls:
                 # It may have been another repository's, and another upstream's: no answer to this one's question.
                 log.info("download_not_joined", digest=str(digest), reason=str(error))
         following = self._downloads.follow(digest, source, size, asker=repository)
-        download = await self._asking(repository, digest, exits.enter_async_context(following))
+        download = await self._questions.ask(repository, digest, exits.enter_async_context(following))
         await self._catalog.keep_holding(repository, digest)
         return download
 
@@ -358,52 +356,10 @@ class Pulls:
             await self._checks.ask((self._asker, repository, digest), partial(self._ask_holds, repository, digest))
 
     async def _ask_holds(self, repository: Repository, digest: Digest) -> None:
-        await self._check_askable(repository, digest, BlobUnknown)
+        await self._questions.check(repository, digest, BlobUnknown)
         registry = self._registries[repository.upstream]
-        await self._asking(repository, digest, registry.blob_size(repository.name, digest))
+        await self._questions.ask(repository, digest, registry.blob_size(repository.name, digest))
         await self._catalog.keep_holding(repository, digest)
-
-    # Asking upstream
-
-    @asynccontextmanager
-    async def _patiently(self, repository: Repository) -> AsyncIterator[None]:
-        """Ends a pull that has come to nothing in the time that clients wait, whatever it is waiting for.
-
-        Raises:
-            UpstreamSilent
-        """
-        try:
-            async with asyncio.timeout(self._patience):
-                yield
-        except TimeoutError as error:
-            raise UpstreamSilent(
-                f"{repository.upstream} did not bring this within {self._patience:g} s; ask again, it may be here then",
-                upstream=repository.upstream,
-                retry_after=5,
-            ) from error
-
-    def _check_online(self, unknown: type[ContentUnknown], what: str) -> None:
-        if self._offline:
-            raise _absent(unknown, what)
-
-    async def _check_askable(self, repository: Repository, reference: Reference, unknown: type[ContentUnknown]) -> None:
-        """Lets a question to upstream pass, unless it must not be asked, or was just answered with 404."""
-        self._check_online(
-            unknown, f"{repository}:{reference}" if isinstance(reference, Tag) else f"{repository}@{reference}"
-        )
-        known = await self._missing.get(f"{unknown.code} {repository} {reference}")
-        if known is not None and self._asker is None:
-            raise known.with_traceback(None)  # it is raised again and again, and would keep each request's frames
-
-    async def _asking(self, repository: Repository, reference: Reference, answer: Awaitable[_Answer]) -> _Answer:
-        """Upstream's answer; a 404 is remembered for a while."""
-        try:
-            return await answer
-        except ContentUnknown as unknown:
-            if self._asker is None:
-                key = f"{unknown.code} {repository} {reference}"
-                await self._missing.keep(key, unknown, seconds=self._settings.missing_for)
-            raise
 
     # Lists
 
@@ -414,7 +370,7 @@ class Pulls:
             RepositoryUnknown, UpstreamError
         """
         question, what = (repository, None, query), f"the list of {repository}'s tags"
-        if self._offline:
+        if self._questions.offline:
             return await self._listed_here(question, RepositoryUnknown, what)
         return await self._lists.ask(question, self._registries[repository.upstream].tags(repository.name, query))
 
@@ -425,7 +381,7 @@ class Pulls:
             ManifestUnknown, UpstreamError
         """
         question, what = (repository, digest, query), f"what refers to {repository}@{digest}"
-        if self._offline:
+        if self._questions.offline:
             return await self._listed_here(question, ManifestUnknown, what)
         page = self._registries[repository.upstream].referrers(repository.name, digest, query)
         return await self._lists.ask(question, page)
@@ -433,13 +389,5 @@ class Pulls:
     async def _listed_here(self, question: Question, unknown: type[ContentUnknown], what: str) -> ListPull:
         page = await self._lists.stored(question)
         if page is None:
-            raise _absent(unknown, what)
+            raise absent(unknown, what)
         return ListPull(page, Outcome.HIT)
-
-
-def _absent(unknown: type[ContentUnknown], what: str) -> ContentUnknown:
-    return unknown(
-        f"{what} is not here and the mirror is offline: mirror warm and mirror export where upstream can be reached, "
-        f"then mirror import here",
-        offline="yes",
-    )

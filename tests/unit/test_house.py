@@ -20,7 +20,7 @@ upstream
 tenancy
 downloads
 passages
-outcomes
+outcomes questions
 lists
 pulls
 closures
