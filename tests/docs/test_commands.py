@@ -82,7 +82,8 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.needs(
-    *("busybox", "containerd", "docker", "docker-registry", "dockerd", "ip", "nsenter", "openssl", "podman", "skopeo"),
+    *("busybox", "containerd", "curl", "docker", "docker-registry", "dockerd", "ip", "nsenter", "openssl", "pkill"),
+    *("podman", "skopeo"),
     root=True,
 )
 @pytest.mark.parametrize("name", [name for name in DOCUMENTS if name not in ELSEWHERE])
