@@ -13,7 +13,7 @@ COUNT ?= 100000
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 PROGRAMS := docker-registry docker.io containerd podman skopeo nginx-light wrk busybox-static openssl ca-certificates \
-	iproute2 prometheus systemd docker-compose $(if $(shell command -v kubectl),,kubernetes-client)
+	iproute2 curl procps prometheus systemd docker-compose $(if $(shell command -v kubectl),,kubernetes-client)
 
 .PHONY: run test lint demo bench reference fuzz crash soak lock clean
 
