@@ -75,6 +75,11 @@ class Warmth:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     @property
+    def here(self) -> list[str]:
+        """The images that are here now."""
+        return list(self._sizes)
+
+    @property
     def summary(self) -> str:
         """One line for the end."""
         failed = f", {len(self.failures)} failed: {', '.join(self.failures)}" if self.failures else ""

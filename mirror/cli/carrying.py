@@ -7,16 +7,16 @@ from typing import Annotated
 
 import typer
 
+from mirror.airgap.contents import Contents
 from mirror.airgap.exporting import contents_of, export_bundle, known_from
 from mirror.airgap.importing import Imported, import_bundle
+from mirror.airgap.sync import SMALLEST_PART
 from mirror.cli.options import INCOMPLETE, CacheOption, ConfigOption, FromOption, ImagesArgument, failures_told, named
 from mirror.cli.programs import Programs
 from mirror.config import parse_size, read_settings
 from mirror.control import Control
 from mirror.errors import ConfigurationInvalid
 from mirror.progress import Progress, sized
-
-_SMALLEST_PART = 2**20
 
 _Bundle = Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE", help="The file to write.")]
 _Since = Annotated[
@@ -59,15 +59,7 @@ def add_carrying(app: typer.Typer, programs: Programs) -> None:
 
             async def job(control: Control) -> str:
                 contents = await contents_of(control, names, which=which, known=known)
-                total = sum(blob.size for blob in contents.blobs if blob.included)
-                with Progress("exported", total) as progress:
-                    written = await export_bundle(
-                        control, settings.cache.path, contents, output, limit=limit, advanced=progress.advance
-                    )
-                left = sum(not blob.included for blob in contents.blobs)
-                parts = ", ".join(part.name for part in written.parts)
-                images = sum(not image.attached for image in contents.images)
-                return f"{images} images, {sized(total)}, {left} blobs left out: {parts}"
+                return await exported(control, settings.cache.path, contents, output, limit)
 
             told = programs.ask(settings, job)
         typer.echo(told)
@@ -99,6 +91,17 @@ def add_carrying(app: typer.Typer, programs: Programs) -> None:
             raise typer.Exit(INCOMPLETE)
 
 
+async def exported(control: Control, cache: Path, contents: Contents, output: Path, limit: int | None) -> str:
+    """What an export came to, in a line. How far it is shows meanwhile."""
+    total = sum(blob.size for blob in contents.blobs if blob.included)
+    with Progress("exported", total) as progress:
+        written = await export_bundle(control, cache, contents, output, limit=limit, advanced=progress.advance)
+    left = sum(not blob.included for blob in contents.blobs)
+    parts = ", ".join(part.name for part in written.parts)
+    images = sum(not image.attached for image in contents.images)
+    return f"{images} images, {sized(total)}, {left} blobs left out: {parts}"
+
+
 async def _import_one(control: Control, bundle: Path, name: str | None, failed: list[Imported]) -> None:
     with Progress(f"{bundle.name} imported", 0) as progress:
         done = import_bundle(bundle, control, name=name, expected=progress.expect, advanced=progress.advance)
@@ -116,6 +119,6 @@ def _part_size(text: str | None) -> int | None:
         size = parse_size(text)
     except ValueError as error:
         raise ConfigurationInvalid(f"--split {text!r}: {error}") from error
-    if size < _SMALLEST_PART:
+    if size < SMALLEST_PART:
         raise ConfigurationInvalid(f"--split {text!r}: parts of less than 1MiB are too many")
     return size

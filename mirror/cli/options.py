@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mirror.airgap.lists import images_in
+from mirror.airgap.sync import names_in
 from mirror.errors import ConfigurationInvalid, MirrorError
 
 INCOMPLETE, UNUSABLE, INTERRUPTED = 1, 2, 130
@@ -50,7 +50,11 @@ LogFormatOption = Annotated[
 ImagesArgument = Annotated[list[str] | None, typer.Argument(metavar="IMAGE", show_default=False)]
 FromOption = Annotated[
     Path | None,
-    typer.Option("--from", metavar="FILE", help="Images a line each, a Compose file, or Kubernetes manifests."),
+    typer.Option(
+        "--from",
+        metavar="FILE",
+        help="Images a line each, a Compose file, Kubernetes manifests, or a sync file (.toml).",
+    ),
 ]
 
 
@@ -73,7 +77,7 @@ def named(images: list[str] | None, file: Path | None) -> list[str]:
     Raises:
         ConfigurationInvalid: none.
     """
-    names = [*(images or []), *([] if file is None else images_in(file))]
+    names = [*(images or []), *([] if file is None else names_in(file))]
     if not names:
         raise ConfigurationInvalid("name images, or a list of them with --from FILE")
     return list(dict.fromkeys(names))

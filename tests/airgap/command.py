@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +28,22 @@ class Said:
 
 async def mirror_command(*arguments: str | Path) -> Said:
     """`mirror ARGUMENTS`, to its end."""
+    async with going_on(*arguments) as program, asyncio.timeout(WITHIN):
+        out, err = await program.communicate()
+    return Said(program.returncode or 0, out.decode(), err.decode())
+
+
+async def interrupted(program: asyncio.subprocess.Process) -> Said:
+    """What a command came to that somebody stopped with Ctrl-C."""
+    program.send_signal(signal.SIGINT)
+    async with asyncio.timeout(WITHIN):
+        out, err = await program.communicate()
+    return Said(program.returncode or 0, out.decode(), err.decode())
+
+
+@asynccontextmanager
+async def going_on(*arguments: str | Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`mirror ARGUMENTS`, as long as the block lasts, at most."""
     program = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "mirror", *map(str, arguments)),
         stdin=asyncio.subprocess.DEVNULL,
@@ -33,13 +52,11 @@ async def mirror_command(*arguments: str | Path) -> Said:
         env={**os.environ, **environment()},
     )
     try:
-        async with asyncio.timeout(WITHIN):
-            out, err = await program.communicate()
-    except BaseException:
-        program.kill()
-        await program.wait()
-        raise
-    return Said(program.returncode or 0, out.decode(), err.decode())
+        yield program
+    finally:
+        if program.returncode is None:
+            program.kill()
+            await program.wait()
 
 
 async def succeeded(*arguments: str | Path) -> Said:

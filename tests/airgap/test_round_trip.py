@@ -150,9 +150,9 @@ async def test_what_is_pinned_is_not_evicted_and_what_is_removed_is_gone(tmp_pat
     ):
         await succeeded("warm", f"{REPOSITORY}:kept", "--pin", "--cache", cache)
         for number in range(6):
-            filler = an_image(300_000)
-            registry.publish(REPOSITORY, filler, f"filler{number}")
-            await succeeded("warm", f"{REPOSITORY}:filler{number}", "--cache", cache)
+            registry.publish(REPOSITORY, an_image(300_000), f"filler{number}")
+        fillers = [f"{REPOSITORY}:filler{number}" for number in range(6)]
+        await succeeded("warm", *fillers, "--jobs", "1", "--cache", cache)
         assert f"docker.io/{REPOSITORY}:kept" in await complete(cache)
         await succeeded("rm", f"{REPOSITORY}:filler*", "--cache", cache)
         await succeeded("warm", f"{REPOSITORY}:one", f"{REPOSITORY}:two", "--cache", cache)
@@ -179,24 +179,24 @@ async def test_what_could_not_be_had_is_said(tmp_path: Path, registry: Registry)
         assert name in said.err
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("warm",),
-        ("warm", "--from", "/nonexistent"),
-        ("export", "-o", "x.tar"),
-        ("export", "-o", "x.tar", "absent:v1"),
-        ("export", "-o", "x.tar", "--all"),
-        ("export", "-o", "x.tar", "--all", "--split", "1kB"),
-        ("import", "/nonexistent.tar"),
-        ("pin", "absent:v1"),
-        ("rm", "absent:*"),
-    ],
-    ids=" ".join,
-)
-async def test_what_can_not_be_done_is_said_in_a_line(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+IMPOSSIBLE = [
+    ("warm",),
+    ("warm", "--from", "/nonexistent"),
+    ("warm", "--watch", "a:1"),
+    ("export", "-o", "x.tar"),
+    ("export", "-o", "x.tar", "absent:v1"),
+    ("export", "-o", "x.tar", "--all"),
+    ("export", "-o", "x.tar", "--all", "--split", "1kB"),
+    ("import", "/nonexistent.tar"),
+    ("pin", "absent:v1"),
+    ("rm", "absent:*"),
+]
+
+
+async def test_what_can_not_be_done_is_said_in_a_line(tmp_path: Path) -> None:
     """With what to do about it, and status 2."""
-    said = await mirror_command(*arguments, "--cache", tmp_path / "cache")
-    assert said.status == 2, said
-    assert said.err.startswith("mirror: ")
-    assert "Traceback" not in said.err
+    every = [mirror_command(*arguments, "--cache", tmp_path / str(n)) for n, arguments in enumerate(IMPOSSIBLE)]
+    for arguments, said in zip(IMPOSSIBLE, await asyncio.gather(*every), strict=True):
+        assert said.status == 2, (arguments, said)
+        assert said.err.startswith("mirror: "), (arguments, said)
+        assert "Traceback" not in said.err, (arguments, said)
