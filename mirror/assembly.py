@@ -13,7 +13,7 @@ import structlog
 from mirror.config import Settings, UpstreamSettings
 from mirror.control import Control
 from mirror.downloads import Downloads
-from mirror.errors import StorageFailed
+from mirror.errors import StorageBusy
 from mirror.images import Images
 from mirror.metrics import Metrics
 from mirror.oci.names import Upstreams, canonical_upstream
@@ -102,7 +102,7 @@ async def controlled(settings: Settings) -> AsyncIterator[Control]:
                 parts = await lifetimes.enter_async_context(assembled(settings, Metrics()))
                 await lifetimes.enter_async_context(administered(parts.admin, path))
                 break
-            except StorageFailed:
+            except StorageBusy:
                 if time.monotonic() > until:
                     raise
                 await asyncio.sleep(_LOOK_AGAIN)  # perhaps one is starting, and holds the lock, but does not answer yet

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import aiohttp
 
 from mirror.errors import MirrorError, StorageFailed
 from mirror.oci.digest import Digest
+from mirror.storage.layout import storage_errors
 
 _BASE = "http://mirror"  # a name that HTTP wants, and nobody looks up
 Document = Mapping[str, Any]
@@ -25,29 +26,24 @@ class Refused(MirrorError):
 class Control:
     """Questions to the mirror behind one socket."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
+    def __init__(self, session: aiohttp.ClientSession, path: Path) -> None:
         self._session = session
+        self._path = path
 
     @classmethod
     @asynccontextmanager
     async def at(cls, path: Path) -> AsyncIterator[Control]:
         """The mirror that answers at the socket *path*.
 
-        Raises:
-            StorageFailed: nobody answers there, or not to this user.
+        Each question raises StorageFailed where nobody answers there, or not to this user, or not to the end.
         """
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with storage_errors(f"the cache directory {path.parent} can't be used"):
+            directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             connector = aiohttp.UnixConnector(f"/proc/self/fd/{directory}/{path.name}")
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
             async with aiohttp.ClientSession(_BASE, connector=connector, timeout=timeout) as session:
-                control = cls(session)
-                try:
-                    yield control
-                except aiohttp.ClientConnectorError as error:
-                    raise StorageFailed(f"no mirror answers at {path}: {error.os_error.strerror}") from error
-                except aiohttp.ClientError as error:
-                    raise StorageFailed(f"the mirror at {path} broke off: {error}") from error
+                yield cls(session, path)
         finally:
             os.close(directory)
 
@@ -59,13 +55,14 @@ class Control:
         try:
             async with Control.at(path) as control:
                 await control.get("/")
-        except (StorageFailed, OSError):
+        except StorageFailed:
             return False
         return True
 
     async def get(self, path: str) -> Any:  # noqa: ANN401 - JSON; each caller checks what it takes
-        async with self._session.get(path) as response:
-            return await _checked(response)
+        with self._broken_off():
+            async with self._session.get(path) as response:
+                return await _checked(response)
 
     async def post(self, path: str, **document: object) -> Any:  # noqa: ANN401
         """The answer to a question.
@@ -73,19 +70,23 @@ class Control:
         Raises:
             Refused
         """
-        async with self._session.post(path, json=document) as response:
-            return await _checked(response)
+        with self._broken_off():
+            async with self._session.post(path, json=document) as response:
+                return await _checked(response)
 
     @asynccontextmanager
     async def lines(self, path: str, **document: object) -> AsyncIterator[AsyncIterator[Document]]:
         """The lines of an answer that takes its time, as they come. Leaving the context ends what goes on there."""
-        async with self._session.post(path, json=document) as response:
-            if response.status != 200:
-                await _checked(response)
+        async with AsyncExitStack() as exits:
+            with self._broken_off():
+                response = await exits.enter_async_context(self._session.post(path, json=document))
+                if response.status != 200:
+                    await _checked(response)
 
             async def read() -> AsyncIterator[Document]:
-                async for line in response.content:
-                    yield json.loads(line)
+                with self._broken_off():
+                    async for line in response.content:
+                        yield json.loads(line)
 
             yield read()
 
@@ -93,7 +94,8 @@ class Control:
     async def held(self, digests: Iterable[Digest]) -> AsyncIterator[None]:
         """Keeps blobs from eviction until the context ends."""
         async with self.lines("/hold", digests=list(map(str, digests))) as lines:
-            await anext(lines)
+            if await anext(lines, None) is None:
+                raise StorageFailed(f"the mirror at {self._path} broke off")
             yield
 
     async def put(self, digest: Digest, size: int, pieces: Callable[[], AsyncIterator[bytes]]) -> bool:
@@ -103,8 +105,18 @@ class Control:
             Refused: it is not what its digest says, or can't be stored.
         """
         headers = {"Content-Length": str(size)}
-        async with self._session.put(f"/blobs/{digest}", data=pieces(), headers=headers) as response:
-            return bool((await _checked(response))["stored"])
+        with self._broken_off():
+            async with self._session.put(f"/blobs/{digest}", data=pieces(), headers=headers) as response:
+                return bool((await _checked(response))["stored"])
+
+    @contextmanager
+    def _broken_off(self) -> Iterator[None]:
+        try:
+            yield
+        except aiohttp.ClientConnectorError as error:
+            raise StorageFailed(f"no mirror answers at {self._path}: {error.os_error.strerror}") from error
+        except (aiohttp.ClientError, json.JSONDecodeError) as error:
+            raise StorageFailed(f"the mirror at {self._path} broke off: {error}") from error
 
 
 async def _checked(response: aiohttp.ClientResponse) -> Any:  # noqa: ANN401

@@ -248,6 +248,10 @@ class StorageFailed(MirrorError):
     status = 503
 
 
+class StorageBusy(StorageFailed):
+    """Another mirror has the cache directory."""
+
+
 class NoRoom(StorageFailed):
     """The blob can't be stored within max_size and min_free; it can still be passed through."""
 

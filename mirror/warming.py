@@ -95,9 +95,13 @@ class Warming:
             MirrorError: something can't be had, or can't be stored. What came is kept, and is not fetched again.
         """
         repository = warmed.image.repository
-        root = await self._manifest(warmed, warmed.image)
-        children = _chosen(root, platforms, warmed.image)
-        subjects = [root, *[await self._manifest(warmed, Image(repository, one.digest)) for one in children]]
+        subjects = [await self._manifest(warmed, warmed.image)]
+        waiting = _chosen(subjects[0], platforms, warmed.image)
+        while waiting:  # an index may name others
+            child = await self._manifest(warmed, Image(repository, waiting.pop().digest))
+            if child.digest not in {one.digest for one in subjects}:
+                subjects.append(child)
+                waiting += child.references if child.is_index else ()
         every = [*subjects, *[one async for one in self._referring(warmed, repository, subjects)]]
         blobs = {one.digest: one for manifest in every if not manifest.is_index for one in manifest.references}
         warmed.total = sum(one.size or 0 for one in blobs.values()) + sum(len(one.body) for one in every)

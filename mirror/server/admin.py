@@ -28,6 +28,7 @@ from mirror.oci.platforms import Platform
 from mirror.policy import TagFact
 from mirror.storage.catalog import Catalog
 from mirror.storage.disk import DiskStore
+from mirror.storage.layout import storage_errors
 from mirror.warming import Warmed, Warming
 
 _PIECE = 2**20
@@ -347,23 +348,33 @@ def _described(image: StoredImage) -> dict[str, object]:
 
 @asynccontextmanager
 async def administered(admin: Admin, path: Path) -> AsyncIterator[None]:
-    """Answers at the socket *path* until the context ends. Whoever holds the cache's lock owns that name."""
+    """Answers at the socket *path* until the context ends. Whoever holds the cache's lock owns that name.
+
+    Raises:
+        StorageFailed: there can be no socket.
+    """
     runner = web.AppRunner(admin.application(), access_log=None, handle_signals=False, handler_cancellation=True)
     await runner.setup()
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory = -1
     try:
-        # A socket's address has 107 characters at most; this one is short wherever the cache is.
-        short = f"/proc/self/fd/{directory}/{path.name}"
-        with suppress(FileNotFoundError):
-            os.unlink(path)
-        before = os.umask(0o177)
-        try:
-            await web.UnixSite(runner, short).start()
-        finally:
-            os.umask(before)
+        with storage_errors(f"the socket {path}, where the mirror answers its own commands, can't be made"):
+            directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            await _bind(runner, path, directory)
         yield
     finally:
         await runner.cleanup()
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             os.unlink(path)
-        os.close(directory)
+        if directory >= 0:
+            os.close(directory)
+
+
+async def _bind(runner: web.AppRunner, path: Path, directory: int) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    before = os.umask(0o177)
+    try:
+        # A socket's address has 107 characters at most; this one is short wherever the cache is.
+        await web.UnixSite(runner, f"/proc/self/fd/{directory}/{path.name}").start()
+    finally:
+        os.umask(before)

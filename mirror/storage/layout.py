@@ -20,7 +20,7 @@ from pathlib import Path
 
 import structlog
 
-from mirror.errors import DigestInvalid, DiskFull, StorageFailed
+from mirror.errors import DigestInvalid, DiskFull, StorageBusy, StorageFailed
 from mirror.oci.digest import ALGORITHMS, Digest
 
 _UNUSABLE = "the cache directory {} can't be used; mend that, or choose another with --cache"
@@ -53,8 +53,10 @@ class Layout:
                 ("oci-layout", '{"imageLayoutVersion":"1.0.0"}'),
                 ("index.json", '{"schemaVersion":2,"manifests":[]}'),
             ):
-                if not (self.root / name).exists():
-                    (self.root / name).write_text(content)
+                if not (self.root / name).exists():  # by rename: half of one would make others refuse the directory
+                    begun = self.ingests / f"put-{name}"
+                    begun.write_text(content)
+                    begun.rename(self.root / name)
             self._probe()
 
     def _probe(self, content: bytes = b"probe") -> None:
@@ -119,7 +121,8 @@ class Layout:
         """Locks the directory that is there now, in place of one that was.
 
         Raises:
-            StorageFailed: another mirror uses it.
+            StorageBusy: another mirror uses it.
+            StorageFailed: it can't be locked.
         """
         with storage_errors(_UNUSABLE.format(self.root)):
             directory = os.open(self.ingests, os.O_RDONLY | os.O_DIRECTORY)
@@ -132,7 +135,7 @@ class Layout:
             os.close(directory)
             if not isinstance(error, BlockingIOError):
                 raise StorageFailed(f"{_UNUSABLE.format(self.root)}: it can't be locked: {error.strerror}") from error
-            raise StorageFailed(
+            raise StorageBusy(
                 f"another mirror uses the cache directory {self.root}; stop it, or choose another with --cache"
             ) from error
         self._unlock()

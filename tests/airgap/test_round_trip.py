@@ -54,7 +54,7 @@ async def test_a_week_and_the_next_are_carried_over(tmp_path: Path, registry: Re
     """Warm, export, import, pull; then a tag moves, and only what is new is carried."""
     base = Blob.noise(300_000)
     first, second = image_of(base, Blob.noise(2000)), image_of(base, Blob.noise(3000))
-    many = index(an_image(1000), an_image(1500))
+    many = index(an_image(1000), index(an_image(1500)))
     registry.publish(REPOSITORY, first, "v1")
     registry.publish(REPOSITORY, many, "many")
     near, far = tmp_path / "near", tmp_path / "far"
