@@ -1,0 +1,60 @@
+"""Memory holds a buffer, whatever the size of what is carried."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+from tests.fake.content import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
+from tests.real.mirror import environment
+from tests.real.program import succeeded
+
+MIB = 2**20
+SMALL, LARGE = 8 * MIB, 200 * MIB
+PEAK = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)"
+PEAK += "; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"  # KiB
+
+
+def layout(place: Path, size: int) -> Path:
+    """An image layout with one layer of so many zeros, which take no room on the disk."""
+    blobs = place / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+    hashed = hashlib.sha256()
+    for _ in range(size // MIB):
+        hashed.update(bytes(MIB))
+    with (blobs / hashed.hexdigest()).open("wb") as layer:
+        layer.truncate(size)
+
+    def kept(content: dict[str, object], media_type: str) -> dict[str, object]:
+        body = json.dumps(content).encode()
+        name = hashlib.sha256(body).hexdigest()
+        (blobs / name).write_bytes(body)
+        return {"mediaType": media_type, "digest": f"sha256:{name}", "size": len(body)}
+
+    config = kept({"os": "linux"}, OCI_CONFIG)
+    layers = [{"mediaType": OCI_LAYER, "digest": f"sha256:{hashed.hexdigest()}", "size": size}]
+    manifest = kept({"schemaVersion": 2, "config": config, "layers": layers}, OCI_MANIFEST)
+    named = {**manifest, "annotations": {"org.opencontainers.image.ref.name": "team/app:v1"}}
+    (place / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [named]}))
+    (place / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+    return place
+
+
+async def peaks(directory: Path, size: int) -> list[int]:
+    """Bytes of memory that an import, an export and an import of that take, each at most."""
+    source = layout(directory / "layout", size)
+    bundle, caches = directory / "b.tar", (directory / "near", directory / "far")
+    commands = [
+        ["import", source, "--cache", caches[0]],
+        ["export", "-o", bundle, "--all", "--cache", caches[0]],
+        ["import", bundle, "--cache", caches[1]],
+    ]
+    mirror = (sys.executable, "-c", PEAK, sys.executable, "-m", "mirror")
+    return [1024 * int(await succeeded(*mirror, *map(str, one), env=environment())) for one in commands]
+
+
+async def test_memory_does_not_grow_with_what_is_carried(tmp_path: Path) -> None:
+    """25 times the size, and next to nothing more of memory."""
+    small, large = await peaks(tmp_path / "small", SMALL), await peaks(tmp_path / "large", LARGE)
+    more = [after - before for before, after in zip(small, large, strict=True)]
+    assert max(more) < 24 * MIB, (small, large)
