@@ -69,6 +69,11 @@ class Progress:
             print(line, file=sys.stderr, flush=True)  # noqa: T201 - this is where it belongs
 
 
+def counted(number: int, noun: str) -> str:
+    """So many of them: 1 image, 2 images."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def sized(size: float) -> str:
     """Bytes as people read them: 3.2 GiB."""
     power = 0

@@ -10,7 +10,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
-from mirror.progress import sized
+from mirror.progress import counted, sized
 
 
 class Warmth:
@@ -83,4 +83,4 @@ class Warmth:
     def summary(self) -> str:
         """One line for the end."""
         failed = f", {len(self.failures)} failed: {', '.join(self.failures)}" if self.failures else ""
-        return f"{len(self._sizes)} images here, {sized(sum(self._sizes.values()))}{failed}"
+        return f"{counted(len(self._sizes), 'image')} here, {sized(sum(self._sizes.values()))}{failed}"

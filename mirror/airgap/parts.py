@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from mirror.airgap.contents import Part
-from mirror.errors import BundleInvalid
+from mirror.errors import BundleInvalid, StorageFailed
 from mirror.oci.digest import Digest
 from mirror.storage.layout import storage_errors
 
@@ -40,6 +40,17 @@ class PartsWriter(io.RawIOBase):
         self._written: list[tuple[Path, int, str]] = []
 
     def __enter__(self) -> Self:
+        """Begins.
+
+        Raises:
+            StorageFailed: what is there is no file, or there can be none.
+        """
+        with storage_errors(f"{self._target} can't be written"):
+            if not self._target.parent.is_dir():
+                raise StorageFailed(f"{self._target} can't be written: there is no directory {self._target.parent}")
+            for path in (self._target, *self._numbered()):
+                if path.exists() and not path.is_file():
+                    raise StorageFailed(f"{path} is no file: name one for the bundle, which takes its place")
         return self
 
     def __exit__(
@@ -99,9 +110,17 @@ class PartsWriter(io.RawIOBase):
         self._file, self._hash, self._size = None, hashlib.sha256(), 0
 
     def _publish(self) -> None:
-        for path, _, _ in self._written:
+        """Gives the parts their names; those of an earlier bundle of that name, which would be read as its own, go."""
+        ours = [path for path, _, _ in self._written]
+        for path in ours:
             with storage_errors(f"{path} can't be written"):
                 os.replace(f"{path}{_UNFINISHED}", path)
+        for path in {self._target, *self._numbered()} - set(ours):
+            with storage_errors(f"{path}, of an earlier bundle, can't be removed"):
+                path.unlink(missing_ok=True)
+
+    def _numbered(self) -> list[Path]:
+        return numbered(self._target.parent, self._target.name)
 
     def _abandon(self) -> None:
         if self._file is not None:
@@ -188,10 +207,7 @@ def parts_of(bundle: Path) -> list[Path]:
     if bundle.exists() and not bundle.name.endswith(".001"):
         return [bundle]
     stem = bundle.name.removesuffix(".001")
-    found = sorted(
-        (path for path in bundle.parent.glob(f"{stem}.[0-9][0-9][0-9]*") if path.name[len(stem) + 1 :].isdecimal()),
-        key=lambda path: int(path.name[len(stem) + 1 :]),
-    )
+    found = numbered(bundle.parent, stem)
     numbers = [int(path.name[len(stem) + 1 :]) for path in found]
     if not found:
         raise BundleInvalid(f"there is no bundle {bundle}, and no {bundle}.001")
@@ -199,3 +215,14 @@ def parts_of(bundle: Path) -> list[Path]:
         missing = next(number for number in range(1, len(numbers) + 2) if number not in numbers)
         raise BundleInvalid(f"the bundle {stem} lacks its part {missing:03d}: bring all parts into {bundle.parent}")
     return found
+
+
+def numbered(directory: Path, stem: str) -> list[Path]:
+    """The files <stem>.001 and so on, in the order of their numbers."""
+    found = {
+        int(ending): path
+        for path in (directory.iterdir() if directory.is_dir() else ())
+        if path.name.startswith(f"{stem}.") and len(ending := path.name[len(stem) + 1 :]) >= 3
+        if ending.isascii() and ending.isdecimal()
+    }
+    return [path for _, path in sorted(found.items())]

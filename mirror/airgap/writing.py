@@ -62,8 +62,10 @@ def write_bundle(
                 _add_blob(tar, blob.digest, blob.size, open_blob, advanced)
     whole = Contents(contents.images, contents.blobs, parts.parts)
     beside = target.with_name(f"{target.name}.json")
+    begun = beside.with_name(f"{beside.name}.part")
     with storage_errors(f"{beside} can't be written"):
-        beside.write_bytes(whole.text())
+        begun.write_bytes(whole.text())
+        begun.replace(beside)
     return whole
 
 

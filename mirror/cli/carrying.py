@@ -16,7 +16,7 @@ from mirror.cli.programs import Programs
 from mirror.config import parse_size, read_settings
 from mirror.control import Control
 from mirror.errors import ConfigurationInvalid
-from mirror.progress import Progress, sized
+from mirror.progress import Progress, counted, sized
 
 _Bundle = Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE", help="The file to write.")]
 _Since = Annotated[
@@ -99,7 +99,7 @@ async def exported(control: Control, cache: Path, contents: Contents, output: Pa
     left = sum(not blob.included for blob in contents.blobs)
     parts = ", ".join(part.name for part in written.parts)
     images = sum(not image.attached for image in contents.images)
-    return f"{images} images, {sized(total)}, {left} blobs left out: {parts}"
+    return f"{counted(images, 'image')}, {sized(total)}, {counted(left, 'blob')} left out: {parts}"
 
 
 async def _import_one(control: Control, bundle: Path, name: str | None, failed: list[Imported]) -> None:

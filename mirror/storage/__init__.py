@@ -116,7 +116,7 @@ class BlobStore(Protocol):
         """Keeps a blob, or what will be one, from eviction."""
 
     async def read(self, digest: Digest) -> bytes | None:
-        """All of a small blob; None where it is not stored."""
+        """All of a small blob; None where it is not stored. No use of it: whoever looks at what there is reads, too."""
 
     async def put(self, digest: Digest, content: bytes) -> None:
         """Stores small content that is already verified.

@@ -132,6 +132,13 @@ class DiskStore:
 
     @asynccontextmanager
     async def open(self, digest: Digest) -> AsyncIterator[DiskBlob | None]:
+        async with self._opened(digest) as blob:
+            if blob is not None:
+                self.use(digest)
+            yield blob
+
+    @asynccontextmanager
+    async def _opened(self, digest: Digest) -> AsyncIterator[DiskBlob | None]:
         async with self.hold(digest):
             size = self._inventory.size(digest)
             descriptor = None if size is None else await self._descriptor(digest, size)
@@ -139,7 +146,6 @@ class DiskStore:
                 yield None
                 return
             try:
-                self.use(digest)
                 yield DiskBlob(size, descriptor, partial(self._hide, digest))
             finally:
                 os.close(descriptor)
@@ -165,7 +171,7 @@ class DiskStore:
         self._inventory.hide(digest)
 
     async def read(self, digest: Digest) -> bytes | None:
-        async with self.open(digest) as blob:
+        async with self._opened(digest) as blob:
             if blob is None:
                 return None
             try:

@@ -89,6 +89,27 @@ def test_the_same_contents_are_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_a_bundle_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
+    """Whole: parts of the earlier one would be read as its own."""
+    contents, blobs = an_image(bytes(9000))
+    for limit in (3000, None, 6000, 9000):
+        written = write(tmp_path / "b", contents, blobs, limit)
+        with opened(tmp_path / "b") as archive:
+            assert all_of(read_bundle(archive)) == blobs
+        assert {path.name for path in tmp_path.iterdir()} == {part.name for part in written.parts} | {"b.json"}
+
+
+def test_only_a_file_gives_its_place_to_a_bundle(tmp_path: Path) -> None:
+    """A device, a pipe or a directory stays what it is, and nothing is begun."""
+    contents, blobs = an_image(b"one")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "directory").mkdir()
+    for name in ("pipe", "directory", "absent/b"):
+        with pytest.raises(StorageFailed, match=r"is no file|there is no directory"):
+            write(tmp_path / name, contents, blobs)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["directory", "pipe"]
+
+
 @given(st.lists(st.tuples(digests, st.integers(0, 10**12), st.booleans()), max_size=5), st.text(max_size=20))
 def test_contents_are_read_as_they_were_written(blobs: list[tuple[Digest, int, bool]], name: str) -> None:
     """Through JSON, whatever names hold."""
