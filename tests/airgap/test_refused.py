@@ -7,6 +7,8 @@ import signal
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from mirror.airgap.contents import CarriedBlob, CarriedImage, Contents
 from mirror.airgap.writing import write_bundle
 from mirror.oci.digest import Digest
@@ -37,6 +39,8 @@ async def test_a_name_by_digest_is_that_of_nothing_else(tmp_path: Path) -> None:
     assert f"{lie}: what the bundle calls {lie} is {other.digest}" in said.err
     listed = json.loads((await succeeded("ls", "--json", "--cache", tmp_path / "cache")).out)
     assert [one["name"] for one in listed] == ["docker.io/team/app:v1"]
+    again = json.loads((await succeeded("ls", "--json", "--cache", tmp_path / "cache")).out)
+    assert again[0]["used"] == pytest.approx(listed[0]["used"], abs=0.002), "to be listed is no use"
 
 
 async def test_what_there_is_no_room_for_is_said_image_by_image(tmp_path: Path) -> None:
