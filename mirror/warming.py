@@ -39,14 +39,14 @@ class Warmed:
     Attributes:
         total: bytes, as far as its manifests were read.
         here: of those, bytes that are stored, or on their way.
-        manifests: of its own, of its platforms, of what refers to them.
+        content: what it needs: manifests of its own, of its platforms, of what refers to them, and their blobs.
         stale: why upstream could not confirm what the tag names; None where it did.
     """
 
     image: Image
     total: int = 0
     here: int = 0
-    manifests: list[Digest] = field(default_factory=list)
+    content: set[Digest] = field(default_factory=set)
     stale: MirrorError | None = None
 
 
@@ -104,6 +104,7 @@ class Warming:
                 waiting += child.references if child.is_index else ()
         every = [*subjects, *[one async for one in self._referring(warmed, repository, subjects)]]
         blobs = {one.digest: one for manifest in every if not manifest.is_index for one in manifest.references}
+        warmed.content |= blobs.keys()
         warmed.total = sum(one.size or 0 for one in blobs.values()) + sum(len(one.body) for one in every)
         warmed.here = sum(len(one.body) for one in every)
         turns = asyncio.Semaphore(_AT_ONCE)
@@ -120,7 +121,7 @@ class Warming:
             raise UpstreamUnavailable(f"{image} could not be had whole")
         if pull.outcome is Outcome.STALE and image == warmed.image:
             warmed.stale = pull.failure
-        warmed.manifests.append(pull.manifest.digest)
+        warmed.content.add(pull.manifest.digest)
         return pull.manifest
 
     async def _blob(self, warmed: Warmed, repository: Repository, blob: Descriptor, turns: asyncio.Semaphore) -> None:

@@ -49,6 +49,7 @@ class Warmth:
             return
         if isinstance(reason := line.get("error"), str):
             self.failures[name] = reason
+            self._sizes.pop(name, None)
             self._say(f"{name}: {reason}")
             return
         total, here = line.get("total"), line.get("here")

@@ -7,7 +7,6 @@ JSON; those that take their time are lines of JSON, as things happen (newline-de
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,21 +17,21 @@ import structlog
 from aiohttp import web
 
 from mirror.closures import is_attached
-from mirror.errors import BundleInvalid, ImageIncomplete, ImageUnknown, MirrorError, RouteUnknown
+from mirror.errors import BundleInvalid, ImageIncomplete, ImageUnknown, MirrorError
 from mirror.images import Images, StoredImage
 from mirror.oci.digest import Digest
 from mirror.oci.images import Image, parse_image
 from mirror.oci.manifest import Manifest, is_manifest
 from mirror.oci.names import Tag, Upstreams
-from mirror.oci.platforms import Platform
 from mirror.policy import TagFact
+from mirror.server.questions import EVERY, lines, question, texts_of
+from mirror.server.warmings import Warmings
 from mirror.storage.catalog import Catalog
 from mirror.storage.disk import DiskStore
 from mirror.storage.layout import storage_errors
-from mirror.warming import Warmed, Warming
+from mirror.warming import Warming
 
 _PIECE = 2**20
-_EVERY = 0.2  # seconds between two lines about the same image
 _LONGEST = 16 * 2**20  # bytes of a question
 log = structlog.get_logger()
 
@@ -45,7 +44,7 @@ class Admin:
     ) -> None:
         self._upstreams = upstreams
         self._images = images
-        self._warming = warming
+        self._warmings = Warmings(upstreams, images, warming, store)
         self._store = store
         self._catalog = catalog
 
@@ -57,7 +56,7 @@ class Admin:
                 web.get("/images", self._list),
                 web.post("/closure", self._closure),
                 web.post("/hold", self._hold),
-                web.post("/warm", self._warm),
+                web.post("/warm", self._warmings.answer),
                 web.post("/pin", self._pin),
                 web.post("/unpin", self._unpin),
                 web.post("/remove", self._remove),
@@ -106,53 +105,16 @@ class Admin:
 
     async def _hold(self, request: web.Request) -> web.StreamResponse:
         """Keeps blobs from eviction until the asker closes the connection."""
-        document = await _document(request)
-        async with AsyncExitStack() as held, _lines(request) as say:
-            for text in _texts(document, "digests"):
+        document = await question(request)
+        async with AsyncExitStack() as held, lines(request) as say:
+            for text in texts_of(document, "digests"):
                 await held.enter_async_context(self._store.hold(Digest.parse(text)))
             response = await say({"held": True})
             with suppress(ConnectionError):
                 while True:  # a line now and then shows whether the asker is still there
-                    await asyncio.sleep(_EVERY)
+                    await asyncio.sleep(EVERY)
                     await say({})
             return response
-
-    async def _warm(self, request: web.Request) -> web.StreamResponse:
-        document = await _document(request)
-        texts = _texts(document, "platforms") if document.get("platforms") is not None else None
-        platforms = None if texts is None else [Platform.parse(text) for text in texts]
-        turns = asyncio.Semaphore(max(1, int(str(document.get("jobs", 2)))))
-        pin = document.get("pin") is True
-        async with _lines(request) as say:
-            response = await say({})
-            async with asyncio.TaskGroup() as group:
-                for text in _texts(document, "images"):
-                    group.create_task(self._warm_all(text, platforms, turns, say, pin=pin))
-            return response
-
-    async def _warm_all(
-        self, text: str, platforms: list[Platform] | None, turns: asyncio.Semaphore, say: _Say, *, pin: bool
-    ) -> None:
-        """Warms what one name means, and says how it goes. Never raises but for cancellation."""
-        name = text
-        try:
-            async with turns:
-                images = await self._warming.selected(parse_image(text, self._upstreams))
-            for image in images:
-                name = str(image)
-                async with turns:
-                    await self._warm_one(image, platforms, say)
-                if pin:
-                    await self._images.pin([image])
-        except MirrorError as error:
-            await say({"image": name, "error": str(error)})
-
-    async def _warm_one(self, image: Image, platforms: list[Platform] | None, say: _Say) -> None:
-        warmed = Warmed(image)
-        async with _saying(lambda: say({"image": str(image), "total": warmed.total, "here": warmed.here})):
-            await self._warming.bring(warmed, platforms)
-        done: dict[str, object] = {"image": str(image), "done": True, "total": warmed.total, "here": warmed.total}
-        await say(done | {"stale": None if warmed.stale is None else str(warmed.stale)})
 
     async def _pin(self, request: web.Request) -> web.Response:
         images = await self._asked(request)
@@ -178,12 +140,12 @@ class Admin:
         Raises:
             ImageUnknown: a name or pattern means none.
         """
-        document = await _document(request)
+        document = await question(request)
         found: dict[Image, None] = {}
         if document.get("which") in {"all", "pinned"}:
             stored = await self._images.all()
             found.update((one.image, None) for one in stored if document["which"] == "all" or one.is_pinned)
-        for text in _texts(document, "images"):
+        for text in texts_of(document, "images"):
             chosen = await self._meant(text)
             if not chosen:
                 raise ImageUnknown(f"no image here is meant by {text[:255]!r}: mirror ls lists those that are")
@@ -225,11 +187,11 @@ class Admin:
             ImageIncomplete: something that it needs is not here.
             BundleInvalid: its name is that of something else.
         """
-        document = await _document(request)
+        document = await question(request)
         image = parse_image(str(document.get("name")), self._upstreams)
         if not isinstance(image, Image):
             raise ImageUnknown(f"{document.get('name')!r:.255} names no single image")
-        manifests = [await self._arrived(text) for text in _texts(document, "manifests")]
+        manifests = [await self._arrived(text) for text in texts_of(document, "manifests")]
         if not manifests:
             raise ImageIncomplete(f"{image} came without a manifest")
         root = manifests[-1]
@@ -263,43 +225,6 @@ class Admin:
         return manifest
 
 
-_Say = Callable[[dict[str, object]], Awaitable[web.StreamResponse]]
-
-
-@asynccontextmanager
-async def _lines(request: web.Request) -> AsyncIterator[_Say]:
-    """An answer in lines of JSON; what fails after the first is a line with an error."""
-    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-    writing = asyncio.Lock()
-
-    async def say(line: dict[str, object]) -> web.StreamResponse:
-        async with writing:
-            if not response.prepared:
-                await response.prepare(request)
-            await response.write(json.dumps(line).encode() + b"\n")
-        return response
-
-    yield say
-
-
-@asynccontextmanager
-async def _saying(say: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
-    """Says something now and then, until the context ends."""
-
-    async def go_on() -> None:
-        while True:
-            await asyncio.sleep(_EVERY)
-            await say()
-
-    task = asyncio.create_task(go_on())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError, ConnectionError):
-            await task
-
-
 @web.middleware
 async def _translate(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -309,19 +234,6 @@ async def _translate(
     except MirrorError as error:
         status = error.status if error.status >= 400 else 500
         return web.json_response({"error": str(error), "kind": type(error).__name__}, status=status)
-
-
-async def _document(request: web.Request) -> dict[str, object]:
-    try:
-        found: object = json.loads(await request.read())
-    except (ValueError, RecursionError) as error:
-        raise RouteUnknown("the question is no JSON") from error
-    return found if isinstance(found, dict) else {}
-
-
-def _texts(document: dict[str, object], key: str) -> list[str]:
-    found = document.get(key)
-    return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
 
 
 def _carried(manifest: Manifest) -> dict[str, object]:

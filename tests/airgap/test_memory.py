@@ -1,5 +1,6 @@
 """Memory holds a buffer, whatever the size of what is carried."""
 
+import asyncio
 import hashlib
 import json
 import sys
@@ -55,6 +56,6 @@ async def peaks(directory: Path, size: int) -> list[int]:
 
 async def test_memory_does_not_grow_with_what_is_carried(tmp_path: Path) -> None:
     """25 times the size, and next to nothing more of memory."""
-    small, large = await peaks(tmp_path / "small", SMALL), await peaks(tmp_path / "large", LARGE)
+    small, large = await asyncio.gather(peaks(tmp_path / "small", SMALL), peaks(tmp_path / "large", LARGE))
     more = [after - before for before, after in zip(small, large, strict=True)]
     assert max(more) < 24 * MIB, (small, large)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.airgap.command import mirror_command, succeeded
 from tests.fake.content import Blob, Manifest, image, image_of, index
+from tests.fake.faults import Status
 from tests.fake.registry import Registry
 from tests.http.client import Client
 from tests.real.mirror import mirror
@@ -152,7 +153,9 @@ async def test_what_is_pinned_is_not_evicted_and_what_is_removed_is_gone(tmp_pat
         for number in range(6):
             registry.publish(REPOSITORY, an_image(300_000), f"filler{number}")
         fillers = [f"{REPOSITORY}:filler{number}" for number in range(6)]
-        await succeeded("warm", *fillers, "--jobs", "1", "--cache", cache)
+        said = await mirror_command("warm", *fillers, "--jobs", "1", "--cache", cache)
+        assert said.out.startswith("1 image here, "), said
+        assert said.err.count("not here after all") == 5, "what came and had to go again for the next one is told"
         assert f"docker.io/{REPOSITORY}:kept" in await complete(cache)
         await succeeded("rm", f"{REPOSITORY}:filler*", "--cache", cache)
         await succeeded("warm", f"{REPOSITORY}:one", f"{REPOSITORY}:two", "--cache", cache)
@@ -169,14 +172,20 @@ async def complete(cache: Path) -> set[str]:
 
 
 async def test_what_could_not_be_had_is_said(tmp_path: Path, registry: Registry) -> None:
-    """Which, and why; the others are here all the same."""
+    """Which, and why; the others are here all the same, also of those that one pattern means."""
     registry_image(registry)
+    tags = {f"b{number}": an_image(100, 200) for number in range(3)}
+    for tag, manifest in tags.items():
+        registry.publish(REPOSITORY, manifest, tag)
+    registry.inject(Status(404), f"*/blobs/{tags['b1'].blobs[2].digest}")
     names = (f"{REPOSITORY}:v1", f"{REPOSITORY}:absent", "nowhere.example/app:v1", f"{REPOSITORY}:x*")
-    said = await mirror_command("warm", *names, *at(registry, tmp_path / "cache"))
+    more = (f"{REPOSITORY}:b*", f"{REPOSITORY}:b0", "--jobs", "1")
+    said = await mirror_command("warm", *names, *more, *at(registry, tmp_path / "cache"))
     assert said.status == 1, said
-    assert said.out.startswith("1 image here, ")
-    for name in ("absent", "nowhere.example", "x*"):
+    assert said.out.startswith("3 images here")
+    for name in ("absent", "nowhere.example", "x*", f"{REPOSITORY}:b1: "):
         assert name in said.err
+    assert said.err.count(":b0: ") == 1
 
 
 IMPOSSIBLE = [
