@@ -56,7 +56,7 @@ class Closures:
         waiting, asked = [root], set[Digest]()
         while waiting:
             await self._take(closure, waiting.pop())
-            for subject in closure.manifests.keys() - asked:  # a signature of an SBOM comes along too
+            for subject in [one for one in closure.manifests if one not in asked]:  # a signature of an SBOM comes too
                 asked.add(subject)
                 found = await self._referring(image.repository, subject)
                 closure.attached.update(found)
@@ -99,13 +99,13 @@ class Closures:
                 closure.missing.add(one.digest)
 
     async def _referring(self, repository: Repository, subject: Digest) -> dict[Reference, Manifest]:
-        """What is stored of the repository and refers to *subject*."""
+        """What is stored of the repository and refers to *subject*; in the order of its names, the same everywhere."""
         if repository not in self._tags:
             self._tags[repository] = await self._standing_in(repository)
         named = self._tags[repository].get(subject_tag(subject), {})
         found = {name: await self._catalog.manifest(digest) for name, digest in named.items()}
         found |= {one.digest: one for one in await self._catalog.referrers(repository, subject)}
-        return {name: one for name, one in found.items() if one is not None}
+        return {name: one for name, one in sorted(found.items(), key=lambda item: str(item[0])) if one is not None}
 
     async def _standing_in(self, repository: Repository) -> dict[str, dict[Reference, Digest]]:
         found: dict[str, dict[Reference, Digest]] = defaultdict(dict)

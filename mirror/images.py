@@ -209,8 +209,9 @@ class Images:
             bytes that became free.
         """
         await self.hold_pinned()
+        tags = await self._tags()
         for repository, roots in (await self._ledger.all_holdings()).items():
-            tagged = {Image(repository, tag) for tag in (await self._tags()).get(repository, {})}
+            tagged = {Image(repository, tag) for tag in tags.get(repository, {})}
             if tagged:
                 needed = await self._needed_by(tagged | {one for one in self._pinned if one.repository == repository})
                 for digest in roots - needed:

@@ -56,7 +56,7 @@ def add_keeping(app: typer.Typer, programs: Programs) -> None:
 
     @app.command("pin")
     def _pin(images: _Images, config: ConfigOption = None, cache: CacheOption = None) -> None:
-        """Keep images from eviction, by name or pattern (app:v1.*)."""
+        """Keep images from eviction, by name or pattern (app:v1.*, quay.io/*)."""
         _change(programs, "/pin", "pinned", images, config, cache)
 
     @app.command("unpin")
@@ -66,7 +66,7 @@ def add_keeping(app: typer.Typer, programs: Programs) -> None:
 
     @app.command("rm")
     def _rm(images: _Images, config: ConfigOption = None, cache: CacheOption = None) -> None:
-        """Remove images from the cache, by name or pattern, and what only they needed. Pins end with them."""
+        """Remove images from the cache, by name or pattern (app:v1.*, quay.io/*), and what only they needed."""
         _change(programs, "/remove", "removed", images, config, cache)
 
     @app.command("gc")

@@ -22,7 +22,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.names import DOCKER_HUB, Reference, Repository, Tag, Upstreams
 from mirror.oci.versions import is_stable, newest
 
-_GLOB = re.compile(r"[*?\[]")
+GLOB = re.compile(r"[*?\[]")
 _PATTERN = re.compile(r"[A-Za-z0-9_.*?\[\]!^-]{1,256}")
 _NEWEST = "latest-semver"
 _MOST = 10_000
@@ -83,7 +83,7 @@ def parse_image(text: str, upstreams: Upstreams) -> Named:
     if tag is None:
         return Image(repository, Tag("latest"))
     pattern, equals, number = tag.partition("=")
-    if not equals and pattern != _NEWEST and not _GLOB.search(pattern):
+    if not equals and pattern != _NEWEST and not GLOB.search(pattern):
         return Image(repository, Tag.parse(pattern))
     if pattern != _NEWEST and _PATTERN.fullmatch(pattern) is None:
         raise TagInvalid(f"{tag[:80]!r} is no pattern of tags: write it as v1.*, v1.*=3 or {_NEWEST}")

@@ -17,12 +17,12 @@ import structlog
 from aiohttp import web
 
 from mirror.closures import is_attached
-from mirror.errors import BundleInvalid, ImageIncomplete, ImageUnknown, MirrorError
+from mirror.errors import BundleInvalid, ImageIncomplete, ImageUnknown, MirrorError, NameInvalid, NameUnknown
 from mirror.images import Images, StoredImage
 from mirror.oci.digest import Digest
-from mirror.oci.images import Image, parse_image
+from mirror.oci.images import GLOB, Image, parse_image
 from mirror.oci.manifest import Manifest, is_manifest
-from mirror.oci.names import Tag, Upstreams
+from mirror.oci.names import DOCKER_HUB, Tag, Upstreams
 from mirror.policy import TagFact
 from mirror.server.questions import EVERY, lines, question, texts_of
 from mirror.server.warmings import Warmings
@@ -90,7 +90,7 @@ class Admin:
         """What images need: their roots, and blobs in the order in which a bundle carries them."""
         images, manifests = dict[str, dict[str, object]](), set[str]()
         blobs, missing = dict[str, int](), dict[str, list[str]]()
-        for image in await self._asked(request):
+        for image in sorted(await self._asked(request), key=str):
             closure = await self._images.closure(image)
             if closure is None or closure.missing:
                 missing[str(image)] = [] if closure is None else sorted(map(str, closure.missing))
@@ -153,7 +153,12 @@ class Admin:
         return list(found)
 
     async def _meant(self, text: str) -> list[Image]:
-        named = parse_image(text, self._upstreams)
+        try:
+            named = parse_image(text, self._upstreams)
+        except (NameInvalid, NameUnknown):
+            if not GLOB.search(text):
+                raise
+            return await self._images.matching(text) or await self._images.matching(f"{DOCKER_HUB}/{text}")
         if isinstance(named, Image):
             return [named] if await self._images.closure(named) is not None else []
         ours = [image for image in await self._images.named() if image.repository == named.repository]

@@ -21,6 +21,7 @@ _MANIFEST_BYTES = 32 * 2**20  # of memory for manifests
 _TAGS = 65_536
 _SIZES = 262_144
 _REPOSITORIES = 4_096
+_DEEPEST = 8  # an image has two levels, the index of a release of several three
 
 
 class Catalog:
@@ -191,24 +192,25 @@ class Catalog:
         found = [await self.manifest(digest) for digest in tuple(holdings.referrers.get(subject, ()))]
         return [manifest for manifest in found if manifest is not None]
 
-    async def is_complete(self, digest: Digest, *, arrived: Callable[[Digest], bool]) -> bool:
+    async def is_complete(self, digest: Digest, *, arrived: Callable[[Digest], bool], deep: int = _DEEPEST) -> bool:
         """Whether a client that gets this manifest can get all that it will ask for next.
 
         Of an index, what is stored must be complete, and that must be something: nobody pulls all its platforms.
 
         Args:
             arrived: whether a blob that is not stored is here all the same.
+            deep: how many levels of indexes are looked into; what is nested deeper is nobody's image.
 
         Raises:
             StorageFailed
         """
         manifest = await self.manifest(digest)
-        if manifest is None:
+        if manifest is None or not deep:
             return False
         here = [one.digest for one in manifest.references if one.digest in self._store or arrived(one.digest)]
         if not manifest.is_index:
             return len(here) == len(manifest.references)
-        complete = [await self.is_complete(child, arrived=arrived) for child in here]
+        complete = [await self.is_complete(child, arrived=arrived, deep=deep - 1) for child in here]
         return bool(complete) and all(complete)
 
 
