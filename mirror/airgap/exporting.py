@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -12,7 +13,7 @@ from mirror.airgap.contents import LARGEST, CarriedBlob, CarriedImage, Contents
 from mirror.airgap.parts import parts_of
 from mirror.airgap.writing import write_bundle
 from mirror.control import Control
-from mirror.errors import BundleInvalid, ImageIncomplete
+from mirror.errors import BundleInvalid, ImageIncomplete, StorageFailed
 from mirror.oci.digest import Digest
 from mirror.storage.layout import Layout, storage_errors
 
@@ -86,11 +87,19 @@ async def export_bundle(
     Raises:
         StorageFailed: a blob is damaged, or the bundle can't be written.
     """
-    layout = Layout(cache)
+    layout, stopped = Layout(cache), threading.Event()
 
     def open_blob(digest: Digest) -> BinaryIO:
         with storage_errors(f"the blob {digest} can't be read"):
             return open(layout.blob(digest), "rb")
 
+    def written(size: int) -> None:
+        if stopped.is_set():  # a thread can't be cancelled, and would write on to the end
+            raise StorageFailed("the export was stopped")
+        advanced(size)
+
     async with control.held(blob.digest for blob in contents.blobs):
-        return await asyncio.to_thread(write_bundle, target, contents, open_blob, limit=limit, advanced=advanced)
+        try:
+            return await asyncio.to_thread(write_bundle, target, contents, open_blob, limit=limit, advanced=written)
+        finally:
+            stopped.set()

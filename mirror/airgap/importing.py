@@ -87,7 +87,8 @@ async def _bring(
     if not manifests:
         raise BundleInvalid(f"the bundle does not hold the manifest {image.digest} of {image.name}")
     needed = {one.digest: None for manifest in manifests if not manifest.is_index for one in manifest.references}
-    wanted = [digest for digest in (*needed, *(manifest.digest for manifest in manifests)) if digest in bundle.blobs]
+    own = needed.keys() | {manifest.digest for manifest in manifests}
+    wanted = [digest for digest in bundle.blobs if digest in own]  # as they lie there: compressed, it has no way back
     async with control.held([*needed, *wanted]):
         for digest in wanted:
             if digest not in brought:

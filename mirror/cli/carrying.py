@@ -50,7 +50,7 @@ def add_carrying(app: typer.Typer, programs: Programs) -> None:
 
         Exit status: 0 it is written, 2 it could not be done, 130 stopped; then there is no bundle.
         """
-        with failures_told():
+        with failures_told(stopped="there is no bundle"):
             which = "all" if all_ else "pinned" if pinned else None
             names = [] if which is not None and not images and file is None else named(images, file)
             settings = read_settings(config, {"cache": {"path": cache}}, [])

@@ -59,15 +59,19 @@ FromOption = Annotated[
 
 
 @contextmanager
-def failures_told() -> Iterator[None]:
-    """Says why a command can't run. Its status tells a supervisor that another try would end the same."""
+def failures_told(*, stopped: str = "the same command goes on from here") -> Iterator[None]:
+    """Says why a command can't run. Its status tells a supervisor that another try would end the same.
+
+    Args:
+        stopped: what is to be known by who pressed Ctrl-C.
+    """
     try:
         yield
     except MirrorError as error:
         typer.secho(f"mirror: {error}", err=True)
         raise typer.Exit(UNUSABLE) from error
     except KeyboardInterrupt as stop:
-        typer.secho("mirror: stopped; the same command goes on from here", err=True)
+        typer.secho(f"mirror: stopped; {stopped}", err=True)
         raise typer.Exit(INTERRUPTED) from stop
 
 

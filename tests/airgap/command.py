@@ -28,14 +28,18 @@ class Said:
 
 async def mirror_command(*arguments: str | Path) -> Said:
     """`mirror ARGUMENTS`, to its end."""
-    async with going_on(*arguments) as program, asyncio.timeout(WITHIN):
-        out, err = await program.communicate()
-    return Said(program.returncode or 0, out.decode(), err.decode())
+    async with going_on(*arguments) as program:
+        return await ended(program)
 
 
 async def interrupted(program: asyncio.subprocess.Process) -> Said:
     """What a command came to that somebody stopped with Ctrl-C."""
     program.send_signal(signal.SIGINT)
+    return await ended(program)
+
+
+async def ended(program: asyncio.subprocess.Process) -> Said:
+    """What a command came to that ends by itself."""
     async with asyncio.timeout(WITHIN):
         out, err = await program.communicate()
     return Said(program.returncode or 0, out.decode(), err.decode())

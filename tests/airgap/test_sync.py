@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from tests.airgap.command import going_on, interrupted, mirror_command, succeeded
+from tests.airgap.command import ended, going_on, interrupted, mirror_command, succeeded
 from tests.fake.content import image
 from tests.fake.faults import Slow
 from tests.fake.registry import Registry
@@ -153,3 +155,23 @@ async def test_a_stopped_warming_goes_on_where_it_was(tmp_path: Path, registry: 
     (rest,) = [one for one in asked if large.blobs[1].digest in one.target]
     assert rest.range is not None
     assert int(rest.range.removeprefix("bytes=").partition("-")[0]) >= 200_000
+
+
+async def test_a_stopped_export_leaves_nothing(tmp_path: Path, registry: Registry) -> None:
+    """Not even after it has written all the rest: who reads slowly sees it end at once."""
+    registry.publish("team/app", image(40_000_000), "v1")
+    await succeeded("warm", "team/app:v1", *at(registry, tmp_path / "cache"))
+    pipe = tmp_path / "b.tar.part"
+    os.mkfifo(pipe)
+    taken = 0
+    async with going_on("export", "-o", tmp_path / "b.tar", "--all", "--cache", tmp_path / "cache") as program:
+        with await asyncio.to_thread(pipe.open, "rb", buffering=0) as reader:
+            program.send_signal(signal.SIGINT)
+            while piece := await asyncio.to_thread(reader.read, 65536):
+                taken += len(piece)
+                await asyncio.sleep(0.01)
+        said = await ended(program)
+    assert said.status == 130, said
+    assert said.err == "mirror: stopped; there is no bundle\n"
+    assert taken < 20_000_000
+    assert not list(tmp_path.glob("b.tar*"))
