@@ -1,17 +1,25 @@
 """The mirror's commands, run as people run them."""
 
 import asyncio
+import atexit
 import os
 import signal
+import subprocess
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tests.real.mirror import environment
 
 WITHIN = 60.0  # seconds
+_STARTING = threading.Lock()
+LAUNCHER = Path(__file__).with_name("launcher.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,7 @@ async def ended(program: asyncio.subprocess.Process) -> Said:
 async def going_on(*arguments: str | Path) -> AsyncIterator[asyncio.subprocess.Process]:
     """`mirror ARGUMENTS`, as long as the block lasts, at most."""
     program = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "mirror", *map(str, arguments)),
+        *(sys.executable, "-I", "-S", str(LAUNCHER), str(await asyncio.to_thread(nursery)), *map(str, arguments)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -61,6 +69,33 @@ async def going_on(*arguments: str | Path) -> AsyncIterator[asyncio.subprocess.P
         if program.returncode is None:
             program.kill()
             await program.wait()
+
+
+def nursery() -> Path:
+    """The socket of the one nursery, which lasts as long as this process."""
+    with _STARTING:
+        return _started()
+
+
+@cache
+def _started() -> Path:
+    directory = tempfile.TemporaryDirectory(prefix="nursery-", dir="/tmp")
+    path = Path(directory.name) / "socket"
+    argv = [sys.executable, "-m", "tests.airgap.nursery", str(path)]
+    program = subprocess.Popen(argv, env={**os.environ, **environment()}, start_new_session=True)
+
+    def end() -> None:
+        program.kill()
+        program.wait()
+        directory.cleanup()
+
+    atexit.register(end)
+    deadline = time.monotonic() + WITHIN
+    while not path.exists():
+        assert program.poll() is None, "the nursery has ended"
+        assert time.monotonic() < deadline, "the nursery does not begin"
+        time.sleep(0.01)
+    return path
 
 
 async def succeeded(*arguments: str | Path) -> Said:
