@@ -3,6 +3,7 @@
     oci-layout
     index.json                       the images, by name; not what is attached to them: podman loads one image only
     contents.json                    what is in here, and what the other side must have already
+    manifest.json                    what docker load takes of it
     blobs/<algorithm>/<hex>          what an image needs stands before its manifest
 
 Nothing of the time, the machine or the user gets in. Memory holds one buffer, whatever the size.
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mirror.airgap.contents import CarriedImage, Contents
+from mirror.airgap.docker import docker_manifest
 from mirror.airgap.parts import PartsWriter
 from mirror.errors import StorageFailed
 from mirror.oci.digest import Digest
@@ -57,6 +59,9 @@ def write_bundle(
         _add(tar, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
         _add(tar, "index.json", _index(contents))
         _add(tar, "contents.json", Contents(contents.images, contents.blobs).text())
+        for_docker = docker_manifest(contents, lambda digest: _all_of(digest, open_blob))
+        if for_docker is not None:
+            _add(tar, "manifest.json", for_docker)
         for blob in contents.blobs:
             if blob.included:
                 _add_blob(tar, blob.digest, blob.size, open_blob, advanced)
@@ -67,6 +72,11 @@ def write_bundle(
         begun.write_bytes(whole.text())
         begun.replace(beside)
     return whole
+
+
+def _all_of(digest: Digest, open_blob: Opener) -> bytes:
+    with open_blob(digest) as file, storage_errors(f"the blob {digest} can't be read"):
+        return file.read()
 
 
 def _index(contents: Contents) -> bytes:

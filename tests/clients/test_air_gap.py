@@ -123,6 +123,25 @@ async def test_every_engine_pulls_in_a_network_that_never_saw_the_upstream(tmp_p
                 assert await answer.read() == b"signed"
 
 
+async def test_a_bundle_of_several_images_is_loaded_by_engines(tmp_path: Path, upstream: Registry) -> None:
+    """Those of one platform, also out of an index; several have no place in what docker and podman load."""
+    one, two = images.runnable("one"), images.multi_arch("two")
+    await upstream.push(one, "team/one", "1")
+    await upstream.push(two, "team/two", "1")
+    near, bundle = tmp_path / "near", tmp_path / "b.tar"
+    await warmed(near, upstream, "team/one:1", "team/two:1", "--platform", f"linux/{images.HERE}", "--pin")
+    await mirror_command("export", "-o", bundle, "--pinned", "--cache", near)
+    greetings = {"docker.io/team/one:1": "one\n", "docker.io/team/two:1": f"two {images.HERE}\n"}
+    with podman() as pods:
+        await pods.load(bundle)
+        for name, greeting in greetings.items():
+            assert await pods.run(name) == greeting
+    async with docker("http://127.0.0.1:9") as engine:
+        await engine.load(bundle)
+        for name, greeting in greetings.items():
+            assert await engine.run(name) == greeting
+
+
 async def test_bundles_are_read_by_others_and_theirs_are_imported(tmp_path: Path, upstream: Registry) -> None:
     """skopeo and podman read ours; out of what `docker save`, `podman save` and skopeo wrote, the image runs."""
     image = images.runnable("carried")

@@ -146,6 +146,10 @@ class Docker:
         """What a container of an image that is already here prints."""
         return await self._docker("run", "--rm", "--pull=never", "--network=none", reference, *command)
 
+    async def load(self, archive: Path) -> None:
+        """Take in the images of an archive."""
+        await self._docker("load", "--quiet", "--input", str(archive))
+
     async def save(self, reference: str, archive: Path, *, name: str) -> None:
         """Write an image into an archive, under another name."""
         await self._docker("tag", reference, name)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from mirror.airgap.archives import opened
 from mirror.airgap.contents import CarriedBlob, CarriedImage, Contents
+from mirror.airgap.docker import docker_manifest
 from mirror.airgap.parts import PartsReader, parts_of
 from mirror.airgap.reading import Bundle, read_bundle
 from mirror.airgap.writing import write_bundle
@@ -87,6 +88,39 @@ def test_the_same_contents_are_the_same_bytes(tmp_path: Path) -> None:
         write(tmp_path / name, contents, blobs)
         os.utime(tmp_path / name, (1, 1))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def described(body: bytes, kind: str = "application/vnd.oci.image.config.v1+json") -> dict[str, object]:
+    return {"digest": str(Digest.of(body)), "size": len(body), "mediaType": kind}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "layers"),
+    [
+        ({"config": described(b"c"), "layers": [described(b"l")] * 2}, 2),
+        ({"config": described(b"c"), "layers": []}, 0),
+        ({"config": described(b"c", "application/vnd.cncf.helm.config.v1+json"), "layers": [described(b"l")]}, None),
+        ({"config": described(b"c"), "layers": [described(b"l") | {"urls": ["https://a.test"]}]}, None),
+        ({"config": described(b"c"), "layers": [described(b"left out")]}, None),
+        ({"config": described(b"c"), "layers": [{"digest": "sha256:no"}]}, None),
+        ({"config": described(b"c"), "layers": [1]}, None),
+        ({"config": described(b"c")}, None),
+        ([], None),
+    ],
+)
+def test_what_docker_can_load_is_listed_for_it(manifest: object, layers: int | None) -> None:
+    """Images whose config and layers are here, a layer as often as it is used; whatever else is carried."""
+    body = json.dumps(manifest).encode()
+    carried = CarriedImage(NAME, Digest.of(body), OCI_MANIFEST, len(body))
+    blobs = [CarriedBlob(Digest.of(one), len(one)) for one in (b"c", b"l", body)]
+    found = docker_manifest(Contents((carried,), tuple(blobs)), lambda digest: {Digest.of(body): body}[digest])
+    if layers is None:
+        assert found is None
+    else:
+        assert found is not None
+        (entry,) = json.loads(found)
+        assert (entry["RepoTags"], len(entry["Layers"])) == ([NAME], layers)
+        assert entry["Config"] == f"blobs/sha256/{Digest.of(b'c').hex}"
 
 
 def test_a_bundle_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
