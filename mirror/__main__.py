@@ -14,7 +14,7 @@ import structlog
 import uvloop
 
 from mirror import log as events
-from mirror.assembly import assembled, controlled, registries_of
+from mirror.assembly import assembled_in_turn, controlled, registries_of
 from mirror.cli import command_line
 from mirror.config import LogSettings, Settings
 from mirror.control import Control
@@ -60,7 +60,9 @@ async def serve(settings: Settings) -> None:
         entrance = await lifetimes.enter_async_context(door(settings.clients, settings.access))
         if entrance is not None:
             reloads.append(entrance.reload)
-        parts = await lifetimes.enter_async_context(assembled(settings, metrics))
+        parts = await lifetimes.enter_async_context(assembled_in_turn(settings, metrics, stop))
+        if parts is None:
+            return
         tenants = await _tenants(lifetimes, settings, parts.registries)
         app = App(
             parts.upstreams,

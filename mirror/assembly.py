@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
@@ -23,6 +23,7 @@ from mirror.storage.catalog import Catalog
 from mirror.storage.disk import DiskStore
 from mirror.storage.layout import Layout
 from mirror.storage.ledger import DiskLedger
+from mirror.storage.rebuilding import rebuild
 from mirror.storage.scrub import Scrub
 from mirror.upkeep import upkeep
 from mirror.upstream.allowance import Allowance
@@ -36,6 +37,7 @@ from mirror.warming import Warming
 
 _STARTING = 5.0  # seconds that a mirror may take from its lock to its answers
 _LOOK_AGAIN = 0.1  # seconds
+_WAITING = "a command of the mirror's is at work in {}; serving begins when it ends"
 _LAST_MOMENT = 1.0  # seconds: a pull ends after its longest question, and before clients think of ending it
 log = structlog.get_logger()
 
@@ -52,10 +54,14 @@ class Parts:
 
 
 @asynccontextmanager
-async def assembled(settings: Settings, metrics: Metrics) -> AsyncIterator[Parts]:
+async def assembled(settings: Settings, metrics: Metrics, *, serving: bool) -> AsyncIterator[Parts]:
     """The parts of the one mirror of a cache directory, until the context ends.
 
+    Args:
+        serving: whether it also looks after the cache; for a command nothing is evicted but for what it brings in.
+
     Raises:
+        StorageBusy: there is another one.
         MirrorError: it can't be; the message says why.
     """
     async with AsyncExitStack() as lifetimes:
@@ -79,11 +85,14 @@ async def assembled(settings: Settings, metrics: Metrics) -> AsyncIterator[Parts
         )
         images = await lifetimes.enter_async_context(Images(store, catalog, ledger))
         rate = settings.cache.scrub_rate
-        scrub = Scrub(store, layout, ledger, metrics, rate=rate) if rate else None
-        await lifetimes.enter_async_context(upkeep(store, layout, ledger, images, scrub))
+        if serving:
+            scrub = Scrub(store, layout, ledger, metrics, rate=rate) if rate else None
+            await lifetimes.enter_async_context(upkeep(store, layout, ledger, images, scrub))
+        else:
+            await rebuild(store, layout, ledger)
         log.info("store_opened", path=str(settings.cache.path), blobs=len(store), bytes=store.occupied)
         upstreams = Upstreams(settings.upstreams, default=settings.default_upstream)
-        admin = Admin(upstreams, images, Warming(pulls), store, catalog)
+        admin = Admin(upstreams, images, Warming(pulls), store, catalog, serving=serving)
         yield Parts(upstreams, registries, store, pulls, admin)
 
 
@@ -99,7 +108,7 @@ async def controlled(settings: Settings) -> AsyncIterator[Control]:
     async with AsyncExitStack() as lifetimes:
         while not await Control.answers(path):
             try:
-                parts = await lifetimes.enter_async_context(assembled(settings, Metrics()))
+                parts = await lifetimes.enter_async_context(assembled(settings, Metrics(), serving=False))
                 await lifetimes.enter_async_context(administered(parts.admin, path))
                 break
             except StorageBusy:
@@ -107,6 +116,33 @@ async def controlled(settings: Settings) -> AsyncIterator[Control]:
                     raise
                 await asyncio.sleep(_LOOK_AGAIN)  # perhaps one is starting, and holds the lock, but does not answer yet
         yield await lifetimes.enter_async_context(Control.at(path))
+
+
+@asynccontextmanager
+async def assembled_in_turn(settings: Settings, metrics: Metrics, stop: asyncio.Event) -> AsyncIterator[Parts | None]:
+    """The parts of the mirror that serves, once no command works in its cache; None when told to *stop* before.
+
+    Raises:
+        StorageBusy: another mirror serves from it.
+        MirrorError: it can't be; the message says why.
+    """
+    path, parts, waits = Layout(settings.cache.path).control, None, False
+    until = time.monotonic() + _STARTING
+    async with AsyncExitStack() as lifetimes:
+        while parts is None and not stop.is_set():
+            try:
+                parts = await lifetimes.enter_async_context(assembled(settings, metrics, serving=True))
+            except StorageBusy:
+                serves = await Control.serves(path)
+                if serves or (serves is None and time.monotonic() > until):
+                    raise
+                if serves is False:
+                    until = time.monotonic() + _STARTING
+                    (log.debug if waits else log.warning)("waiting", reason=_WAITING.format(settings.cache.path))
+                    waits = True
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), _LOOK_AGAIN)
+        yield parts
 
 
 @asynccontextmanager

@@ -50,14 +50,18 @@ class Control:
     @staticmethod
     async def answers(path: Path) -> bool:
         """Whether somebody answers at the socket *path*."""
+        return await Control.serves(path) is not None
+
+    @staticmethod
+    async def serves(path: Path) -> bool | None:
+        """Whether who answers at the socket *path* is a mirror that serves, or a command; None where nobody answers."""
         if not path.exists():
-            return False
+            return None
         try:
             async with Control.at(path) as control:
-                await control.get("/")
+                return (await control.get("/")).get("serving") is True
         except StorageFailed:
-            return False
-        return True
+            return None
 
     async def get(self, path: str) -> Any:  # noqa: ANN401 - JSON; each caller checks what it takes
         with self._broken_off():

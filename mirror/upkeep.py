@@ -30,8 +30,13 @@ async def upkeep(
     """Keeps a store and its ledger in order until the context ends.
 
     Args:
+        images: whose pins are held already: what max_size and min_free want gone goes at once.
         scrub: None where nobody is to look for damage.
     """
+    try:
+        await store.make_room(0)  # max_size may be smaller than it was
+    except (NoRoom, StorageFailed) as error:
+        log.warning("cache_too_full", reason=str(error))
     tasks = [asyncio.create_task(_run(store, layout, ledger, images), name="upkeep")]
     if scrub is not None:
         tasks.append(asyncio.create_task(_scrub(scrub), name="scrub"))

@@ -12,14 +12,7 @@ from typing import TypeVar
 
 import structlog
 
-from mirror.errors import (
-    ContentUnknown,
-    MirrorError,
-    NameUnknown,
-    PlatformUnknown,
-    UpstreamThrottled,
-    UpstreamUnavailable,
-)
+from mirror.errors import ContentUnknown, MirrorError, NameUnknown, PlatformUnknown, UpstreamUnavailable
 from mirror.lists import ListPull
 from mirror.oci.digest import Digest
 from mirror.oci.images import Image, Named, Selection
@@ -32,7 +25,6 @@ from mirror.pulls import Pulls
 
 _TRIES = 4
 _PAUSE = 1.0  # seconds before the second try; twice as long before each further one
-_LONGEST_PAUSE = 60  # seconds
 _AT_ONCE = 4  # blobs of one image
 _COSIGN = ("sig", "att", "sbom")  # tags that cosign makes of a digest where there is no list of referrers
 _MOST_PAGES = 1000
@@ -215,20 +207,16 @@ def _chosen(root: Manifest, platforms: Iterable[Platform] | None, image: Image) 
 
 
 async def _patiently(ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
-    """An answer that upstream may have to be asked for more than once: nobody waits here who could fall back.
-
-    Where it says when to come again, that is heeded, if it is soon.
-    """
+    """An answer that upstream may have to be asked for more than once: nobody waits here who could fall back."""
     pause = _PAUSE
     for left in reversed(range(_TRIES)):
         try:
             return await ask()
-        except (UpstreamUnavailable, UpstreamThrottled) as error:
-            told = error.retry_after
-            if not left or (told is None and isinstance(error, UpstreamThrottled)) or (told or 0) > _LONGEST_PAUSE:
+        except UpstreamUnavailable as error:
+            if not left:
                 raise
             log.info("warming_waits", reason=str(error))
-            await asyncio.sleep((told or 0) + random.uniform(pause / 2, pause))  # noqa: S311 - jitter
+            await asyncio.sleep(random.uniform(pause / 2, max(pause, error.retry_after or 0)))  # noqa: S311 - jitter
             pause *= 2
     raise AssertionError("the last try returns or raises")
 

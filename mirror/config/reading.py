@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +15,15 @@ from mirror.config.settings import Settings
 from mirror.errors import ConfigurationInvalid
 from mirror.oci.names import DOCKER_HUB, canonical_upstream
 
+VARIABLES = {
+    "MIRROR_LISTEN": ("server", "listen"),
+    "MIRROR_OFFLINE": ("server", "offline"),
+    "MIRROR_CACHE": ("cache", "path"),
+    "MIRROR_MAX_SIZE": ("cache", "max_size"),
+    "MIRROR_LOG_FORMAT": ("log", "format"),
+}
+"""Variables of flags, for the commands that have no such flag too: section and key of what each sets."""
+
 
 def read_settings(file: Path | None, flags: Mapping[str, Mapping[str, object]], upstreams: list[str]) -> Settings:
     """The settings in force.
@@ -23,9 +33,12 @@ def read_settings(file: Path | None, flags: Mapping[str, Mapping[str, object]], 
         flags: what the command line says, by section and key (None: nothing); it goes above everything else.
         upstreams: NAME=URL, each added to the upstreams or replacing one's address.
 
+    What the command line does not say is taken, before the file, from the flags' variables (`VARIABLES`).
+
     Raises:
         ConfigurationInvalid: something is unknown or makes no sense; each fault is a line of the message.
     """
+    flags, upstreams = _or_variables(flags), upstreams or os.environ.get("MIRROR_UPSTREAM", "").split()
     found = {} if file is None else _read_toml(file)
     _merge_upstreams(found, upstreams)
     for name in found:
@@ -41,6 +54,16 @@ def read_settings(file: Path | None, flags: Mapping[str, Mapping[str, object]], 
     return settings.model_copy(
         update={name: _overridden(name, getattr(settings, name), keys) for name, keys in flags.items()}
     )
+
+
+def _or_variables(flags: Mapping[str, Mapping[str, object]]) -> dict[str, Mapping[str, object]]:
+    """Flags, and for those that a command does not have, or nobody gave, their variables."""
+    found = {section: dict(keys) for section, keys in flags.items()}
+    for variable, (section, key) in VARIABLES.items():
+        keys = found.setdefault(section, {})
+        if keys.get(key) is None:
+            keys[key] = os.environ.get(variable) or None
+    return dict(found)
 
 
 def _overridden(name: str, section: Section, keys: Mapping[str, object]) -> Section:

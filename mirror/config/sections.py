@@ -102,7 +102,7 @@ class CacheSettings(Section):
 
     path: Path = Field(default_factory=default_cache_path)
     """The directory, an OCI image layout. Not set, it is mirror/ below $XDG_CACHE_HOME or ~/.cache."""
-    max_size: Size = parse_size("50GiB")
+    max_size: Size = Field(default=parse_size("50GiB"), gt=0)
     """All content together never takes more. What was not used for the longest time goes first."""
     min_free: Size = parse_size("1GiB")
     """Free space to leave on that disk, whoever fills it."""

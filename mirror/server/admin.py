@@ -40,13 +40,22 @@ class Admin:
     """Answers the mirror's own commands."""
 
     def __init__(
-        self, upstreams: Upstreams, images: Images, warming: Warming, store: DiskStore, catalog: Catalog
+        self,
+        upstreams: Upstreams,
+        images: Images,
+        warming: Warming,
+        store: DiskStore,
+        catalog: Catalog,
+        *,
+        serving: bool,
     ) -> None:
+        """*serving*: whether this mirror stays, or is there for one command."""
         self._upstreams = upstreams
         self._images = images
         self._warmings = Warmings(upstreams, images, warming, store)
         self._store = store
         self._catalog = catalog
+        self._serving = serving
 
     def application(self) -> web.Application:
         application = web.Application(client_max_size=_LONGEST, middlewares=[_translate])
@@ -69,7 +78,7 @@ class Admin:
         return application
 
     async def _alive(self, _: web.Request) -> web.Response:
-        return web.json_response({})
+        return web.json_response({"serving": self._serving})
 
     async def _list(self, _: web.Request) -> web.Response:
         return web.json_response([_described(image) for image in await self._images.all()])

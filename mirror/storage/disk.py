@@ -18,7 +18,7 @@ import structlog
 
 from mirror.collapse import Exclusion
 from mirror.config import CacheSettings
-from mirror.errors import DiskFull, NoRoom, StorageFailed
+from mirror.errors import DiskFull, StorageFailed
 from mirror.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.storage import Ledger
@@ -96,10 +96,6 @@ class DiskStore:
             self._identity, found, kept = await self._threads.run(scan)
             self._inventory.load(found, since=began)
             self._room.load(kept)
-        try:
-            await self.make_room(0)  # max_size may be smaller than it was
-        except NoRoom as error:
-            log.warning("cache_too_full", reason=str(error))
 
     @property
     def occupied(self) -> int:

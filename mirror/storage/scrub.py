@@ -56,15 +56,15 @@ class Scrub:
 
     async def _check(self, digest: Digest, threads: Threads) -> None:
         """Condemns the blob, if it is damaged. What can't even be opened is for its readers to find out."""
-        async with self._store.hold(digest):
-            size = self._store.size(digest)
-            if size is None:
-                return  # it was evicted meanwhile
-            with suppress(StorageFailed), Inspection(self._layout.blob(digest), digest, size) as inspection:
-                try:
-                    await self._read(inspection, threads)
-                except (UpstreamCorrupt, StorageFailed) as damage:
-                    await self._store.condemn(digest, str(damage), seen=inspection.seen)
+        size = self._store.size(digest)
+        if size is None:
+            return  # it was evicted meanwhile
+        # Not held: for hours somebody's `mirror gc` would pass it over. An open file stays readable without its name.
+        with suppress(StorageFailed), Inspection(self._layout.blob(digest), digest, size) as inspection:
+            try:
+                await self._read(inspection, threads)
+            except (UpstreamCorrupt, StorageFailed) as damage:
+                await self._store.condemn(digest, str(damage), seen=inspection.seen)
 
     async def _read(self, inspection: Inspection, threads: Threads) -> None:
         while not inspection.is_over:

@@ -34,9 +34,9 @@ class Said:
         return f"{self.status}\n{self.out}\n{self.err}"
 
 
-async def mirror_command(*arguments: str | Path) -> Said:
-    """`mirror ARGUMENTS`, to its end."""
-    async with going_on(*arguments) as program:
+async def mirror_command(*arguments: str | Path, **variables: str) -> Said:
+    """`mirror ARGUMENTS`, to its end, with these variables."""
+    async with going_on(*arguments, **variables) as program:
         return await ended(program)
 
 
@@ -54,14 +54,14 @@ async def ended(program: asyncio.subprocess.Process) -> Said:
 
 
 @asynccontextmanager
-async def going_on(*arguments: str | Path) -> AsyncIterator[asyncio.subprocess.Process]:
+async def going_on(*arguments: str | Path, **variables: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """`mirror ARGUMENTS`, as long as the block lasts, at most."""
     program = await asyncio.create_subprocess_exec(
         *(sys.executable, "-I", "-S", str(LAUNCHER), str(await asyncio.to_thread(nursery)), *map(str, arguments)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, **environment()},
+        env={**os.environ, **environment(), **variables},
     )
     try:
         yield program
@@ -98,8 +98,8 @@ def _started() -> Path:
     return path
 
 
-async def succeeded(*arguments: str | Path) -> Said:
+async def succeeded(*arguments: str | Path, **variables: str) -> Said:
     """The same, where it has to succeed."""
-    said = await mirror_command(*arguments)
+    said = await mirror_command(*arguments, **variables)
     assert said.status == 0, said
     return said

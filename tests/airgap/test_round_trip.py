@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -187,19 +186,6 @@ async def test_what_could_not_be_had_is_said(tmp_path: Path, registry: Registry)
     for name in ("absent", "nowhere.example", "x*", f"{REPOSITORY}:b1: "):
         assert name in said.err
     assert said.err.count(":b0: ") == 1
-
-
-async def test_an_upstream_that_says_when_to_come_again_is_heeded(tmp_path: Path, registry: Registry) -> None:
-    """A pull limit that ends soon is waited for; one that does not is told at once."""
-    registry_image(registry)
-    registry.inject(Status(429, {"Retry-After": "1"}), "*/manifests/v1", times=1)
-    await succeeded("warm", f"{REPOSITORY}:v1", *at(registry, tmp_path / "soon"))
-    registry.inject(Status(429, {"Retry-After": "3600"}), "*/manifests/v1")
-    began = time.monotonic()
-    said = await mirror_command("warm", f"{REPOSITORY}:v1", *at(registry, tmp_path / "late"))
-    assert said.status == 1, said
-    assert "429" in said.err or "limit" in said.err
-    assert time.monotonic() - began < 10
 
 
 IMPOSSIBLE = [

@@ -322,6 +322,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.expected.limit = limit
         with self.step():
             self.loop.run(self._open())
+            self.loop.run(self.store.make_room(0))  # as who opens it does, once pins are held
 
     # What always holds
 
