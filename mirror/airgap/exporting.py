@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from mirror.airgap.archives import content, opened
 from mirror.airgap.contents import LARGEST, CarriedBlob, CarriedImage, Contents
-from mirror.airgap.parts import parts_of
+from mirror.airgap.parts import bundle_files, parts_of
 from mirror.airgap.writing import write_bundle
 from mirror.control import Control
 from mirror.errors import BundleInvalid, ImageIncomplete, StorageFailed
@@ -68,6 +68,22 @@ def known_from(earlier: Path) -> frozenset[Digest]:
         with opened(earlier) as archive:
             text = content(archive, "contents.json", most=LARGEST)
     return frozenset(blob.digest for blob in Contents.parse(text, where=str(earlier)).blobs)
+
+
+def check_apart(target: Path, earlier: Path) -> None:
+    """That a bundle at *target* takes the place of nothing that belongs to the earlier one.
+
+    Raises:
+        StorageFailed: it would: what the earlier one brought would be nowhere any more.
+    """
+    base = earlier.with_suffix("") if earlier.suffix == ".json" else earlier
+    for file in bundle_files(target):
+        for one in [earlier, *bundle_files(base)]:
+            if file.exists() and one.exists() and file.samefile(one):
+                raise StorageFailed(
+                    f"{file} can't be written: --since {earlier} builds on it, and it would be gone; "
+                    f"name another bundle with -o"
+                )
 
 
 async def export_bundle(

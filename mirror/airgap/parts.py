@@ -10,7 +10,7 @@ import io
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -56,10 +56,11 @@ class PartsWriter(io.RawIOBase):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self._finish()
-            self._publish()
-        else:
+        try:
+            if error is None:
+                self.finish()
+                self._publish()
+        finally:
             self._abandon()
 
     def writable(self) -> bool:
@@ -81,12 +82,12 @@ class PartsWriter(io.RawIOBase):
             self._size += len(piece)
             view = view[len(piece) :]
             if self._size == self._limit:
-                self._finish()
+                self.finish()
         return len(content)
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The files that were written; all of them when the context has ended."""
+        """The files that were written; all of them when the last one is finished."""
         return tuple(Part(path.name, size, Digest("sha256", hashed)) for path, size, hashed in self._written)
 
     def _name(self, number: int) -> Path:
@@ -98,7 +99,12 @@ class PartsWriter(io.RawIOBase):
             self._file = open(f"{path}{_UNFINISHED}", "wb", buffering=2**20)  # noqa: SIM115 - it outlives the call
         return self._file
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Ends the part that is being written. After the last one all parts are known, and none has its name yet.
+
+        Raises:
+            StorageFailed: it can't be written.
+        """
         if self._file is None:
             return
         path = self._name(len(self._written))
@@ -123,10 +129,13 @@ class PartsWriter(io.RawIOBase):
         return numbered(self._target.parent, self._target.name)
 
     def _abandon(self) -> None:
+        """Removes what has no name yet."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # to close it is to write what is still held back, on a disk that is full
+                self._file.close()
         for number in range(len(self._written) + 1):
-            Path(f"{self._name(number)}{_UNFINISHED}").unlink(missing_ok=True)
+            with suppress(OSError):
+                os.unlink(f"{self._name(number)}{_UNFINISHED}")
 
 
 class PartsReader(io.RawIOBase):
@@ -215,6 +224,12 @@ def parts_of(bundle: Path) -> list[Path]:
         missing = next(number for number in range(1, len(numbers) + 2) if number not in numbers)
         raise BundleInvalid(f"the bundle {stem} lacks its part {missing:03d}: bring all parts into {bundle.parent}")
     return found
+
+
+def bundle_files(bundle: Path) -> list[Path]:
+    """What belongs to a bundle of that name, or has the name of something that does: the file, parts, the list."""
+    stem = bundle.with_name(bundle.name.removesuffix(".001"))
+    return [stem, *numbered(stem.parent, stem.name), stem.with_name(f"{stem.name}.json")]
 
 
 def numbered(directory: Path, stem: str) -> list[Path]:

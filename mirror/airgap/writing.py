@@ -15,8 +15,8 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -52,26 +52,36 @@ def write_bundle(
     Raises:
         StorageFailed: a stored blob is damaged or gone, or the bundle can't be written; then none is there.
     """
-    with (
-        PartsWriter(target, limit=limit) as parts,
-        tarfile.open(fileobj=parts, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_BUFFER) as tar,
-    ):
-        _add(tar, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
-        _add(tar, "index.json", _index(contents))
-        _add(tar, "contents.json", Contents(contents.images, contents.blobs).text())
-        for_docker = docker_manifest(contents, lambda digest: _all_of(digest, open_blob))
-        if for_docker is not None:
-            _add(tar, "manifest.json", for_docker)
-        for blob in contents.blobs:
-            if blob.included:
-                _add_blob(tar, blob.digest, blob.size, open_blob, advanced)
-    whole = Contents(contents.images, contents.blobs, parts.parts)
+    with _list_beside(target) as listed, PartsWriter(target, limit=limit) as parts:
+        with tarfile.open(fileobj=parts, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_BUFFER) as tar:
+            _add(tar, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+            _add(tar, "index.json", _index(contents))
+            _add(tar, "contents.json", Contents(contents.images, contents.blobs).text())
+            for_docker = docker_manifest(contents, lambda digest: _all_of(digest, open_blob))
+            if for_docker is not None:
+                _add(tar, "manifest.json", for_docker)
+            for blob in contents.blobs:
+                if blob.included:
+                    _add_blob(tar, blob.digest, blob.size, open_blob, advanced)
+        parts.finish()
+        whole = Contents(contents.images, contents.blobs, parts.parts)
+        with storage_errors(f"{listed} can't be written"):
+            listed.write_bytes(whole.text())
+    return whole
+
+
+@contextmanager
+def _list_beside(target: Path) -> Iterator[Path]:
+    """Where to write the list: it gets its name when the context ends, after the bundle has its own."""
     beside = target.with_name(f"{target.name}.json")
     begun = beside.with_name(f"{beside.name}.part")
-    with storage_errors(f"{beside} can't be written"):
-        begun.write_bytes(whole.text())
-        begun.replace(beside)
-    return whole
+    try:
+        yield begun
+        with storage_errors(f"{beside} can't be written"):
+            begun.replace(beside)
+    finally:
+        with suppress(OSError):
+            begun.unlink()
 
 
 def _all_of(digest: Digest, open_blob: Opener) -> bytes:

@@ -8,14 +8,24 @@ from typing import Annotated
 import typer
 
 from mirror.airgap.contents import Contents
-from mirror.airgap.exporting import contents_of, export_bundle, known_from
+from mirror.airgap.exporting import check_apart, contents_of, export_bundle, known_from
 from mirror.airgap.importing import Imported, import_bundle
 from mirror.airgap.sync import SMALLEST_PART
-from mirror.cli.options import INCOMPLETE, CacheOption, ConfigOption, FromOption, ImagesArgument, failures_told, named
+from mirror.cli.options import (
+    INCOMPLETE,
+    CacheOption,
+    ConfigOption,
+    FromOption,
+    ImagesArgument,
+    failures_told,
+    named,
+    terminable,
+)
 from mirror.cli.programs import Programs
 from mirror.config import parse_size, read_settings
 from mirror.control import Control
 from mirror.errors import ConfigurationInvalid
+from mirror.oci.digest import Digest
 from mirror.progress import Progress, counted, sized
 
 _Bundle = Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE", help="The file to write.")]
@@ -50,12 +60,15 @@ def add_carrying(app: typer.Typer, programs: Programs) -> None:
 
         Exit status: 0 it is written, 2 it could not be done, 130 stopped; then there is no bundle.
         """
-        with failures_told(stopped="there is no bundle"):
+        with failures_told(stopped="there is no bundle"), terminable():
             which = "all" if all_ else "pinned" if pinned else None
             names = [] if which is not None and not images and file is None else named(images, file)
             settings = read_settings(config, {"cache": {"path": cache}}, [])
             limit = _part_size(split)
-            known = frozenset() if since is None else known_from(since)
+            known = frozenset[Digest]()
+            if since is not None:
+                known = known_from(since)
+                check_apart(output, since)
 
             async def job(control: Control) -> str:
                 contents = await contents_of(control, names, which=which, known=known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,6 +74,16 @@ def failures_told(*, stopped: str = "the same command goes on from here") -> Ite
     except KeyboardInterrupt as stop:
         typer.secho(f"mirror: stopped; {stopped}", err=True)
         raise typer.Exit(INTERRUPTED) from stop
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does: what it began is put away."""
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def named(images: list[str] | None, file: Path | None) -> list[str]:

@@ -18,6 +18,7 @@ from mirror.cli.options import (
     UpstreamOption,
     failures_told,
     named,
+    terminable,
 )
 from mirror.cli.programs import Programs
 from mirror.cli.syncing import Syncing, warmed
@@ -58,7 +59,7 @@ def add_warming(app: typer.Typer, programs: Programs) -> None:
 
         Exit status: 0 all are here, 1 some are not, 2 it could not be done, 130 stopped.
         """
-        with failures_told():
+        with failures_told(), terminable():
             settings = read_settings(config, {"cache": {"path": cache}}, upstream or [])
             if file is not None and file.suffix == ".toml":
                 complete = _sync(programs, settings, file, jobs, watch, said=bool(images or platform or pin))

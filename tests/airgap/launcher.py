@@ -12,7 +12,8 @@ with socket.socket(socket.AF_UNIX) as nursery:
     nursery.sendall(json.dumps({"arguments": sys.argv[2:], "environment": dict(os.environ)}).encode() + b"\n")
     answers = nursery.makefile()
     pid = int(answers.readline())
-    signal.signal(signal.SIGINT, lambda number, _: os.kill(pid, number))
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda number, _: os.kill(pid, number))
     os.closerange(0, 3)
     status = int(answers.readline() or 1)
 os._exit(status if status >= 0 else 128 - status)

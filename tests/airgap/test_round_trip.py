@@ -69,6 +69,11 @@ async def test_a_week_and_the_next_are_carried_over(tmp_path: Path, registry: Re
         *("--since", tmp_path / "week1.tar.json", "--cache", near),
     )
     assert (tmp_path / "week2.tar").stat().st_size < 40_000, told
+    for since in ("week1.tar", "week1.tar.json"):
+        again = ("export", "-o", tmp_path / "week1.tar", "--all", "--since", tmp_path / since, "--cache", near)
+        said = await mirror_command(*again)
+        assert said.status == 2, said
+        assert "name another bundle" in said.err
     await registry.go_down()
 
     await succeeded("import", tmp_path / "week1.tar", "--cache", far)

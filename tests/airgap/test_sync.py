@@ -157,7 +157,8 @@ async def test_a_stopped_warming_goes_on_where_it_was(tmp_path: Path, registry: 
     assert int(rest.range.removeprefix("bytes=").partition("-")[0]) >= 200_000
 
 
-async def test_a_stopped_export_leaves_nothing(tmp_path: Path, registry: Registry) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_stopped_export_leaves_nothing(tmp_path: Path, registry: Registry, number: signal.Signals) -> None:
     """Not even after it has written all the rest: who reads slowly sees it end at once."""
     registry.publish("team/app", image(40_000_000), "v1")
     await succeeded("warm", "team/app:v1", *at(registry, tmp_path / "cache"))
@@ -166,7 +167,7 @@ async def test_a_stopped_export_leaves_nothing(tmp_path: Path, registry: Registr
     taken = 0
     async with going_on("export", "-o", tmp_path / "b.tar", "--all", "--cache", tmp_path / "cache") as program:
         with await asyncio.to_thread(pipe.open, "rb", buffering=0) as reader:
-            program.send_signal(signal.SIGINT)
+            program.send_signal(number)
             while piece := await asyncio.to_thread(reader.read, 65536):
                 taken += len(piece)
                 await asyncio.sleep(0.01)

@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 from mirror.airgap.archives import opened
 from mirror.airgap.contents import CarriedBlob, CarriedImage, Contents
 from mirror.airgap.docker import docker_manifest
+from mirror.airgap.exporting import check_apart
 from mirror.airgap.parts import PartsReader, parts_of
 from mirror.airgap.reading import Bundle, read_bundle
 from mirror.airgap.writing import write_bundle
-from mirror.errors import BundleInvalid, StorageFailed
+from mirror.errors import BundleInvalid, DiskFull, StorageFailed
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_MANIFEST
+from tests.real.mounts import small_disk
 from tests.unit.texts import digests
 
 NAME = "docker.io/library/alpine:3.20"
@@ -142,6 +144,39 @@ def test_only_a_file_gives_its_place_to_a_bundle(tmp_path: Path) -> None:
         with pytest.raises(StorageFailed, match=r"is no file|there is no directory"):
             write(tmp_path / name, contents, blobs)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["directory", "pipe"]
+
+
+@pytest.mark.needs("mount", root=True)
+@pytest.mark.parametrize("left", [20, 0])
+@pytest.mark.parametrize("limit", [None, 2**15])
+def test_a_full_disk_is_said_and_nothing_is_left(tmp_path: Path, limit: int | None, left: int) -> None:
+    """Neither of the bundle nor of its list; also where only the list has no room."""
+    contents, blobs = an_image(os.urandom(300_000))
+    parts = write(tmp_path / "b.tar", contents, blobs, limit).parts
+    pages = sum(-(-part.size // 4096) for part in parts)
+    with small_disk(tmp_path / "disk", (pages - left) * 4096) as disk:
+        with pytest.raises(DiskFull, match=r"b\.tar"):
+            write(disk / "b.tar", contents, blobs, limit)
+        assert list(disk.iterdir()) == []
+
+
+def test_a_bundle_never_takes_the_place_of_the_one_that_it_builds_on(tmp_path: Path) -> None:
+    """Whichever of its files is named, and by whichever name."""
+    contents, blobs = an_image(bytes(9000))
+    write(tmp_path / "whole", contents, blobs)
+    write(tmp_path / "split", contents, blobs, 3000)
+    (tmp_path / "link").symlink_to("whole")
+    (tmp_path / "hard").hardlink_to(tmp_path / "whole")
+    (tmp_path / "there").symlink_to(".")
+    for target, earlier in (
+        *(("whole", "whole"), ("whole", "whole.json"), ("link", "whole"), ("whole", "link"), ("hard", "whole")),
+        *(("split", "split"), ("split", "split.001"), ("split", "split.json"), ("split.002", "split.json")),
+        *(("there/whole", "whole.json"), ("whole", "there/whole")),
+    ):
+        with pytest.raises(StorageFailed, match="--since"):
+            check_apart(tmp_path / target, tmp_path / earlier)
+    check_apart(tmp_path / "other", tmp_path / "whole.json")
+    check_apart(tmp_path / "whole", tmp_path / "split.json")
 
 
 @given(st.lists(st.tuples(digests, st.integers(0, 10**12), st.booleans()), max_size=5), st.text(max_size=20))
