@@ -1,7 +1,7 @@
 """Writing a bundle: an OCI image layout (image-spec 1.1) in a tar, the same bytes for the same contents.
 
     oci-layout
-    index.json                       the images, by name; not what is attached to them: podman loads one image only
+    index.json                       the images, by name; not what is attached: one image alone needs no name elsewhere
     contents.json                    what is in here, and what the other side must have already
     manifest.json                    what docker load takes of it
     blobs/<algorithm>/<hex>          what an image needs stands before its manifest

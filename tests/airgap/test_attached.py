@@ -77,7 +77,7 @@ async def test_what_is_attached_is_carried_and_found(tmp_path: Path, registry: R
     with tarfile.open(tmp_path / "w2.tar") as tar:
         index_json = tar.extractfile("index.json")
         assert index_json is not None
-        assert len(json.load(index_json)["manifests"]) == 1, "podman loads what holds one image only"
+        assert len(json.load(index_json)["manifests"]) == 1, "one image alone needs no name elsewhere"
 
     said = await succeeded("import", tmp_path / "w1.tar", "--cache", far)
     assert said.err.count("is here") == 1, said
