@@ -11,6 +11,7 @@ from mirror.airgap.contents import Contents
 from mirror.airgap.exporting import check_apart, contents_of, export_bundle, known_from
 from mirror.airgap.importing import Imported, import_bundle
 from mirror.airgap.sync import SMALLEST_PART
+from mirror.cli.caches import settings_of_cache
 from mirror.cli.options import (
     INCOMPLETE,
     CacheOption,
@@ -63,7 +64,7 @@ def add_carrying(app: typer.Typer, programs: Programs) -> None:
         with failures_told(stopped="there is no bundle"), terminable():
             which = "all" if all_ else "pinned" if pinned else None
             names = [] if which is not None and not images and file is None else named(images, file)
-            settings = read_settings(config, {"cache": {"path": cache}}, [])
+            settings = settings_of_cache(config, cache)
             limit = _part_size(split)
             known = frozenset[Digest]()
             if since is not None:

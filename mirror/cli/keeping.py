@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from mirror.cli.caches import settings_of_cache
 from mirror.cli.options import CacheOption, ConfigOption, failures_told
 from mirror.cli.programs import Programs
-from mirror.config import read_settings
 from mirror.control import Control
 from mirror.progress import sized
 
@@ -33,7 +33,7 @@ def add_keeping(app: typer.Typer, programs: Programs) -> None:
         confirmed the tag, USED since something of it was last pulled.
         """
         with failures_told():
-            settings = read_settings(config, {"cache": {"path": cache}}, [])
+            settings = settings_of_cache(config, cache)
             images = programs.ask(settings, lambda control: control.get("/images"))
         if as_json:
             typer.echo(json.dumps(images, indent=1))
@@ -44,7 +44,7 @@ def add_keeping(app: typer.Typer, programs: Programs) -> None:
     def _stats(as_json: _Json = False, config: ConfigOption = None, cache: CacheOption = None) -> None:
         """Say how much is in the cache."""
         with failures_told():
-            settings = read_settings(config, {"cache": {"path": cache}}, [])
+            settings = settings_of_cache(config, cache)
             found = programs.ask(settings, lambda control: control.get("/stats"))
         if as_json:
             typer.echo(json.dumps(found, indent=1))
@@ -73,7 +73,7 @@ def add_keeping(app: typer.Typer, programs: Programs) -> None:
     def _gc(config: ConfigOption = None, cache: CacheOption = None) -> None:
         """Remove what no image needs: what tags named before they moved, and what never was part of one."""
         with failures_told():
-            settings = read_settings(config, {"cache": {"path": cache}}, [])
+            settings = settings_of_cache(config, cache)
             found = programs.ask(settings, lambda control: control.post("/collect"))
         typer.echo(f"{sized(found['freed'])} freed")
 
@@ -85,7 +85,7 @@ def _change(
         return await control.post(path, images=images)
 
     with failures_told():
-        found = programs.ask(read_settings(config, {"cache": {"path": cache}}, []), job)
+        found = programs.ask(settings_of_cache(config, cache), job)
     for name in found["images"]:
         typer.echo(f"{name}: {done}")
     if "freed" in found:

@@ -16,6 +16,13 @@ from mirror.errors import ConfigurationInvalid, MirrorError
 INCOMPLETE, UNUSABLE, INTERRUPTED = 1, 2, 130
 """Exit statuses: done, but not all of it is good; it could not be done; it was stopped."""
 
+
+def _directory(text: str) -> Path:
+    if not text:
+        raise typer.BadParameter("it is empty; name a directory")
+    return Path(text)
+
+
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
@@ -28,7 +35,12 @@ ListenOption = Annotated[
 ]
 CacheOption = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Where to keep content (default: ~/.cache/mirror).", envvar="MIRROR_CACHE"),
+    typer.Option(
+        metavar="DIR",
+        parser=_directory,
+        help="Where to keep content (default: ~/.cache/mirror).",
+        envvar="MIRROR_CACHE",
+    ),
 ]
 MaxSizeOption = Annotated[
     str | None,
