@@ -19,7 +19,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.names import Repository
 from mirror.oci.ranges import Span
 from mirror.passages import Passage
-from mirror.progress import Progress, sized
+from mirror.progress import Progress, counted, sized
 from mirror.storage.inspection import Inspection
 from mirror.storage.layout import Layout, storage_errors
 from mirror.storage.ledger import DiskLedger
@@ -64,7 +64,7 @@ class Findings:
         return not (self.damaged or self.left)
 
     def __str__(self) -> str:
-        ends = f"{self.blobs} blobs, {sized(self.bytes)} read: "
+        ends = f"{counted(self.blobs, 'blob')}, {sized(self.bytes)} read: "
         found = f"{self.damaged} damaged ({self.mended} fetched again, {self.damaged - self.mended} removed)"
         left = f", {self.left} that could not be read or removed" if self.left else ""
         return ends + (f"{found}{left}" if not self.is_good else "all good") + ("" if self.is_whole else "; stopped")

@@ -15,7 +15,7 @@ from mirror.cli.caches import settings_of_cache
 from mirror.cli.options import CacheOption, ConfigOption, failures_told
 from mirror.cli.programs import Programs
 from mirror.control import Control
-from mirror.progress import sized
+from mirror.progress import counted, sized
 
 _Images = Annotated[list[str], typer.Argument(metavar="IMAGE", show_default=False)]
 _Json = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
@@ -50,8 +50,8 @@ def add_keeping(app: typer.Typer, programs: Programs) -> None:
             typer.echo(json.dumps(found, indent=1))
         else:
             typer.echo(
-                f"{found['images']} images, {found['pinned']} pinned, {found['incomplete']} incomplete; "
-                f"{found['blobs']} blobs, {sized(found['bytes'])} of {sized(found['limit'])}"
+                f"{counted(found['images'], 'image')}, {found['pinned']} pinned, {found['incomplete']} incomplete; "
+                f"{counted(found['blobs'], 'blob')}, {sized(found['bytes'])} of {sized(found['limit'])}"
             )
 
     @app.command("pin")

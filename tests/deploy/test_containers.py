@@ -151,7 +151,7 @@ async def test_a_recipe_builds_an_image_through_the_mirror(built: Site, tmp_path
             said = await agent.run(script, SHELLS[name])
             assert said.code == 0, str(said)
             output += said.output
-        assert re.search("(?m)^1 images,", output), output
+        assert re.search("(?m)^1 image,", output), output
         assert (await built.engine.inspect("app"))["Config"]["Labels"] == {"by": repository}
     finally:
         await built.engine.remove("mirror")
