@@ -23,8 +23,10 @@ def images_in(file: Path) -> list[str]:
     """
     try:
         text = file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ListInvalid(f"the list {file} can't be read: {error}") from error
+    except OSError as error:
+        raise ListInvalid(f"the list {file} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ListInvalid(f"the list {file} is no text: {error}") from error
     found = dict.fromkeys(_in_yaml(text, file) if file.suffix in {".yaml", ".yml"} else _in_lines(text))
     if not found:
         raise ListInvalid(f"{file} names no image")
