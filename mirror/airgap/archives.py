@@ -15,7 +15,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
-from mirror.airgap.parts import PartsReader, parts_of
+from mirror.airgap.files import first_of, parts_of, readable
+from mirror.airgap.parts import PartsReader
 from mirror.errors import BundleInvalid
 
 _BUFFER = 2**20
@@ -45,13 +46,15 @@ def opened(path: Path) -> Iterator[Archive]:
     Raises:
         BundleInvalid: it can't be read, is cut short, or holds what no archive of images holds.
     """
-    if path.is_dir():
+    files = parts_of(path)
+    if files[0].is_dir():
         yield _Directory(path)
         return
     with ExitStack() as exits:
+        stream = exits.enter_context(io.BufferedReader(PartsReader(files), _BUFFER))
+        tar = exits.enter_context(_tar(stream, path))
         with _read_errors(path):
-            stream = exits.enter_context(io.BufferedReader(PartsReader(parts_of(path)), _BUFFER))
-            archive = _Tar(exits.enter_context(tarfile.open(fileobj=stream, mode="r:*")), path)
+            archive = _Tar(tar, path)
         yield archive
 
 
@@ -69,12 +72,26 @@ def content(archive: Archive, name: str, *, most: int) -> bytes:
         return file.read()
 
 
+def _tar(stream: BinaryIO, path: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(fileobj=stream, mode="r:*")
+    except _DAMAGE as error:
+        first, size = first_of(path), stream.seek(0, io.SEEK_END)
+        if not size:
+            raise BundleInvalid(f"{path} is empty: copy it again") from error
+        if first is not None:
+            raise BundleInvalid(f"{path} is no archive: if it is part of a bundle, name {first.name}") from error
+        raise BundleInvalid(
+            f"{path} is no archive of images: a tar (also .gz, .bz2, .xz), or the directory of an image layout"
+        ) from error
+
+
 @contextmanager
 def _read_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        raise BundleInvalid(f"{path} is broken, cut short, or no archive of images: {error}") from error
+        raise BundleInvalid(f"{path} is broken or cut short: {error}; copy it again") from error
 
 
 class _Tar:
@@ -144,20 +161,31 @@ class _Directory:
 
     def __contains__(self, name: str) -> bool:
         path = self._path(name)
-        return path.is_file() and self._root.resolve() in path.resolve().parents
+        with readable(path):
+            return path.is_file() and self._root.resolve() in path.resolve().parents
 
     def names(self, prefix: str) -> Iterator[str]:
-        for path in (self._root / prefix).rglob("*"):
-            name = path.relative_to(self._root).as_posix()
-            if name in self:
-                yield name
+        for place, _, files in os.walk(self._root / prefix, onerror=_unreadable):
+            for file in files:
+                name = Path(place, file).relative_to(self._root).as_posix()
+                if name in self:
+                    yield name
 
     def size(self, name: str) -> int:
-        return self._path(name).stat().st_size
+        path = self._path(name)
+        with readable(path):
+            return path.stat().st_size
 
     def open(self, name: str) -> BinaryIO:
-        with _read_errors(self._root):
+        with readable(self._path(name)):
             return open(os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC), "rb", buffering=_BUFFER)
+
+
+def _unreadable(error: OSError) -> None:
+    """A directory that is not there holds nothing; one that can't be read is no empty one."""
+    if not isinstance(error, FileNotFoundError):
+        with readable(Path()):
+            raise error
 
 
 def _safe(name: str) -> str:

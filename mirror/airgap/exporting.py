@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from mirror.airgap.archives import content, opened
 from mirror.airgap.contents import LARGEST, CarriedBlob, CarriedImage, Contents
-from mirror.airgap.parts import bundle_files, parts_of
+from mirror.airgap.files import bundle_files
 from mirror.airgap.writing import write_bundle
 from mirror.control import Control
 from mirror.errors import BundleInvalid, ImageIncomplete, StorageFailed
@@ -64,7 +64,6 @@ def known_from(earlier: Path) -> frozenset[Digest]:
         except OSError as error:
             raise BundleInvalid(f"{earlier} can't be read: {error.strerror}") from error
     else:
-        parts_of(earlier)
         with opened(earlier) as archive:
             text = content(archive, "contents.json", most=LARGEST)
     return frozenset(blob.digest for blob in Contents.parse(text, where=str(earlier)).blobs)

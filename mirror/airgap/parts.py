@@ -9,14 +9,15 @@ import hashlib
 import io
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
 from mirror.airgap.contents import Part
-from mirror.errors import BundleInvalid, StorageFailed
+from mirror.airgap.files import numbered, readable
+from mirror.errors import StorageFailed
 from mirror.oci.digest import Digest
 from mirror.storage.layout import storage_errors
 
@@ -48,7 +49,7 @@ class PartsWriter(io.RawIOBase):
         with storage_errors(f"{self._target} can't be written"):
             if not self._target.parent.is_dir():
                 raise StorageFailed(f"{self._target} can't be written: there is no directory {self._target.parent}")
-            for path in (self._target, *self._numbered()):
+            for path in (self._target, *numbered(self._target.parent, self._target.name).values()):
                 if path.exists() and not path.is_file():
                     raise StorageFailed(f"{path} is no file: name one for the bundle, which takes its place")
         return self
@@ -121,12 +122,18 @@ class PartsWriter(io.RawIOBase):
         for path in ours:
             with storage_errors(f"{path} can't be written"):
                 os.replace(f"{path}{_UNFINISHED}", path)
-        for path in {self._target, *self._numbered()} - set(ours):
+        for path in self._earlier(len(ours)) - set(ours):
             with storage_errors(f"{path}, of an earlier bundle, can't be removed"):
                 path.unlink(missing_ok=True)
 
-    def _numbered(self) -> list[Path]:
-        return numbered(self._target.parent, self._target.name)
+    def _earlier(self, count: int) -> set[Path]:
+        """The file, or the parts after so many, of an earlier bundle; other numbers, as of a year, are not in a row."""
+        found, number = {self._target}, 1
+        numbers = numbered(self._target.parent, self._target.name)
+        while number <= count or number in numbers:
+            found |= {numbers[number]} if number in numbers else set()
+            number += 1
+        return found
 
     def _abandon(self) -> None:
         """Removes what has no name yet."""
@@ -152,7 +159,7 @@ class PartsReader(io.RawIOBase):
         self._files: list[BinaryIO] = []
         self._starts: list[int] = []
         size = 0
-        with ExitStack() as exits, _readable():
+        with ExitStack() as exits, readable(Path()):
             for path in paths:
                 file = exits.enter_context(open(path, "rb", buffering=0))
                 self._files.append(file)
@@ -185,7 +192,7 @@ class PartsReader(io.RawIOBase):
             return 0
         number = bisect_right(self._starts, self._at) - 1
         while number < len(self._files):  # a part of no bytes is passed over
-            with _readable():
+            with readable(Path(self._files[number].name)):
                 done = os.preadv(self._files[number].fileno(), [buffer], self._at - self._starts[number])
             if done:
                 self._at += done
@@ -196,48 +203,3 @@ class PartsReader(io.RawIOBase):
     def close(self) -> None:
         self._exits.close()
         super().close()
-
-
-@contextmanager
-def _readable() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        raise BundleInvalid(f"the bundle can't be read: {error.strerror}{where}") from error
-
-
-def parts_of(bundle: Path) -> list[Path]:
-    """The files of a bundle, by its name or that of its first part.
-
-    Raises:
-        BundleInvalid: there is none, or one in the middle is missing.
-    """
-    if bundle.exists() and not bundle.name.endswith(".001"):
-        return [bundle]
-    stem = bundle.name.removesuffix(".001")
-    found = numbered(bundle.parent, stem)
-    numbers = [int(path.name[len(stem) + 1 :]) for path in found]
-    if not found:
-        raise BundleInvalid(f"there is no bundle {bundle}, and no {bundle}.001")
-    if numbers != list(range(1, len(numbers) + 1)):
-        missing = next(number for number in range(1, len(numbers) + 2) if number not in numbers)
-        raise BundleInvalid(f"the bundle {stem} lacks its part {missing:03d}: bring all parts into {bundle.parent}")
-    return found
-
-
-def bundle_files(bundle: Path) -> list[Path]:
-    """What belongs to a bundle of that name, or has the name of something that does: the file, parts, the list."""
-    stem = bundle.with_name(bundle.name.removesuffix(".001"))
-    return [stem, *numbered(stem.parent, stem.name), stem.with_name(f"{stem.name}.json")]
-
-
-def numbered(directory: Path, stem: str) -> list[Path]:
-    """The files <stem>.001 and so on, in the order of their numbers."""
-    found = {
-        int(ending): path
-        for path in (directory.iterdir() if directory.is_dir() else ())
-        if path.name.startswith(f"{stem}.") and len(ending := path.name[len(stem) + 1 :]) >= 3
-        if ending.isascii() and ending.isdecimal()
-    }
-    return [path for _, path in sorted(found.items())]

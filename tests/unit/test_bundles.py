@@ -5,8 +5,6 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,46 +14,14 @@ from hypothesis import strategies as st
 from mirror.airgap.archives import opened
 from mirror.airgap.contents import CarriedBlob, CarriedImage, Contents
 from mirror.airgap.docker import docker_manifest
-from mirror.airgap.exporting import check_apart
-from mirror.airgap.parts import PartsReader, parts_of
-from mirror.airgap.reading import Bundle, read_bundle
-from mirror.airgap.writing import write_bundle
-from mirror.errors import BundleInvalid, DiskFull, StorageFailed
+from mirror.airgap.files import parts_of
+from mirror.airgap.parts import PartsReader
+from mirror.airgap.reading import read_bundle
+from mirror.errors import BundleInvalid, StorageFailed
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_MANIFEST
-from tests.real.mounts import small_disk
+from tests.unit.bundles import NAME, all_of, an_image, write
 from tests.unit.texts import digests
-
-NAME = "docker.io/library/alpine:3.20"
-
-
-def an_image(*layers: bytes, name: str = NAME) -> tuple[Contents, dict[Digest, bytes]]:
-    """An image of these layers, and its blobs."""
-    config = b'{"os":"linux"}'
-    blobs = {Digest.of(layer): layer for layer in (*layers, config)}
-
-    def descriptor(content: bytes) -> dict[str, object]:
-        return {"digest": str(Digest.of(content)), "size": len(content), "mediaType": "a/b"}
-
-    manifest = json.dumps(
-        {"schemaVersion": 2, "config": descriptor(config), "layers": [descriptor(layer) for layer in layers]}
-    ).encode()
-    blobs[Digest.of(manifest)] = manifest
-    image = CarriedImage(name, Digest.of(manifest), OCI_MANIFEST, len(manifest))
-    return Contents((image,), tuple(CarriedBlob(digest, len(body)) for digest, body in blobs.items())), blobs
-
-
-def write(target: Path, contents: Contents, blobs: Mapping[Digest, bytes], limit: int | None = None) -> Contents:
-    return write_bundle(target, contents, lambda digest: closing(io.BytesIO(blobs[digest])), limit=limit)
-
-
-def all_of(bundle: Bundle) -> dict[Digest, bytes]:
-    found = {}
-    for digest in bundle.blobs:
-        with bundle.open(digest) as file:
-            found[digest] = file.read()
-    return found
-
 
 layers = st.lists(st.binary(max_size=5000), max_size=4)
 
@@ -125,60 +91,6 @@ def test_what_docker_can_load_is_listed_for_it(manifest: object, layers: int | N
         assert entry["Config"] == f"blobs/sha256/{Digest.of(b'c').hex}"
 
 
-def test_a_bundle_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
-    """Whole: parts of the earlier one would be read as its own."""
-    contents, blobs = an_image(bytes(9000))
-    for limit in (3000, None, 6000, 9000):
-        written = write(tmp_path / "b", contents, blobs, limit)
-        with opened(tmp_path / "b") as archive:
-            assert all_of(read_bundle(archive)) == blobs
-        assert {path.name for path in tmp_path.iterdir()} == {part.name for part in written.parts} | {"b.json"}
-
-
-def test_only_a_file_gives_its_place_to_a_bundle(tmp_path: Path) -> None:
-    """A device, a pipe or a directory stays what it is, and nothing is begun."""
-    contents, blobs = an_image(b"one")
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "directory").mkdir()
-    for name in ("pipe", "directory", "absent/b"):
-        with pytest.raises(StorageFailed, match=r"is no file|there is no directory"):
-            write(tmp_path / name, contents, blobs)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["directory", "pipe"]
-
-
-@pytest.mark.needs("mount", root=True)
-@pytest.mark.parametrize("left", [20, 0])
-@pytest.mark.parametrize("limit", [None, 2**15])
-def test_a_full_disk_is_said_and_nothing_is_left(tmp_path: Path, limit: int | None, left: int) -> None:
-    """Neither of the bundle nor of its list; also where only the list has no room."""
-    contents, blobs = an_image(os.urandom(300_000))
-    parts = write(tmp_path / "b.tar", contents, blobs, limit).parts
-    pages = sum(-(-part.size // 4096) for part in parts)
-    with small_disk(tmp_path / "disk", (pages - left) * 4096) as disk:
-        with pytest.raises(DiskFull, match=r"b\.tar"):
-            write(disk / "b.tar", contents, blobs, limit)
-        assert list(disk.iterdir()) == []
-
-
-def test_a_bundle_never_takes_the_place_of_the_one_that_it_builds_on(tmp_path: Path) -> None:
-    """Whichever of its files is named, and by whichever name."""
-    contents, blobs = an_image(bytes(9000))
-    write(tmp_path / "whole", contents, blobs)
-    write(tmp_path / "split", contents, blobs, 3000)
-    (tmp_path / "link").symlink_to("whole")
-    (tmp_path / "hard").hardlink_to(tmp_path / "whole")
-    (tmp_path / "there").symlink_to(".")
-    for target, earlier in (
-        *(("whole", "whole"), ("whole", "whole.json"), ("link", "whole"), ("whole", "link"), ("hard", "whole")),
-        *(("split", "split"), ("split", "split.001"), ("split", "split.json"), ("split.002", "split.json")),
-        *(("there/whole", "whole.json"), ("whole", "there/whole")),
-    ):
-        with pytest.raises(StorageFailed, match="--since"):
-            check_apart(tmp_path / target, tmp_path / earlier)
-    check_apart(tmp_path / "other", tmp_path / "whole.json")
-    check_apart(tmp_path / "whole", tmp_path / "split.json")
-
-
 @given(st.lists(st.tuples(digests, st.integers(0, 10**12), st.booleans()), max_size=5), st.text(max_size=20))
 def test_contents_are_read_as_they_were_written(blobs: list[tuple[Digest, int, bool]], name: str) -> None:
     """Through JSON, whatever names hold."""
@@ -216,6 +128,7 @@ def test_a_bundle_that_is_cut_short_is_refused(tmp_path: Path, limit: int | None
     """Wherever it was cut: in a head, in a blob, between two files."""
     contents, blobs = an_image(b"x" * 3000, b"y" * 3000)
     write(tmp_path / "b.tar", contents, blobs, limit)
+    (tmp_path / "b.tar.json").unlink()
     last = parts_of(tmp_path / "b.tar")[-1]
     whole = last.read_bytes()
     size = sum(path.stat().st_size for path in parts_of(tmp_path / "b.tar"))
@@ -227,18 +140,6 @@ def test_a_bundle_that_is_cut_short_is_refused(tmp_path: Path, limit: int | None
             continue  # only padding is missing
         with pytest.raises(BundleInvalid), opened(tmp_path / "b.tar") as archive:
             read_bundle(archive)
-
-
-def test_a_part_that_is_missing_is_named(tmp_path: Path) -> None:
-    """Whoever carries them has to know which."""
-    contents, blobs = an_image(b"x" * 30_000)
-    write(tmp_path / "b.tar", contents, blobs, 8192)
-    assert parts_of(tmp_path / "b.tar.001") == parts_of(tmp_path / "b.tar")
-    (tmp_path / "b.tar.002").unlink()
-    with pytest.raises(BundleInvalid, match="002"), opened(tmp_path / "b.tar"):
-        pass
-    with pytest.raises(BundleInvalid, match="no bundle"), opened(tmp_path / "other.tar"):
-        pass
 
 
 def _entry(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
@@ -272,12 +173,22 @@ def test_what_could_do_harm_is_refused(tmp_path: Path, entry: tarfile.TarInfo) -
         pass
 
 
-@pytest.mark.parametrize("body", [b"", b"no archive", bytes(2000), os.urandom(3000)])
-def test_what_is_no_archive_is_refused(tmp_path: Path, body: bytes) -> None:
-    """Also an empty one: it brings nothing, and somebody thinks that it does."""
-    (tmp_path / "b.tar").write_bytes(body)
-    with pytest.raises(BundleInvalid), opened(tmp_path / "b.tar") as archive:
+@pytest.mark.parametrize(
+    ("name", "body", "said"),
+    [
+        ("b.tar", b"", "is empty: copy it again"),
+        ("b.tar", b"no archive", "is no archive of images: a tar"),
+        ("b.tar", bytes(2000), "is neither"),
+        ("b.tar", os.urandom(3000), "is no archive of images: a tar"),
+        ("b.tar.002", os.urandom(3000), r"is no archive: if it is part of a bundle, name b\.tar\.001"),
+    ],
+)
+def test_what_is_no_archive_is_refused(tmp_path: Path, name: str, body: bytes, said: str) -> None:
+    """In a line. Also an empty one: it brings nothing, and somebody thinks that it does."""
+    (tmp_path / name).write_bytes(body)
+    with pytest.raises(BundleInvalid, match=said) as refused, opened(tmp_path / name) as archive:
         read_bundle(archive)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_damaged_blob_is_not_carried(tmp_path: Path) -> None:
