@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mirror.cli.caches import settings_of_cache
@@ -19,6 +20,10 @@ from mirror.progress import counted, sized
 
 _Images = Annotated[list[str], typer.Argument(metavar="IMAGE", show_default=False)]
 _Json = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
+_COLUMNS = ("IMAGE", "DIGEST", "PLATFORMS", "SIZE", "SHARED", "AGE", "USED", "")
+_TEXTS = ("DIGEST", "PLATFORMS", "")
+_SPARED = ("SHARED", "PLATFORMS", "AGE", "USED", "DIGEST")  # in this order, where a terminal is too narrow for all
+_UNBOUNDED = 2**20  # columns
 _AGES = ((86_400, "d"), (3_600, "h"), (60, "min"))
 
 
@@ -30,7 +35,7 @@ def add_keeping(app: typer.Typer, programs: Programs) -> None:
         """List the images in the cache.
 
         SIZE is all of an image that is here, SHARED what of it other images have as well, AGE since upstream last
-        confirmed the tag, USED since something of it was last pulled.
+        confirmed the tag, USED since something of it was last pulled. A narrow terminal shows fewer of them.
         """
         with failures_told():
             settings = settings_of_cache(config, cache)
@@ -93,25 +98,49 @@ def _change(
 
 
 def _show(images: list[Mapping[str, Any]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="")
-    for column in ("IMAGE", "DIGEST", "PLATFORMS", "SIZE", "SHARED", "AGE", "USED", ""):
-        table.add_column(column, justify="right" if column in {"SIZE", "SHARED", "AGE", "USED"} else "left")
-    for image in images:
-        notes = [word for word, holds in (("pinned", image["pinned"]), ("incomplete", not image["complete"])) if holds]
-        table.add_row(
-            image["name"].partition("@")[0],
-            image["digest"].partition(":")[2][:12],
-            " ".join(image["platforms"]),
-            sized(image["size"]),
-            sized(image["shared"]),
-            _since(image["checked"]),
-            _since(image["used"]),
-            ", ".join(notes),
-        )
+    """On a narrow terminal without what can be spared: a name that is cut names nothing."""
+    rows = [_row(image) for image in images]
     console = Console(soft_wrap=True)
+    table = _table(rows, ())
     if not console.is_terminal:
-        console.width = 1000  # columns are for people; programs that read this want whole lines
+        console.width = _width(console, table)  # columns are for people; programs that read this want whole lines
+    for number in range(len(_SPARED) + 1):
+        table = _table(rows, _SPARED[:number])
+        if _width(console, table) <= console.width:
+            break
     console.print(table)
+
+
+def _width(console: Console, table: Table) -> int:
+    """Columns of the terminal that *table* takes where it may."""
+    return table.__rich_measure__(console, console.options.update(max_width=_UNBOUNDED)).maximum
+
+
+def _table(rows: list[Mapping[str, str]], spared: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="")
+    shown = [column for column in _COLUMNS if column not in spared]
+    for column in shown:
+        if column == "IMAGE":
+            table.add_column(column, overflow="fold")
+        else:
+            table.add_column(column, justify="left" if column in _TEXTS else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(escape(row[column]) for column in shown))
+    return table
+
+
+def _row(image: Mapping[str, Any]) -> Mapping[str, str]:
+    notes = [word for word, holds in (("pinned", image["pinned"]), ("incomplete", not image["complete"])) if holds]
+    return {
+        "IMAGE": image["name"].partition("@")[0],
+        "DIGEST": image["digest"].partition(":")[2][:12],
+        "PLATFORMS": " ".join(image["platforms"]),
+        "SIZE": sized(image["size"]),
+        "SHARED": sized(image["shared"]),
+        "AGE": _since(image["checked"]),
+        "USED": _since(image["used"]),
+        "": ", ".join(notes),
+    }
 
 
 def _since(moment: float | None) -> str:

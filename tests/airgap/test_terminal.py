@@ -6,11 +6,15 @@ import pty
 import sys
 from pathlib import Path
 
-from tests.airgap.command import WITHIN
+import pytest
+
+from tests.airgap.command import WITHIN, succeeded
+from tests.airgap.test_refused import bundle
+from tests.fake.content import image
 from tests.real.mirror import environment
 
 
-async def shown(*arguments: str | Path) -> str:
+async def shown(*arguments: str | Path, columns: int = 80) -> str:
     """Everything that `mirror ARGUMENTS` writes on a terminal."""
     master, terminal = pty.openpty()
     try:
@@ -19,7 +23,7 @@ async def shown(*arguments: str | Path) -> str:
             stdin=terminal,
             stdout=terminal,
             stderr=terminal,
-            env={**os.environ, **environment(), "TERM": "xterm"},
+            env={**os.environ, **environment(), "TERM": "xterm", "COLUMNS": str(columns)},
         )
         os.set_blocking(master, False)
         said = bytearray()
@@ -48,3 +52,19 @@ async def test_a_size_that_is_not_known_is_not_made_up(tmp_path: Path) -> None:
     assert "docker.io/team/app:1" in said
     assert "0/?" in said
     assert "0/100" not in said
+
+
+@pytest.mark.parametrize(("columns", "header"), [(200, "SHARED"), (80, "SIZE"), (60, "SIZE"), (30, "SIZE")])
+async def test_names_are_readable_on_a_narrow_terminal(tmp_path: Path, columns: int, header: str) -> None:
+    """What can be spared goes first; a name that alone is too long goes on in the next line."""
+    names = [f"docker.io/team/service-{number}:v1.2.3-bookworm" for number in range(3)]
+    archive = bundle(tmp_path / "b.tar", dict.fromkeys(names, image(100)))
+    await succeeded("import", archive, "--cache", tmp_path / "cache")
+
+    said = await shown("ls", "--cache", tmp_path / "cache", columns=columns)
+    lines = said.strip().splitlines()
+    assert header in lines[0]
+    assert all(len(line.rstrip()) <= columns for line in lines), said
+    assert "…" not in said
+    assert "".join(line.split()[0] for line in lines[1:]) == "".join(names), said
+    assert columns == 30 or len(lines) == 1 + len(names), said
