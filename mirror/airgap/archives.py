@@ -1,4 +1,4 @@
-"""Archives: files by name, in a tar (in parts, or compressed) or a directory. Nothing is unpacked.
+"""Archives: files by name, in a tar (in parts, or compressed) or a directory. No file of them gets a name on the disk.
 
 What could do harm is refused when the archive is opened, before anything of it is used: names that lead outside,
 devices, pipes, sockets. A link is followed only to a file of the same archive.
@@ -7,9 +7,11 @@ devices, pipes, sockets. A link is followed only to a file of the same archive.
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import posixpath
 import tarfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,11 +19,12 @@ from typing import BinaryIO, Protocol, cast
 
 from mirror.airgap.files import first_of, parts_of, readable
 from mirror.airgap.parts import PartsReader
+from mirror.airgap.unpacking import Place, unpacked
 from mirror.errors import BundleInvalid
 
 _BUFFER = 2**20
 _MOST_FILES = 1_000_000
-_DAMAGE = (tarfile.TarError, EOFError, OSError, ValueError, OverflowError)
+_DAMAGE = (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, zlib.error, lzma.LZMAError)
 
 
 class Archive(Protocol):
@@ -40,8 +43,11 @@ class Archive(Protocol):
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Archive]:
+def opened(path: Path, place: Place | None = None) -> Iterator[Archive]:
     """The archive at *path*: a directory, a tar, or the first of a tar's parts.
+
+    Args:
+        place: where it can be unpacked as a whole if it is compressed; else it is read where it lies.
 
     Raises:
         BundleInvalid: it can't be read, is cut short, or holds what no archive of images holds.
@@ -51,7 +57,10 @@ def opened(path: Path) -> Iterator[Archive]:
         yield _Directory(path)
         return
     with ExitStack() as exits:
-        stream = exits.enter_context(io.BufferedReader(PartsReader(files), _BUFFER))
+        stream: BinaryIO = exits.enter_context(io.BufferedReader(PartsReader(files), _BUFFER))
+        with _read_errors(path):
+            plain = None if place is None else unpacked(stream, place)
+        stream = stream if plain is None else exits.enter_context(plain)
         tar = exits.enter_context(_tar(stream, path))
         with _read_errors(path):
             archive = _Tar(tar, path)

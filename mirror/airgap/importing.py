@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -12,6 +14,7 @@ from typing import BinaryIO
 from mirror.airgap.archives import opened
 from mirror.airgap.contents import CarriedImage
 from mirror.airgap.reading import Bundle, read_bundle
+from mirror.airgap.unpacking import Place
 from mirror.control import Control
 from mirror.errors import BundleInvalid, MirrorError
 from mirror.oci.digest import Digest
@@ -34,6 +37,7 @@ async def import_bundle(
     control: Control,
     *,
     name: str | None = None,
+    place: Place | None = None,
     expected: Callable[[int], None] = lambda _: None,
     advanced: Callable[[int], None] = lambda _: None,
 ) -> AsyncIterator[Imported]:
@@ -41,14 +45,26 @@ async def import_bundle(
 
     Args:
         name: for the one image of an archive that gives it none.
+        place: where it can be unpacked if it is compressed.
         expected: is told the bytes of all blobs, once.
         advanced: is told of bytes as they are brought in, or found to be here.
 
     Raises:
         BundleInvalid: the bundle can't be read at all; nothing of it was brought in.
     """
-    with opened(path) as archive:
-        bundle = await asyncio.to_thread(read_bundle, archive)
+    stopped = threading.Event()
+
+    def unpacking(_: int) -> None:
+        if stopped.is_set():  # a thread can't be cancelled
+            raise BundleInvalid("the import was stopped")
+
+    with ExitStack() as exits:
+        where = None if place is None else replace(place, advanced=unpacking)
+        try:
+            archive = await asyncio.to_thread(exits.enter_context, opened(path, where))
+            bundle = await asyncio.to_thread(read_bundle, archive)
+        finally:
+            stopped.set()
         expected(sum(bundle.blobs.values()))
         brought: set[Digest] = set()
         for image in _named(bundle.images, name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from mirror.airgap.contents import Contents
 from mirror.airgap.exporting import check_apart, contents_of, export_bundle, known_from
 from mirror.airgap.importing import Imported, import_bundle
 from mirror.airgap.sync import SMALLEST_PART
+from mirror.airgap.unpacking import Place
 from mirror.cli.caches import settings_of_cache
 from mirror.cli.options import (
     INCOMPLETE,
@@ -94,11 +96,14 @@ def add_carrying(app: typer.Typer, programs: Programs) -> None:
         """
         failed: list[Imported] = []
         with failures_told():
+            if name is not None and len(bundles) > 1:
+                raise ConfigurationInvalid(f"--name is for the image of one bundle, and these are {len(bundles)}")
             settings = read_settings(config, {"cache": {"path": cache}}, [])
 
             async def job(control: Control) -> None:
+                place = Place(settings.cache.path, settings.cache.min_free)
                 for bundle in bundles:
-                    await _import_one(control, bundle, name, failed)
+                    await _import_one(control, bundle, name, place, failed)
 
             programs.ask(settings, job)
         if failed:
@@ -116,9 +121,12 @@ async def exported(control: Control, cache: Path, contents: Contents, output: Pa
     return f"{counted(images, 'image')}, {sized(total)}, {counted(left, 'blob')} left out: {parts}"
 
 
-async def _import_one(control: Control, bundle: Path, name: str | None, failed: list[Imported]) -> None:
+async def _import_one(control: Control, bundle: Path, name: str | None, place: Place, failed: list[Imported]) -> None:
     with Progress(f"{bundle.name} imported", 0) as progress:
-        done = import_bundle(bundle, control, name=name, expected=progress.expect, advanced=progress.advance)
+        place = replace(place, told=lambda line: progress.say(f"{bundle}: {line}"))
+        done = import_bundle(
+            bundle, control, name=name, place=place, expected=progress.expect, advanced=progress.advance
+        )
         async for imported in done:
             if imported.failure is not None or not imported.image.attached:
                 progress.say(f"{imported.image.name}: {imported.failure or 'is here'}")

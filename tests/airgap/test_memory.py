@@ -42,16 +42,18 @@ def layout(place: Path, size: int) -> Path:
 
 
 async def peaks(directory: Path, size: int) -> list[int]:
-    """Bytes of memory that an import, an export and an import of that take, each at most."""
+    """Bytes of memory that an import, an export and an import of that, also compressed, take, each at most."""
     source = layout(directory / "layout", size)
-    bundle, caches = directory / "b.tar", (directory / "near", directory / "far")
+    bundle, caches = directory / "b.tar", [directory / name for name in ("near", "far", "farther")]
     commands = [
-        ["import", source, "--cache", caches[0]],
-        ["export", "-o", bundle, "--all", "--cache", caches[0]],
-        ["import", bundle, "--cache", caches[1]],
+        ["mirror", "import", source, "--cache", caches[0]],
+        ["mirror", "export", "-o", bundle, "--all", "--cache", caches[0]],
+        ["mirror", "import", bundle, "--cache", caches[1]],
+        ["gzip", "--fast", bundle],
+        ["mirror", "import", f"{bundle}.gz", "--cache", caches[2]],
     ]
-    mirror = (sys.executable, "-c", PEAK, sys.executable, "-m", "mirror")
-    return [1024 * int(await succeeded(*mirror, *map(str, one), env=environment())) for one in commands]
+    peak = (sys.executable, "-c", PEAK, sys.executable, "-m")
+    return [1024 * int(await succeeded(*peak, *map(str, one), env=environment())) for one in commands]
 
 
 async def test_memory_does_not_grow_with_what_is_carried(tmp_path: Path) -> None:

@@ -202,6 +202,7 @@ IMPOSSIBLE = [
     ("export", "-o", "x.tar", "--all"),
     ("export", "-o", "x.tar", "--all", "--split", "1kB"),
     ("import", "/nonexistent.tar"),
+    ("import", "/nonexistent.tar/" + "x" * 300),
     ("pin", "absent:v1"),
     ("rm", "absent:*"),
 ]

@@ -1,10 +1,14 @@
 """Bundles: what was written is read again, the same contents are the same bytes, and what is broken is refused."""
 
+import bz2
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,12 +21,15 @@ from mirror.airgap.docker import docker_manifest
 from mirror.airgap.files import parts_of
 from mirror.airgap.parts import PartsReader
 from mirror.airgap.reading import read_bundle
+from mirror.airgap.unpacking import Place
 from mirror.errors import BundleInvalid, StorageFailed
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_MANIFEST
+from tests.real.mounts import small_disk
 from tests.unit.bundles import NAME, all_of, an_image, write
 from tests.unit.texts import digests
 
+MIB = 2**20
 layers = st.lists(st.binary(max_size=5000), max_size=4)
 
 
@@ -189,6 +196,53 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, name: str, body: bytes, s
     with pytest.raises(BundleInvalid, match=said) as refused, opened(tmp_path / name) as archive:
         read_bundle(archive)
     assert "\n" not in str(refused.value)
+
+
+PACKED = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+
+
+@pytest.mark.parametrize("pack", PACKED.values(), ids=PACKED)
+def test_what_is_compressed_is_read_once(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """It is unpacked where there is room, and nothing of that is seen; all of it is here then."""
+    contents, blobs = an_image(os.urandom(50_000), bytes(3_000_000))
+    write(tmp_path / "b.tar", contents, blobs)
+    packed, place = tmp_path / "packed", tmp_path / "place"
+    packed.write_bytes(pack((tmp_path / "b.tar").read_bytes()))
+    place.mkdir()
+    with opened(packed, Place(place, 0)) as archive:
+        os.truncate(packed, 0)
+        assert all_of(read_bundle(archive)) == blobs
+        assert list(place.iterdir()) == []
+
+
+@pytest.mark.needs("mount", root=True)
+@pytest.mark.parametrize(("disk", "spare"), [(MIB, 0), (5 * MIB, 0), (16 * MIB, 12 * MIB), (0, 0)])
+def test_what_is_compressed_is_read_without_room_too(tmp_path: Path, disk: int, spare: int) -> None:
+    """As slowly as it goes, which is said: none for it, for what is in it beside it, or beside what is to stay free."""
+    contents, blobs = an_image(os.urandom(50_000), bytes(3_000_000))
+    write(tmp_path / "b.tar", contents, blobs)
+    packed, told = tmp_path / "b.tar.gz", list[str]()
+    packed.write_bytes(gzip.compress((tmp_path / "b.tar").read_bytes()))
+    with small_disk(tmp_path / "place", disk or MIB):
+        place = Place(tmp_path / "place" / ("" if disk else "absent"), spare, told.append)
+        with opened(packed, place) as archive:
+            assert all_of(read_bundle(archive)) == blobs
+    assert [line for line in told if "it is read anew" in line] == told
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("pack", PACKED.values(), ids=PACKED)
+def test_damage_to_what_is_compressed_is_said(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """As what it is, and what cures it."""
+    contents, blobs = an_image(os.urandom(200_000))
+    write(tmp_path / "b.tar", contents, blobs)
+    whole = pack((tmp_path / "b.tar").read_bytes())
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for body in (whole[: len(whole) // 2], bytes(flipped)):
+        (tmp_path / "b").write_bytes(body)
+        with pytest.raises(BundleInvalid, match="copy it again"), opened(tmp_path / "b", Place(tmp_path, 0)) as archive:
+            all_of(read_bundle(archive))
 
 
 def test_a_damaged_blob_is_not_carried(tmp_path: Path) -> None:
