@@ -16,6 +16,7 @@ import uvloop
 from mirror import log as events
 from mirror.assembly import assembled_in_turn, controlled, registries_of
 from mirror.cli import command_line
+from mirror.cli.output import output_told
 from mirror.config import LogSettings, Settings
 from mirror.control import Control
 from mirror.errors import ConfigurationInvalid, MirrorError
@@ -193,7 +194,8 @@ def _quiet(settings: LogSettings) -> LogSettings:
 
 def main() -> None:
     """The program."""
-    command_line(_Programs())()
+    with output_told():
+        command_line(_Programs())()
 
 
 if __name__ == "__main__":
