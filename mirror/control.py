@@ -20,7 +20,7 @@ Document = Mapping[str, Any]
 
 
 class Refused(MirrorError):
-    """The running mirror said no; the message is its own."""
+    """The running mirror said no; the message is its own, and so is the name of the error: `detail["kind"]`."""
 
 
 class Control:
@@ -126,5 +126,5 @@ class Control:
 async def _checked(response: aiohttp.ClientResponse) -> Any:  # noqa: ANN401
     document = await response.json(content_type=None)
     if response.status != 200:
-        raise Refused(str(document.get("error", f"status {response.status}")))
+        raise Refused(str(document.get("error", f"status {response.status}")), kind=str(document.get("kind")))
     return document

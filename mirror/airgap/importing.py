@@ -16,7 +16,7 @@ from mirror.airgap.contents import CarriedImage
 from mirror.airgap.reading import Bundle, read_bundle
 from mirror.airgap.unpacking import Place
 from mirror.control import Control
-from mirror.errors import BundleInvalid, MirrorError
+from mirror.errors import BundleInvalid, ImageIncomplete, MirrorError, UpstreamCorrupt
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 
@@ -26,10 +26,16 @@ _DEEPEST = 4  # index -> index -> manifest -> layer
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What became of one image: nothing to say, or why it is not there."""
+    """What became of one image.
+
+    Attributes:
+        failure: why it is not there.
+        was: what its name stood for until now, if that is something else.
+    """
 
     image: CarriedImage
     failure: MirrorError | None
+    was: Digest | None = None
 
 
 async def import_bundle(
@@ -69,11 +75,22 @@ async def import_bundle(
         brought: set[Digest] = set()
         for image in _named(bundle.images, name):
             try:
-                await _bring(bundle, image, control, brought, advanced)
+                was = await _bring(bundle, image, control, brought, advanced)
             except MirrorError as failure:
-                yield Imported(image, failure)
+                yield Imported(image, _with_cure(failure, bundle))
             else:
-                yield Imported(image, None)
+                yield Imported(image, None, None if was == image.digest else was)
+
+
+def _with_cure(failure: MirrorError, bundle: Bundle) -> MirrorError:
+    cures = {
+        UpstreamCorrupt.__name__: "copy the bundle again",
+        ImageIncomplete.__name__: (
+            "bring in the earlier bundle that has it" if bundle.builds_on else "what was to be imported lacks it too"
+        ),
+    }
+    cure = cures.get(str(failure.detail.get("kind")))
+    return failure if cure is None else BundleInvalid(f"{failure}: {cure}")
 
 
 def _named(images: tuple[CarriedImage, ...], name: str | None) -> Iterator[CarriedImage]:
@@ -98,7 +115,8 @@ def _named(images: tuple[CarriedImage, ...], name: str | None) -> Iterator[Carri
 
 async def _bring(
     bundle: Bundle, image: CarriedImage, control: Control, brought: set[Digest], advanced: Callable[[int], None]
-) -> None:
+) -> Digest | None:
+    """What the image's name stood for."""
     manifests = await asyncio.to_thread(lambda: list(_manifests(bundle, image.digest, image.media_type)))
     if not manifests:
         raise BundleInvalid(f"the bundle does not hold the manifest {image.digest} of {image.name}")
@@ -112,7 +130,8 @@ async def _bring(
                 advanced(bundle.blobs[digest])
                 brought.add(digest)
         lines = [f"{manifest.head.media_type or ''} {manifest.digest}" for manifest in manifests]
-        await control.post("/image", name=image.name, digest=str(image.digest), manifests=lines)
+        kept = await control.post("/image", name=image.name, digest=str(image.digest), manifests=lines)
+        return None if kept["was"] is None else Digest.parse(kept["was"])
 
 
 def _manifests(bundle: Bundle, digest: Digest, media_type: str | None, deep: int = _DEEPEST) -> Iterator[Manifest]:

@@ -30,11 +30,13 @@ class Bundle:
     Attributes:
         images: with a name, or an empty one where the archive gives none.
         blobs: bytes of each blob that is here.
+        builds_on: whether it leaves out what an earlier bundle brought.
     """
 
     images: tuple[CarriedImage, ...]
     blobs: Mapping[Digest, int]
     _open: Callable[[Digest], BinaryIO] = field(repr=False)
+    builds_on: bool = False
 
     def open(self, digest: Digest) -> BinaryIO:
         """A blob that is here, from its beginning; not verified."""
@@ -72,8 +74,10 @@ def read_bundle(archive: Archive) -> Bundle:
 
 
 def _layout(archive: Archive) -> Bundle:
+    builds_on = False
     if "contents.json" in archive:
-        images = Contents.parse(content(archive, "contents.json", most=LARGEST), where="contents.json").images
+        contents = Contents.parse(content(archive, "contents.json", most=LARGEST), where="contents.json")
+        images, builds_on = contents.images, not all(blob.included for blob in contents.blobs)
     else:
         images = tuple(_named(_json(archive, "index.json")))
     paths: dict[Digest, str] = {}
@@ -82,7 +86,7 @@ def _layout(archive: Archive) -> Bundle:
         digest = _digest(name.removeprefix("blobs/").replace("/", ":", 1))
         if digest is not None:
             paths[digest], blobs[digest] = name, archive.size(name)
-    return Bundle(images, blobs, lambda digest: archive.open(paths[digest]))
+    return Bundle(images, blobs, lambda digest: archive.open(paths[digest]), builds_on)
 
 
 def _named(index: object) -> Iterator[CarriedImage]:

@@ -129,7 +129,8 @@ async def _import_one(control: Control, bundle: Path, name: str | None, place: P
         )
         async for imported in done:
             if imported.failure is not None or not imported.image.attached:
-                progress.say(f"{imported.image.name}: {imported.failure or 'is here'}")
+                moved = "" if imported.was is None else f", now {imported.image.digest}, was {imported.was}"
+                progress.say(f"{imported.image.name}: {imported.failure or f'is here{moved}'}")
             if imported.failure is not None:
                 failed.append(imported)
 

@@ -132,7 +132,7 @@ def _table(rows: list[Mapping[str, str]], spared: Sequence[str]) -> Table:
 def _row(image: Mapping[str, Any]) -> Mapping[str, str]:
     notes = [word for word, holds in (("pinned", image["pinned"]), ("incomplete", not image["complete"])) if holds]
     return {
-        "IMAGE": image["name"].partition("@")[0],
+        "IMAGE": image["name"],
         "DIGEST": image["digest"].partition(":")[2][:12],
         "PLATFORMS": " ".join(image["platforms"]),
         "SIZE": sized(image["size"]),

@@ -214,10 +214,12 @@ class Admin:
             raise BundleInvalid(f"what the bundle calls {image} is {root.digest}")
         for manifest in manifests:
             await self._catalog.keep_manifest(image.repository, manifest)
+        before = None
         if isinstance(image.reference, Tag):
+            before = await self._catalog.tag(image.repository, image.reference)
             await self._catalog.keep_tag(image.repository, image.reference, TagFact(root.digest, time.time()))
         await (self._images.hold if is_attached(image.reference, root) else self._images.pin)([image])
-        return web.json_response({"image": str(image)})
+        return web.json_response({"image": str(image), "was": None if before is None else str(before.digest)})
 
     async def _arrived(self, text: str) -> Manifest:
         """A manifest that was brought in, whose blobs were too. Of an index, some platforms are enough."""
@@ -232,10 +234,7 @@ class Admin:
         if not manifest.is_index:
             missing = [one.digest for one in manifest.references if one.digest not in self._store]
             if missing:
-                raise ImageIncomplete(
-                    f"the manifest {digest} needs {missing[0]}, which is not here: bring in the earlier bundle "
-                    f"that has it"
-                )
+                raise ImageIncomplete(f"the manifest {digest} needs {missing[0]}, which is not here")
         return manifest
 
 

@@ -49,3 +49,14 @@ async def test_of_an_index_some_platforms_are_enough(tmp_path: Path) -> None:
     await succeeded("import", path, "--name", NAME, "--cache", tmp_path / "cache")
     (listed,) = json.loads((await succeeded("ls", "--json", "--cache", tmp_path / "cache")).out)
     assert listed["name"] == NAME
+
+
+async def test_a_layer_that_an_archive_lacks_is_in_no_earlier_bundle(tmp_path: Path) -> None:
+    """Only what was made with --since builds on one."""
+    path = layout(tmp_path / "layout", CHILD, OCI_MANIFEST)
+    (path / "blobs" / "sha256" / CHILD.blobs[-1].digest.partition(":")[2]).unlink()
+    said = await mirror_command("import", path, "--name", NAME, "--cache", tmp_path / "cache")
+    assert said.status == 1, said
+    assert said.err.endswith(
+        f"needs {CHILD.blobs[-1].digest}, which is not here: what was to be imported lacks it too\n"
+    )

@@ -80,7 +80,8 @@ async def test_a_week_and_the_next_are_carried_over(tmp_path: Path, registry: Re
     async with mirror(tmp_path / "run", "--cache", str(far), "--offline") as offline, Client.of(offline.url) as client:
         await pulled(client, first, "v1")
         await pulled(client, many, "many")
-        await succeeded("import", tmp_path / "week2.tar", "--cache", far)  # beside the running mirror
+        said = await succeeded("import", tmp_path / "week2.tar", "--cache", far)  # beside the running mirror
+        assert said.err == f"docker.io/{REPOSITORY}:v1: is here, now {second.digest}, was {first.digest}\n"
         await pulled(client, second, "v1")
         assert (await client.get(f"/v2/{REPOSITORY}/manifests/absent")).status == 404
 
@@ -138,7 +139,31 @@ async def test_a_broken_bundle_brings_nothing(tmp_path: Path, registry: Registry
         (tmp_path / f"{name}.tar").write_bytes(body)
         said = await mirror_command("import", tmp_path / f"{name}.tar", "--cache", tmp_path / name)
         assert said.status in {1, 2}, said
+        assert said.err.endswith((": copy the bundle again\n", "; copy it again\n")), said
         assert await names(tmp_path / name) == set()
+
+
+async def test_an_image_that_lost_its_tag_has_its_digest_for_a_name(tmp_path: Path, registry: Registry) -> None:
+    """By which it is listed, pinned and removed; what an older bundle moves back is told."""
+    old, new, cache = an_image(100), an_image(200), tmp_path / "cache"
+    for week, manifest in (("1", old), ("2", new)):
+        registry.publish(REPOSITORY, manifest, "v1")
+        await succeeded("warm", f"{REPOSITORY}:v1", *at(registry, tmp_path / "near"))
+        await succeeded("export", "-o", tmp_path / week, f"{REPOSITORY}:v1", "--cache", tmp_path / "near")
+    said = await mirror_command("import", tmp_path / "1", tmp_path / "2", "--name", "q:1", "--cache", cache)
+    assert said.status == 2, said
+    assert "--name is for the image of one bundle" in said.err
+    name = f"docker.io/{REPOSITORY}:v1"
+    said = await succeeded("import", *(tmp_path / week for week in "1212"), "--cache", cache)
+    forth, back = ((f"now {one.digest}, was {two.digest}") for one, two in ((new, old), (old, new)))
+    assert said.err.splitlines() == [
+        f"{name}: is here{moved}" for moved in ("", f", {forth}", f", {back}", f", {forth}")
+    ]
+    lost = f"docker.io/{REPOSITORY}@{old.digest}"
+    await succeeded("pin", lost, "--cache", cache)
+    assert lost in (await succeeded("ls", "--cache", cache)).out
+    await succeeded("rm", lost, "--cache", cache)
+    assert await names(cache) == {name}
 
 
 async def test_what_is_pinned_is_not_evicted_and_what_is_removed_is_gone(tmp_path: Path, registry: Registry) -> None:
