@@ -8,7 +8,7 @@ from dataclasses import replace
 from difflib import unified_diff
 from glob import glob
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -19,16 +19,29 @@ from mirror.errors import ClientConfigurationInvalid, ConfigurationInvalid
 from mirror.oci.names import canonical_upstream
 from mirror.placement import Placement
 
-ClientName = Literal["docker", "containerd", "podman", "buildkit", "k3s", "kaniko", "kubernetes"]
 
-_Name = Annotated[ClientName, typer.Argument(metavar="CLIENT", show_default=False)]
+def _client(name: str) -> Client:
+    if name not in CLIENTS:
+        raise typer.BadParameter(f"there is nothing for {name!r}; known are {', '.join(CLIENTS)}")
+    return CLIENTS[name]
+
+
+def _root(text: str) -> Path:
+    if not text or not Path(text).is_dir():
+        raise typer.BadParameter(f"{text!r} is no directory")
+    return Path(text)
+
+
+_Name = Annotated[Client, typer.Argument(metavar="CLIENT", parser=_client, show_default=False)]
 _Mirror = Annotated[
     str | None,
     typer.Option("--mirror", metavar="URL", help="The mirror, as the client reaches it (default: where it listens)."),
 ]
 _Write = Annotated[bool, typer.Option("--write", help="Write the file, merged with what it says now.")]
 _Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before writing.")]
-_Root = Annotated[Path, typer.Option(metavar="DIR", help="Write below this directory, such as an image's root.")]
+_Root = Annotated[
+    Path, typer.Option(metavar="DIR", parser=_root, help="Write below this directory, such as an image's root.")
+]
 
 
 def add_clients(app: typer.Typer) -> None:
@@ -54,9 +67,8 @@ def add_clients(app: typer.Typer) -> None:
         Exit status: 0 done, 1 nothing was written because you said no, 2 it could not be done; then nothing is changed.
         """
         with failures_told():
-            chosen = CLIENTS[client]
             mirrored = mirrored_by(read_settings(config, {}, upstream or []), mirror)
-            done = _write(chosen, mirrored, root, yes=yes) if write else _print(chosen, mirrored)
+            done = _write(client, mirrored, root, yes=yes) if write else _print(client, mirrored)
         if not done:
             raise typer.Exit(1)
 
@@ -72,7 +84,7 @@ def mirrored_by(settings: Settings, url: str | None) -> Mirrored:
     """
     default = settings.default_upstream
     return Mirrored(
-        Address.parse(url or settings.server.url),
+        Address.parse(settings.server.url if url is None else url),
         tuple(map(canonical_upstream, settings.upstreams)),
         default=None if default is None else canonical_upstream(default),
         has_users=settings.clients.users_file is not None,

@@ -24,6 +24,20 @@ VARIABLES = {
 }
 """Variables of flags, for the commands that have no such flag too: section and key of what each sets."""
 
+_SECTIONS = {"model_type", "model_attributes_type", "dict_type"}
+_WORDS = {
+    "tuple_type": 'it has to be a list, such as ["a", "b"]',
+    "list_type": 'it has to be a list, such as ["a", "b"]',
+    "string_type": "it has to be text, in quotes",
+    "path_type": "it has to be a path, in quotes",
+    "bool_type": "it has to be a boolean: true or false",
+    "bool_parsing": "it has to be a boolean: true or false",
+    "int_type": "it has to be an integer",
+    "int_parsing": "it has to be an integer",
+    "int_from_float": "it has to be an integer",
+    "missing": "it has to be set",
+}
+
 
 def read_settings(file: Path | None, flags: Mapping[str, Mapping[str, object]], upstreams: list[str]) -> Settings:
     """The settings in force.
@@ -134,7 +148,7 @@ def _explain(error: ValidationError, file: Path | None, *, section: str = "") ->
     lines = [] if file is None else [f"the configuration {file} can't be used:"]
     for fault in error.errors(include_url=False, include_context=False):
         path = ".".join(map(str, (section, *fault["loc"]) if section else fault["loc"])) or "settings"
-        message = fault["msg"].removeprefix("Value error, ")
+        message = _in_words(path, fault["type"], fault["msg"])
         if fault["type"] == "extra_forbidden":
             message = f"unknown key; known here: {', '.join(_keys_beside(fault['loc']))}"
         found = fault.get("input")
@@ -143,3 +157,11 @@ def _explain(error: ValidationError, file: Path | None, *, section: str = "") ->
         shown = f" (found {found!r})" if isinstance(found, str | int | float) and not secret else ""
         lines.append(f"{path}: {message}{shown}")
     return "\n  ".join(lines)
+
+
+def _in_words(path: str, kind: str, message: str) -> str:
+    """What is wrong with a value, for who knows TOML and not the classes behind it."""
+    if kind in _SECTIONS or path == "access":
+        section = "[[access]] for each rule" if path.startswith("access") else f"[{path}]"
+        return f"it is a section: write {section}, and its keys below that"
+    return _WORDS.get(kind) or message.removeprefix("Value error, ").replace("Input should be", "it has to be")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mirror.clients import CLIENTS
 from tests.real import images
 from tests.real.containerd import containerd
 from tests.real.docker import docker
@@ -214,10 +215,32 @@ async def test_what_reads_no_file_gets_none(tmp_path: Path, client: str) -> None
     assert "leave --write away" in said.errors
 
 
-async def test_an_address_that_is_none_is_refused() -> None:
-    """The message says how one is written."""
-    said = await told("docker", "--mirror", "mirror.lan:5000")
+@pytest.mark.parametrize("address", ["mirror.lan:5000", ""])
+async def test_an_address_that_is_none_is_refused(address: str) -> None:
+    """The message says how one is written. An empty one is no default: a variable was not set."""
+    said = await told("docker", "--mirror", address)
 
     assert said.code == 2
     assert "write http:// or https://" in said.errors
     assert said.output == ""
+
+
+@pytest.mark.parametrize("root", ["", "mistyped", "file"])
+async def test_a_root_that_is_no_directory_is_not_made(tmp_path: Path, root: str) -> None:
+    """Nothing would read what is written there."""
+    (tmp_path / "file").touch()
+    said = await told("docker", "--write", "--yes", "--root", str(tmp_path / root) if root else "")
+
+    assert said.code == 2
+    assert "--root" in said.errors
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+async def test_a_client_that_is_none_is_refused_in_plain_words() -> None:
+    """And those that there are, are named."""
+    said = await told("nosuch")
+
+    assert said.code == 2
+    assert "there is nothing for 'nosuch'" in said.errors
+    assert all(name in said.errors for name in CLIENTS)
+    assert "Value error" not in said.errors

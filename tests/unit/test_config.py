@@ -89,6 +89,30 @@ def test_nonsense_is_refused_with_path_and_finding(file: Path, path: tuple[str, 
     assert allowed.get(key, "60s") in message
 
 
+WRONG = {
+    "server = 1": "server: it is a section: write [server]",
+    "upstreams.x = 1": "upstreams.x: it is a section: write [upstreams.x]",
+    "access = 1": "access: it is a section: write [[access]] for each rule",
+    "access = [1]": "access.0: it is a section: write [[access]] for each rule",
+    '[[access]]\nallow = true\nusers = "a"': "access.0.users: it has to be a list",
+    "[[access]]\nusers = ['a']": "access.0.allow: it has to be set",
+    "[clients]\nusers_file = 1": "clients.users_file: it has to be a path, in quotes (found 1)",
+    "[server]\nlisten = 1": "server.listen: it has to be text, in quotes (found 1)",
+    "[server]\noffline = 'maybe'": "server.offline: it has to be a boolean: true or false (found 'maybe')",
+    "[log]\nlevel = 'x'": "log.level: it has to be 'debug', ",
+    "[limits]\nconnections = 1.5": "limits.connections: it has to be an integer (found 1.5)",
+    "[limits]\nconnections = 0": "limits.connections: it has to be greater than ",
+}
+
+
+@pytest.mark.parametrize(("text", "words"), WRONG.items())
+def test_a_fault_is_said_in_plain_words(file: Path, text: str, words: str) -> None:
+    """Whoever writes the file knows nothing of the classes that it is read into."""
+    message = said(file, text)
+    assert words in message
+    assert not re.search("Input|Settings|instance|tuple|pathlib|Value error|Field", message)
+
+
 @pytest.mark.parametrize("path", FEW, ids=".".join)
 def test_an_unknown_key_is_refused_with_its_path(file: Path, path: tuple[str, ...]) -> None:
     """Beside every key there is; the message names those."""
