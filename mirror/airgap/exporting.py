@@ -73,16 +73,17 @@ def check_apart(target: Path, earlier: Path) -> None:
     """That a bundle at *target* takes the place of nothing that belongs to the earlier one.
 
     Raises:
-        StorageFailed: it would: what the earlier one brought would be nowhere any more.
+        StorageFailed: it would: what the earlier one brought would be nowhere any more. Or that can't be known.
     """
     base = earlier.with_suffix("") if earlier.suffix == ".json" else earlier
-    for file in bundle_files(target):
-        for one in [earlier, *bundle_files(base)]:
-            if file.exists() and one.exists() and file.samefile(one):
-                raise StorageFailed(
-                    f"{file} can't be written: --since {earlier} builds on it, and it would be gone; "
-                    f"name another bundle with -o"
-                )
+    with storage_errors(f"{target} can't be written"):
+        for file in bundle_files(target):
+            for one in [earlier, *bundle_files(base)]:
+                if file.exists() and one.exists() and file.samefile(one):
+                    raise StorageFailed(
+                        f"{file} can't be written: --since {earlier} builds on it, and it would be gone; "
+                        f"name another bundle with -o"
+                    )
 
 
 async def export_bundle(

@@ -145,3 +145,15 @@ def test_what_can_not_be_read_is_said_to_be_that(tmp_path: Path) -> None:
             finally:
                 os.seteuid(0)
             closed.chmod(0o755)
+
+
+@pytest.mark.needs(root=True)
+def test_where_nothing_can_be_seen_nothing_is_written() -> None:
+    """It may hold what the bundle builds on."""
+    with TemporaryDirectory() as directory:
+        os.seteuid(65534)
+        try:
+            with pytest.raises(StorageFailed, match=r"can't be written: Permission denied"):
+                check_apart(Path(directory) / "b.tar", Path("week1.tar.json"))
+        finally:
+            os.seteuid(0)
