@@ -99,7 +99,7 @@ class Control:
         """Keeps blobs from eviction until the context ends."""
         async with self.lines("/hold", digests=list(map(str, digests))) as lines:
             if await anext(lines, None) is None:
-                raise StorageFailed(f"the mirror at {self._path} broke off")
+                raise StorageFailed(f"the mirror at {self._path} broke off: run the command again")
             yield
 
     async def put(self, digest: Digest, size: int, pieces: Callable[[], AsyncIterator[bytes]]) -> bool:
@@ -120,7 +120,9 @@ class Control:
         except aiohttp.ClientConnectorError as error:
             raise StorageFailed(f"no mirror answers at {self._path}: {error.os_error.strerror}") from error
         except (aiohttp.ClientError, json.JSONDecodeError) as error:
-            raise StorageFailed(f"the mirror at {self._path} broke off: {error}") from error
+            raise StorageFailed(
+                f"the mirror at {self._path} broke off: run the command again, it goes on from there"
+            ) from error
 
 
 async def _checked(response: aiohttp.ClientResponse) -> Any:  # noqa: ANN401

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from mirror.config import Settings
@@ -37,11 +39,17 @@ async def examine(settings: Settings, *, config: Path | None, root: Path) -> lis
 async def _examine_configuration(settings: Settings, config: Path | None) -> list[Finding]:
     """The files that it names; it was read itself, or there would be no settings."""
     found: list[Finding] = []
-    try:
-        Certificate.configured(settings.server, settings.clients)
-        async with door(settings.clients, settings.access):
-            pass
-    except MirrorError as error:
-        found.append(problem("configuration", str(error), "mend that file, or name another one"))
+    for opened in (_certificate(settings), door(settings.clients, settings.access)):
+        try:
+            async with opened:
+                pass
+        except MirrorError as error:  # each by itself: nobody wants to start, and read of the next one, time and again
+            found.append(problem("configuration", str(error), "mend that file, or name another one"))
     names = ", ".join(settings.upstreams)
     return found or [ok("configuration", f"{config or 'the defaults'}: upstreams {names}")]
+
+
+@asynccontextmanager
+async def _certificate(settings: Settings) -> AsyncIterator[None]:
+    Certificate.configured(settings.server, settings.clients)
+    yield

@@ -13,6 +13,7 @@ from tests.airgap.command import ended, going_on, interrupted, mirror_command, s
 from tests.fake.content import image
 from tests.fake.faults import Slow
 from tests.fake.registry import Registry
+from tests.real.mirror import launched
 
 COMPOSE = """
 services:
@@ -155,6 +156,28 @@ async def test_a_stopped_warming_goes_on_where_it_was(tmp_path: Path, registry: 
     (rest,) = [one for one in asked if large.blobs[1].digest in one.target]
     assert rest.range is not None
     assert int(rest.range.removeprefix("bytes=").partition("-")[0]) >= 200_000
+
+
+async def test_a_mirror_that_is_killed_under_a_warming_is_said(tmp_path: Path, registry: Registry) -> None:
+    """In words that say what to do next, and that does it."""
+    registry.publish("team/app", image(3_000_000), "v1")
+    registry.inject(Slow(1_000_000), "*/blobs/*")
+    cache = ("--cache", str(tmp_path / "cache"))
+    running = await launched(tmp_path / "run", *at(registry, tmp_path / "cache"))
+    try:
+        await running.serving()
+        async with going_on("warm", "team/app:v1", *cache) as program:
+            ingest = tmp_path / "cache" / "ingest"
+            await until(lambda: any(one.stat().st_size > 200_000 for one in ingest.glob("sha256-*")))
+            await running.program.kill()
+            said = await ended(program)
+    finally:
+        await running.program.kill()
+    assert said.status == 2, said
+    assert said.err.endswith("broke off: run the command again, it goes on from there\n"), said
+    assert "Error" not in said.err
+    registry.heal()
+    await succeeded("warm", "team/app:v1", *at(registry, tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -107,6 +107,20 @@ async def test_a_file_that_the_configuration_names_is_read(doctor: Doctor) -> No
     assert "/nowhere/users" in line
 
 
+async def test_each_file_that_the_configuration_names_is_read(doctor: Doctor) -> None:
+    """One that is not there hides no other one."""
+    files = "[server]\ncertificate_file = '/nowhere/cert'\nkey_file = '/nowhere/key'\n"
+    files += "[clients]\nusers_file = '/nowhere/users'\n"
+    said = await doctor.asked(upstreams("http://127.0.0.1:9") + files, "--offline")
+
+    assert said.code == 1
+    certificate, users = lines(said, "configuration")
+    assert certificate.startswith("problem")
+    assert "/nowhere/cert" in certificate
+    assert users.startswith("problem")
+    assert "/nowhere/users" in users
+
+
 async def test_offline_no_upstream_is_asked(doctor: Doctor) -> None:
     """Whoever has no network wants to hear of the rest."""
     async with Registry.running() as registry:
