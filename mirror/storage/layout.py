@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -87,6 +88,7 @@ class Layout:
         Raises:
             StorageFailed: another one is in, or the directory can't be made or written to.
         """
+        self._check_ours()
         with storage_errors(_UNUSABLE.format(self.root)):
             os.makedirs(self.ingests, exist_ok=True)
         try:
@@ -96,6 +98,22 @@ class Layout:
             yield
         finally:
             self._unlock()
+
+    def _check_ours(self) -> None:
+        """Leaves alone what lists images: a mirror lists none, and would evict what somebody keeps there.
+
+        Raises:
+            StorageFailed
+        """
+        try:
+            found: object = json.loads((self.root / "index.json").read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return
+        if isinstance(found, dict) and found.get("manifests") and not self.ingests.exists():
+            raise StorageFailed(
+                f"{self.root} is an image layout of another program's: choose another directory with --cache, and "
+                f"bring its images in with mirror import"
+            )
 
     def _make_way(self) -> None:
         """Removes old content from a disk that is so full that not even a start is possible, until it is."""

@@ -1,7 +1,7 @@
 """The ledger on disk: facts in diskcache, as JSON.
 
 Never as pickles: whoever can write to the cache directory could then run code in the mirror. diskcache's JSONDisk
-writes none but would still read one, so `_JsonOnly` refuses them.
+writes none but would still read one, so the database refuses them (see database).
 
 Keys:  tag <repository>:<tag>      [digest, checked]
        manifest <digest>           [media type, [digest referenced, …]]
@@ -16,41 +16,29 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import zlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import diskcache
 import structlog
-from diskcache.core import MODE_PICKLE
 
-from mirror.errors import DigestInvalid, StorageFailed, TagInvalid
+from mirror.errors import DigestInvalid, TagInvalid
 from mirror.log import Seldom
 from mirror.oci.digest import Digest
 from mirror.oci.images import Image
 from mirror.oci.names import Repository, Tag, parse_reference
 from mirror.policy import TagFact
 from mirror.storage import ManifestFact
+from mirror.storage.database import DAMAGE, identity_of, opened, opened_or_renewed, renewed
 
 _Result = TypeVar("_Result")
-_DAMAGE = (sqlite3.Error, zlib.error, OSError, EOFError, ValueError, TypeError, RecursionError, OverflowError)
-_BUSY_SECONDS = 10
-_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-_ENOUGH = 2**18  # bytes that an opening writes, at most
 _MOST_UNWRITTEN = 65_536  # rows, about 30 MiB; above it the oldest are forgotten
 _LATEST = 1e15  # seconds; what is written as later was written by nobody with a clock
 log = structlog.get_logger()
-
-
-class _JsonOnly(diskcache.JSONDisk):  # type: ignore[misc,no-any-unimported]  # diskcache has no types
-    def fetch(self, mode: int, filename: str | None, value: object, read: bool) -> object:
-        if mode == MODE_PICKLE:
-            raise ValueError("the ledger holds a pickle, which the mirror never writes")
-        return super().fetch(mode, filename, value, read)
 
 
 class DiskLedger:
@@ -62,7 +50,7 @@ class DiskLedger:
     def __init__(self, cache: Any, thread: ThreadPoolExecutor) -> None:  # noqa: ANN401 - diskcache has no types
         self._cache = cache
         self._thread = thread
-        self._identity = _identity(cache)
+        self._identity = identity_of(cache)
         self._damage: str | None = None
         self._unwritten: dict[str, object] = {}  # rows by key; None where one is to be deleted
         self._seldom = Seldom(log)
@@ -78,7 +66,7 @@ class DiskLedger:
         thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")  # one thread: SQLite has one writer anyway
         loop = asyncio.get_running_loop()
         try:
-            ledger = cls(await loop.run_in_executor(thread, _open_or_renew, path), thread)
+            ledger = cls(await loop.run_in_executor(thread, opened_or_renewed, path), thread)
             try:
                 yield ledger
             finally:
@@ -96,8 +84,8 @@ class DiskLedger:
         ledger = None
         try:
             if (path / "cache.db").exists():
-                with suppress(*_DAMAGE, diskcache.Timeout):
-                    ledger = cls(await loop.run_in_executor(thread, _open, path), thread)
+                with suppress(*DAMAGE, diskcache.Timeout):
+                    ledger = cls(await loop.run_in_executor(thread, opened, path), thread)
             yield ledger
         finally:
             if ledger is not None:
@@ -107,7 +95,7 @@ class DiskLedger:
     async def _run(self, call: Callable[[], _Result], otherwise: _Result, *, key: str) -> _Result:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, call)
-        except (*_DAMAGE, diskcache.Timeout) as error:
+        except (*DAMAGE, diskcache.Timeout) as error:
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
                 self._damage = str(error)
             self._seldom.warning("ledger_failed", str(error), key=key, error=str(error))
@@ -150,12 +138,12 @@ class DiskLedger:
         Raises:
             StorageFailed: it can't be.
         """
-        reason = self._damage or ("it is gone" if _identity(self._cache) != self._identity else None)
+        reason = self._damage or ("it is gone" if identity_of(self._cache) != self._identity else None)
         if reason is not None:
             self._cache = await asyncio.get_running_loop().run_in_executor(
-                self._thread, _renewed, Path(self._cache.directory), self._cache, reason
+                self._thread, renewed, Path(self._cache.directory), self._cache, reason
             )
-            self._identity, self._damage = _identity(self._cache), None
+            self._identity, self._damage = identity_of(self._cache), None
         await self._write_unwritten()
 
     async def is_whole(self) -> bool:
@@ -287,96 +275,6 @@ class DiskLedger:
             return True
 
         return await self._run(write, False, key="uses")
-
-
-def _open_or_renew(path: Path) -> Any:  # noqa: ANN401 - diskcache has no types
-    try:
-        return _open(path)
-    except _DAMAGE as error:
-        if not path.exists() or not _takes_more(path.parent) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY:
-            raise StorageFailed(f"the ledger {path} can't be opened: {error}; mend that first") from error
-        return _renewed(path, None, str(error))
-
-
-def _takes_more(directory: Path) -> bool:
-    """Whether what a ledger takes can be written here. Where not, it may be as whole as ever."""
-    probe = directory / "ledger.probe"
-    try:
-        probe.write_bytes(bytes(_ENOUGH))
-    except OSError:
-        return False
-    finally:
-        with suppress(OSError):
-            probe.unlink()
-    return True
-
-
-def _renewed(path: Path, cache: Any, reason: str) -> Any:  # noqa: ANN401 - diskcache has no types
-    """A new one in the place of what is at *path*, which is put aside."""
-    aside = path.with_name(f"{path.name}.damaged")
-    try:
-        if cache is not None:
-            cache.close()
-        if path.exists():
-            log.warning("ledger_damaged", path=str(path), put_aside=str(aside), error=reason)
-            _remove(aside)
-            path.rename(aside)
-        return _open(path)
-    except _DAMAGE as error:
-        raise StorageFailed(f"the ledger {path} is damaged ({reason}) and can't be renewed: {error}") from error
-
-
-def _identity(cache: Any) -> tuple[int, int] | None:  # noqa: ANN401 - diskcache has no types
-    """Which file the database is; None where there is none."""
-    with suppress(OSError):
-        found = (Path(cache.directory) / "cache.db").stat()
-        return found.st_dev, found.st_ino
-    return None
-
-
-def _open(path: Path) -> Any:  # noqa: ANN401 - diskcache has no types
-    _check(path)  # first: diskcache takes its own settings from the database, and fails in any way over damaged ones
-    try:
-        cache = diskcache.Cache(
-            str(path),
-            timeout=_BUSY_SECONDS,
-            disk=_JsonOnly,
-            eviction_policy="none",
-            cull_limit=0,
-            disk_min_file_size=2**24,  # rows stay in the database: a file beside it would be a second thing to sync
-            sqlite_synchronous=1,
-        )
-    except (AttributeError, LookupError) as error:
-        raise sqlite3.DatabaseError(f"its settings are none: {error}") from error
-    try:
-        cache.get("uses 00")
-    except BaseException:
-        cache.close()
-        raise
-    return cache
-
-
-def _check(path: Path) -> None:
-    """SQLite sees damage only where it reads; a ledger damaged elsewhere would fail, row by row, for ever.
-
-    Raises:
-        sqlite3.DatabaseError
-    """
-    if not (path / "cache.db").exists():
-        return
-    with closing(sqlite3.connect(path / "cache.db", timeout=_BUSY_SECONDS)) as database:
-        (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise sqlite3.DatabaseError(" ".join(str(verdict).split()))
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        for child in path.iterdir():
-            _remove(child)
-        path.rmdir()
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _manifest_row(fact: ManifestFact) -> list[object]:

@@ -43,6 +43,18 @@ async def test_a_promise_that_is_not_kept(tmp_path: Path, root: Manifest, media_
     assert json.loads((await succeeded("ls", "--json", "--cache", tmp_path / "cache")).out) == []
 
 
+@pytest.mark.parametrize("command", ["serve", "warm"])
+async def test_somebody_elses_layout_is_no_cache(tmp_path: Path, command: str) -> None:
+    """What it lists would be evicted one day; it is left as it is."""
+    path = layout(tmp_path / "layout", CHILD, OCI_MANIFEST)
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    images = ["quay.io/team/app:v1"] if command == "warm" else ["--listen", "127.0.0.1:0"]
+    said = await mirror_command(command, *images, "--cache", path)
+    assert said.status == 2, said
+    assert "mirror import" in said.err, said
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+
+
 async def test_of_an_index_some_platforms_are_enough(tmp_path: Path) -> None:
     """As skopeo writes them without --all."""
     path = layout(tmp_path / "layout", index(CHILD, image(2000)), OCI_INDEX, CHILD)
