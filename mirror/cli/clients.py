@@ -27,8 +27,8 @@ def _client(name: str) -> Client:
 
 
 def _root(text: str) -> Path:
-    if not text or not Path(text).is_dir():
-        raise typer.BadParameter(f"{text!r} is no directory")
+    if not text:
+        raise typer.BadParameter("'' is no directory")
     return Path(text)
 
 
@@ -67,6 +67,8 @@ def add_clients(app: typer.Typer) -> None:
         Exit status: 0 done, 1 nothing was written because you said no, 2 it could not be done; then nothing is changed.
         """
         with failures_told():
+            if not root.is_dir():
+                raise ConfigurationInvalid(f"--root: {str(root)!r} is no directory")
             mirrored = mirrored_by(read_settings(config, {}, upstream or []), mirror)
             done = _write(client, mirrored, root, yes=yes) if write else _print(client, mirrored)
         if not done:
