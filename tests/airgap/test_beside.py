@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.airgap.command import mirror_command, succeeded
+from tests.airgap.command import Said, mirror_command, succeeded
 from tests.fake.answers import Valve
 from tests.fake.content import Manifest, image
 from tests.fake.faults import Hold
@@ -46,6 +46,15 @@ async def pinned(registry: Registry, cache: Path, *sizes: int) -> list[Manifest]
     return images
 
 
+async def held(registry: Registry, cache: Path, manifest: Manifest, valve: Valve) -> asyncio.Task[Said]:
+    """A command that works in the cache until the valve is opened."""
+    registry.publish(REPOSITORY, manifest, "v1")
+    registry.inject(Hold(valve, at=100_000), f"*/blobs/{manifest.blobs[1].digest}")
+    warming = asyncio.create_task(mirror_command("warm", f"{REPOSITORY}:v1", *at(registry, cache)))
+    await valve.reached()
+    return warming
+
+
 async def test_a_smaller_limit_evicts_nothing_that_is_pinned(tmp_path: Path, registry: Registry) -> None:
     """Neither when a command looks at the cache, nor when a mirror starts; what is not pinned goes when it starts."""
     cache = tmp_path / "cache"
@@ -79,12 +88,8 @@ async def test_variables_count_for_every_command(tmp_path: Path, registry: Regis
 
 async def test_a_mirror_that_starts_waits_for_a_command(tmp_path: Path, registry: Registry) -> None:
     """A restart that meets a long import is no failure; one that meets another mirror is."""
-    cache, valve = tmp_path / "cache", Valve()
-    manifest = image(200_000)
-    registry.publish(REPOSITORY, manifest, "v1")
-    registry.inject(Hold(valve, at=100_000), f"*/blobs/{manifest.blobs[1].digest}")
-    warming = asyncio.create_task(mirror_command("warm", f"{REPOSITORY}:v1", *at(registry, cache)))
-    await valve.reached()
+    cache, valve, manifest = tmp_path / "cache", Valve(), image(200_000)
+    warming = await held(registry, cache, manifest, valve)
     waiting = await launched(tmp_path, upstreams={"docker.io": registry.url})
     try:
         await waiting.program.until(lambda: bool(waiting.events("waiting")))
@@ -106,12 +111,8 @@ async def test_a_mirror_that_starts_waits_for_a_command(tmp_path: Path, registry
 
 async def test_who_waits_for_a_command_can_be_stopped(tmp_path: Path, registry: Registry) -> None:
     """At once, and as if it had served."""
-    cache, valve = tmp_path / "cache", Valve()
-    manifest = image(200_000)
-    registry.publish(REPOSITORY, manifest, "v1")
-    registry.inject(Hold(valve, at=100_000), f"*/blobs/{manifest.blobs[1].digest}")
-    warming = asyncio.create_task(mirror_command("warm", f"{REPOSITORY}:v1", *at(registry, cache)))
-    await valve.reached()
+    cache, valve, manifest = tmp_path / "cache", Valve(), image(200_000)
+    warming = await held(registry, cache, manifest, valve)
     waiting = await launched(tmp_path, upstreams={"docker.io": registry.url})
     try:
         await waiting.program.until(lambda: bool(waiting.events("waiting")))
