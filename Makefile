@@ -36,6 +36,7 @@ bench: .venv/dev programs
 
 reference: .venv/dev
 	@$(BIN)/python -m tests.docs.reference
+	@$(BIN)/python -m tests.layers
 
 fuzz: .venv/dev programs
 	@$(BIN)/python -m tests.fuzz --count $(COUNT)

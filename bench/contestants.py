@@ -50,7 +50,7 @@ class Mirror(Contestant):
             *("--upstream", f"docker.io={upstream}"),
             *("--log-format", "json"),
         ]
-        return servers.running(command, folder / "mirror.log", listening_port)
+        return servers.running(command, folder / "mirror.observability.log", listening_port)
 
 
 class Nginx(Contestant):

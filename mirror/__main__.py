@@ -13,28 +13,29 @@ from typing import TypeVar
 import structlog
 import uvloop
 
-from mirror import log as events
+from mirror.admin.client import AdminClient
+from mirror.admin.server import administered
 from mirror.assembly import assembled_in_turn, controlled, registries_of
+from mirror.auth.login_throttle import FailedLoginLimiter
 from mirror.cli import command_line
-from mirror.cli.output import output_told
-from mirror.config import LogSettings, Settings
-from mirror.control import Control
+from mirror.cli.progress import Progress
+from mirror.cli.stdout import output_told
+from mirror.config import Settings
+from mirror.doctor import Finding, examine
 from mirror.errors import ConfigurationInvalid, MirrorError
-from mirror.examination import Finding, examine
-from mirror.guesses import Guesses
-from mirror.metrics import Metrics
+from mirror.maintenance.verify import CacheVerification, Findings
+from mirror.observability import log as events
+from mirror.observability.metrics import Metrics
 from mirror.oci.names import canonical_upstream
-from mirror.server.admin import administered
 from mirror.server.app import App
-from mirror.server.certificate import Certificate
-from mirror.server.door import door
+from mirror.server.auth import door
 from mirror.server.listener import listening
-from mirror.server.tenants import Tenants
+from mirror.server.tls import Certificate
+from mirror.server.token_service import TokenService
 from mirror.storage.layout import Layout
 from mirror.storage.ledger import DiskLedger
-from mirror.tenancy import Tenancy
+from mirror.upstream.client_authorization import ClientAuthorization
 from mirror.upstream.registry import Registry
-from mirror.verification import Findings, Verification
 
 _Result = TypeVar("_Result")
 _GARBAGE = 20_000  # objects between two collections; hits make many, and hardly any in circles
@@ -102,8 +103,9 @@ async def verify(settings: Settings, *, repair: bool, jobs: int) -> Findings:
     async with AsyncExitStack() as lifetimes:
         ledger = await lifetimes.enter_async_context(DiskLedger.beside(layout.ledger))
         registries = await lifetimes.enter_async_context(registries_of(settings, Metrics())) if repair else None
-        verification = Verification(layout, ledger, registries, jobs=jobs)
-        running = asyncio.create_task(verification.run())
+        verification = CacheVerification(layout, ledger, registries, jobs=jobs)
+        progress = lifetimes.enter_context(Progress("verifying", 0))
+        running = asyncio.create_task(verification.run(progress))
 
         def stop() -> None:
             verification.stop()
@@ -136,7 +138,9 @@ def _reload(reloads: Iterable[Callable[[], None]]) -> None:
         log.info("reloaded")
 
 
-async def _tenants(lifetimes: AsyncExitStack, settings: Settings, registries: Mapping[str, Registry]) -> Tenants | None:
+async def _tenants(
+    lifetimes: AsyncExitStack, settings: Settings, registries: Mapping[str, Registry]
+) -> TokenService | None:
     """The clients of upstreams that decide themselves who may pull; None where none does."""
     passing = [canonical_upstream(name) for name, one in settings.upstreams.items() if one.client_auth == "passthrough"]
     if not passing:
@@ -146,17 +150,17 @@ async def _tenants(lifetimes: AsyncExitStack, settings: Settings, registries: Ma
             f'upstreams.{passing[0]!r}: client_auth = "passthrough" asks upstream who may pull, and offline nobody '
             f'is asked: set client_auth = "mirror" (everybody may), or take --offline away'
         )
-    tenancy = Tenancy(
+    tenancy = ClientAuthorization(
         {name: registries[name] for name in passing},
         verdict_for=settings.clients.verdict_for,
         refusal_for=settings.tags.missing_for,
     )
     default = canonical_upstream(settings.default_upstream or passing[0])
     named = default if default in passing else passing[0]
-    return Tenants(await lifetimes.enter_async_context(tenancy), Guesses(), named)
+    return TokenService(await lifetimes.enter_async_context(tenancy), FailedLoginLimiter(), named)
 
 
-async def ask(settings: Settings, job: Callable[[Control], Awaitable[_Result]]) -> _Result:
+async def ask(settings: Settings, job: Callable[[AdminClient], Awaitable[_Result]]) -> _Result:
     """Does *job* with the mirror that holds the cache.
 
     Raises:
@@ -170,26 +174,26 @@ class _Programs:
     """What the commands do; each in a loop of its own."""
 
     def serve(self, settings: Settings, /) -> None:
-        events.configure(settings.log)
+        events.configure(level=settings.log.level, format=settings.log.format)
         gc.disable()  # until all is loaded: with 100,000 blobs a fifth of the start would go into looking for garbage
         uvloop.run(serve(settings))
 
     def verify(self, settings: Settings, /, *, repair: bool, jobs: int) -> Findings:
-        events.configure(_quiet(settings.log))
+        _log_errors_only(settings)
         return uvloop.run(verify(settings, repair=repair, jobs=jobs))
 
     def examine(self, settings: Settings, /, *, config: Path | None, root: Path) -> list[Finding]:
-        events.configure(_quiet(settings.log))
+        _log_errors_only(settings)
         return uvloop.run(examine(settings, config=config, root=root))
 
-    def ask(self, settings: Settings, job: Callable[[Control], Awaitable[_Result]], /) -> _Result:
-        events.configure(_quiet(settings.log))
+    def ask(self, settings: Settings, job: Callable[[AdminClient], Awaitable[_Result]], /) -> _Result:
+        _log_errors_only(settings)
         return uvloop.run(ask(settings, job))
 
 
-def _quiet(settings: LogSettings) -> LogSettings:
-    """For commands that tell themselves what they find."""
-    return settings.model_copy(update={"level": "error"})
+def _log_errors_only(settings: Settings) -> None:
+    """Configure logging for a command, which prints its own results."""
+    events.configure(level="error", format=settings.log.format)
 
 
 def main() -> None:

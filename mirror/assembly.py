@@ -10,30 +10,30 @@ from dataclasses import dataclass
 
 import structlog
 
+from mirror.admin.client import AdminClient
+from mirror.admin.server import AdminServer, administered
+from mirror.catalog.catalog import Catalog
+from mirror.catalog.images import Images
 from mirror.config import Settings, UpstreamSettings
-from mirror.control import Control
-from mirror.downloads import Downloads
 from mirror.errors import StorageBusy
-from mirror.images import Images
-from mirror.metrics import Metrics
+from mirror.maintenance.rebuild_index import rebuild
+from mirror.maintenance.scrub import Scrub
+from mirror.maintenance.tasks import upkeep
+from mirror.observability.metrics import Metrics
 from mirror.oci.names import Upstreams, canonical_upstream
-from mirror.pulls import Pulls
-from mirror.server.admin import Admin, administered
-from mirror.storage.catalog import Catalog
+from mirror.primitives.fair_semaphore import FairSemaphore
+from mirror.pull.downloads import Downloads
+from mirror.pull.service import PullService
+from mirror.pull.warming import Warming
 from mirror.storage.disk import DiskStore
 from mirror.storage.layout import Layout
 from mirror.storage.ledger import DiskLedger
-from mirror.storage.rebuilding import rebuild
-from mirror.storage.scrub import Scrub
-from mirror.upkeep import upkeep
-from mirror.upstream.allowance import Allowance
-from mirror.upstream.authorizer import Authorizer
+from mirror.upstream.credentials.authorizer import Authorizer
+from mirror.upstream.credentials.keychain import Keychain
 from mirror.upstream.endpoint import Endpoint
-from mirror.upstream.keyring import Keyring
+from mirror.upstream.pull_quota import PullQuota
 from mirror.upstream.registry import Registry
 from mirror.upstream.session import Session
-from mirror.upstream.turns import Turns
-from mirror.warming import Warming
 
 _STARTING = 5.0  # seconds that a mirror may take from its lock to its answers
 _LOOK_AGAIN = 0.1  # seconds
@@ -43,18 +43,18 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class MirrorParts:
     """What serves, and what commands are answered from."""
 
     upstreams: Upstreams
     registries: Mapping[str, Registry]
     store: DiskStore
-    pulls: Pulls
-    admin: Admin
+    pulls: PullService
+    admin: AdminServer
 
 
 @asynccontextmanager
-async def assembled(settings: Settings, metrics: Metrics, *, serving: bool) -> AsyncIterator[Parts]:
+async def assembled(settings: Settings, metrics: Metrics, *, serving: bool) -> AsyncIterator[MirrorParts]:
     """The parts of the one mirror of a cache directory, until the context ends.
 
     Args:
@@ -73,7 +73,7 @@ async def assembled(settings: Settings, metrics: Metrics, *, serving: bool) -> A
         downloads = await lifetimes.enter_async_context(Downloads(store, metrics))
         catalog = Catalog(store, ledger)
         pulls = await lifetimes.enter_async_context(
-            Pulls(
+            PullService(
                 registries,
                 store,
                 catalog,
@@ -92,12 +92,12 @@ async def assembled(settings: Settings, metrics: Metrics, *, serving: bool) -> A
             await rebuild(store, layout, ledger)
         log.info("store_opened", path=str(settings.cache.path), blobs=len(store), bytes=store.occupied)
         upstreams = Upstreams(settings.upstreams, default=settings.default_upstream)
-        admin = Admin(upstreams, images, Warming(pulls), store, catalog, serving=serving)
-        yield Parts(upstreams, registries, store, pulls, admin)
+        admin = AdminServer(upstreams, images, Warming(pulls), store, catalog, serving=serving)
+        yield MirrorParts(upstreams, registries, store, pulls, admin)
 
 
 @asynccontextmanager
-async def controlled(settings: Settings) -> AsyncIterator[Control]:
+async def controlled(settings: Settings) -> AsyncIterator[AdminClient]:
     """The way to the mirror that holds the cache: to one that runs, or to one made for as long as the context lasts.
 
     Raises:
@@ -106,7 +106,7 @@ async def controlled(settings: Settings) -> AsyncIterator[Control]:
     path = Layout(settings.cache.path).control
     until = time.monotonic() + _STARTING
     async with AsyncExitStack() as lifetimes:
-        while not await Control.answers(path):
+        while not await AdminClient.answers(path):
             try:
                 parts = await lifetimes.enter_async_context(assembled(settings, Metrics(), serving=False))
                 await lifetimes.enter_async_context(administered(parts.admin, path))
@@ -115,11 +115,13 @@ async def controlled(settings: Settings) -> AsyncIterator[Control]:
                 if time.monotonic() > until:
                     raise
                 await asyncio.sleep(_LOOK_AGAIN)  # perhaps one is starting, and holds the lock, but does not answer yet
-        yield await lifetimes.enter_async_context(Control.at(path))
+        yield await lifetimes.enter_async_context(AdminClient.at(path))
 
 
 @asynccontextmanager
-async def assembled_in_turn(settings: Settings, metrics: Metrics, stop: asyncio.Event) -> AsyncIterator[Parts | None]:
+async def assembled_in_turn(
+    settings: Settings, metrics: Metrics, stop: asyncio.Event
+) -> AsyncIterator[MirrorParts | None]:
     """The parts of the mirror that serves, once no command works in its cache; None when told to *stop* before.
 
     Raises:
@@ -133,7 +135,7 @@ async def assembled_in_turn(settings: Settings, metrics: Metrics, stop: asyncio.
             try:
                 parts = await lifetimes.enter_async_context(assembled(settings, metrics, serving=True))
             except StorageBusy:
-                serves = await Control.serves(path)
+                serves = await AdminClient.serves(path)
                 if serves or (serves is None and time.monotonic() > until):
                     raise
                 if serves is False:
@@ -149,7 +151,7 @@ async def assembled_in_turn(settings: Settings, metrics: Metrics, stop: asyncio.
 async def registries_of(settings: Settings, metrics: Metrics) -> AsyncIterator[Mapping[str, Registry]]:
     """The ways to all upstreams, by their names."""
     async with AsyncExitStack() as lifetimes:
-        keyring = await lifetimes.enter_async_context(Keyring(settings.credentials))
+        keyring = await lifetimes.enter_async_context(Keychain(settings.credentials))
         yield {
             canonical_upstream(name): await lifetimes.enter_async_context(
                 _registry(canonical_upstream(name), upstream, keyring, settings, metrics)
@@ -160,7 +162,7 @@ async def registries_of(settings: Settings, metrics: Metrics) -> AsyncIterator[M
 
 @asynccontextmanager
 async def _registry(
-    name: str, upstream: UpstreamSettings, keyring: Keyring, settings: Settings, metrics: Metrics
+    name: str, upstream: UpstreamSettings, keyring: Keychain, settings: Settings, metrics: Metrics
 ) -> AsyncIterator[Registry]:
     timeouts = settings.timeouts
     async with Session.opened(name, upstream, timeouts, metrics) as session:
@@ -175,7 +177,7 @@ async def _registry(
             )
             for url in upstream.addresses
         ]
-        allowance = Allowance(name, settings.tags, metrics)
-        turns = Turns(upstream.connections)
+        allowance = PullQuota(name, settings.tags, metrics)
+        turns = FairSemaphore(upstream.connections)
         async with Registry(name, endpoints, allowance, turns, timeouts=timeouts, metrics=metrics) as registry:
             yield registry

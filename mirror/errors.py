@@ -137,7 +137,7 @@ class Denied(MirrorError):
     code, status = "DENIED", 403
 
 
-class LoginsPending(MirrorError):
+class TooManyLogins(MirrorError):
     """A login can't be checked now: too many others are. 503: clients go elsewhere, or ask again."""
 
     code, status = "TOOMANYREQUESTS", 503
@@ -207,7 +207,7 @@ class UpstreamThrottled(UpstreamError):
     code, status = "TOOMANYREQUESTS", 503
 
 
-class PathThrottled(UpstreamThrottled):
+class UpstreamThrottledByPath(UpstreamThrottled):
     """The same for a client that named the upstream in the path, and so has nowhere to fall back to."""
 
     status = 429
@@ -219,24 +219,36 @@ class UpstreamUnavailable(UpstreamError):
     code, status = "UNAVAILABLE", 503
 
 
-class ElsewhereUnavailable(UpstreamUnavailable):
+class RedirectTargetUnavailable(UpstreamUnavailable):
     """A host that upstream sends to failed: a storage, a token service. Upstream itself may be well."""
 
 
-class UpstreamSilent(UpstreamUnavailable):
+class UpstreamTimeout(UpstreamUnavailable):
     """Upstream took longer than the configured time for its first byte."""
 
     status = 504
 
 
-class UpstreamCut(UpstreamUnavailable):
+class UpstreamDisconnected(UpstreamUnavailable):
     """A body ended before its end; what arrived is good, and the rest can be asked for."""
 
 
-class UpstreamCorrupt(UpstreamError):
-    """Bytes that do not have the size or the digest they were asked for by."""
+class IntegrityError(UpstreamError):
+    """Content is not what its descriptor says, or an answer is not what the specification defines."""
 
     code, status = "UNKNOWN", 502
+
+
+class DigestMismatch(IntegrityError):
+    """Content does not have the digest by which it was requested."""
+
+
+class SizeMismatch(IntegrityError):
+    """Content does not have the size that its descriptor or its upstream announced."""
+
+
+class UpstreamMalformed(IntegrityError):
+    """The upstream's answer breaks the distribution specification or HTTP."""
 
 
 # What went wrong here.
@@ -252,9 +264,9 @@ class StorageBusy(StorageFailed):
     """Another mirror has the cache directory."""
 
 
-class NoRoom(StorageFailed):
+class NoSpace(StorageFailed):
     """The blob can't be stored within max_size and min_free; it can still be passed through."""
 
 
-class DiskFull(NoRoom):
+class DiskFull(NoSpace):
     """The disk, or a quota on it, has no room, whatever max_size and min_free say."""

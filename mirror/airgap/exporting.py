@@ -8,18 +8,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from mirror.airgap.archives import content, opened
+from mirror.admin.client import AdminClient
+from mirror.airgap.archive import content, opened
+from mirror.airgap.bundle_files import bundle_files
+from mirror.airgap.bundle_writer import write_bundle
 from mirror.airgap.contents import LARGEST, CarriedBlob, CarriedImage, Contents
-from mirror.airgap.files import bundle_files
-from mirror.airgap.writing import write_bundle
-from mirror.control import Control
 from mirror.errors import BundleInvalid, ImageIncomplete, StorageFailed
 from mirror.oci.digest import Digest
 from mirror.storage.layout import Layout, storage_errors
 
 
 async def contents_of(
-    control: Control, images: Sequence[str], *, which: str | None, known: frozenset[Digest] = frozenset()
+    control: AdminClient, images: Sequence[str], *, which: str | None, known: frozenset[Digest] = frozenset()
 ) -> Contents:
     """What a bundle of these images holds.
 
@@ -87,7 +87,7 @@ def check_apart(target: Path, earlier: Path) -> None:
 
 
 async def export_bundle(
-    control: Control,
+    control: AdminClient,
     cache: Path,
     contents: Contents,
     target: Path,

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from mirror.airgap.archives import opened
+from mirror.admin.client import AdminClient
+from mirror.airgap.archive import opened
+from mirror.airgap.bundle_reader import Bundle, read_bundle
 from mirror.airgap.contents import CarriedImage
-from mirror.airgap.reading import Bundle, read_bundle
-from mirror.airgap.unpacking import Place
-from mirror.control import Control
-from mirror.errors import BundleInvalid, ImageIncomplete, MirrorError, UpstreamCorrupt
+from mirror.airgap.unpack import UnpackDirectory
+from mirror.errors import BundleInvalid, ImageIncomplete, IntegrityError, MirrorError
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 
@@ -40,10 +40,10 @@ class Imported:
 
 async def import_bundle(
     path: Path,
-    control: Control,
+    control: AdminClient,
     *,
     name: str | None = None,
-    place: Place | None = None,
+    place: UnpackDirectory | None = None,
     expected: Callable[[int], None] = lambda _: None,
     advanced: Callable[[int], None] = lambda _: None,
 ) -> AsyncIterator[Imported]:
@@ -84,7 +84,7 @@ async def import_bundle(
 
 def _with_cure(failure: MirrorError, bundle: Bundle) -> MirrorError:
     cures = {
-        UpstreamCorrupt.__name__: "copy the bundle again",
+        IntegrityError.__name__: "copy the bundle again",
         ImageIncomplete.__name__: (
             "bring in the earlier bundle that has it" if bundle.builds_on else "what was to be imported lacks it too"
         ),
@@ -114,7 +114,7 @@ def _named(images: tuple[CarriedImage, ...], name: str | None) -> Iterator[Carri
 
 
 async def _bring(
-    bundle: Bundle, image: CarriedImage, control: Control, brought: set[Digest], advanced: Callable[[int], None]
+    bundle: Bundle, image: CarriedImage, control: AdminClient, brought: set[Digest], advanced: Callable[[int], None]
 ) -> Digest | None:
     """What the image's name stood for."""
     manifests = await asyncio.to_thread(lambda: list(_manifests(bundle, image.digest, image.media_type)))

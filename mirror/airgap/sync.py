@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from mirror.airgap.lists import images_in
+from mirror.airgap.image_lists import images_in
 from mirror.airgap.schedule import Schedule, parse_schedule
 from mirror.config.quantities import Size
 from mirror.errors import ListInvalid, MirrorError

@@ -8,15 +8,15 @@ from typing import Annotated
 
 import typer
 
-from mirror.cli.carrying import add_carrying
-from mirror.cli.clients import add_clients
+from mirror.cli.bundles import add_carrying
+from mirror.cli.client_config import add_clients
 from mirror.cli.doctor import add_doctor
-from mirror.cli.keeping import add_keeping
+from mirror.cli.environment import check_variables
+from mirror.cli.images import add_keeping
 from mirror.cli.options import failures_told
 from mirror.cli.programs import Programs
-from mirror.cli.serving import add_serving
-from mirror.cli.variables import check_variables
-from mirror.cli.warming import add_warming
+from mirror.cli.serve import add_serving
+from mirror.cli.warm import add_warming
 
 
 def _say_version(asked: bool) -> None:

@@ -22,8 +22,8 @@ from mirror.cli.options import (
 )
 from mirror.cli.programs import Programs
 from mirror.config import read_settings
+from mirror.doctor import Finding, Verdict, problem, worst
 from mirror.errors import ConfigurationInvalid
-from mirror.examination import Finding, Verdict, problem, worst
 
 _Json = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 _Root = Annotated[Path, typer.Option(metavar="DIR", help="Look for the clients' files below this directory.")]

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from mirror.admin.client import AdminClient
 from mirror.config import Settings
-from mirror.control import Control
-from mirror.examination import Finding
-from mirror.verification import Findings
+from mirror.doctor import Finding
+from mirror.maintenance.verify import Findings
 
 _Result = TypeVar("_Result")
 
@@ -26,5 +26,5 @@ class Programs(Protocol):
     def examine(self, settings: Settings, /, *, config: Path | None, root: Path) -> list[Finding]:
         """Looks whether all is there that the mirror needs."""
 
-    def ask(self, settings: Settings, job: Callable[[Control], Awaitable[_Result]], /) -> _Result:
+    def ask(self, settings: Settings, job: Callable[[AdminClient], Awaitable[_Result]], /) -> _Result:
         """Does *job* with the mirror that holds the cache: one that runs, or one for as long as this takes."""

@@ -4,8 +4,8 @@ One frozen section for each part, checked once at the start. A key that is unkno
 stops the start, with the key's path, what was found and what is allowed.
 """
 
+from mirror.config.loader import read_settings
 from mirror.config.quantities import parse_duration, parse_size
-from mirror.config.reading import read_settings
 from mirror.config.sections import (
     DEFAULT_UPSTREAMS,
     AccessRule,

@@ -13,6 +13,7 @@ _UNITS = {"": 1, "B": 1} | {
     for power, letter in enumerate("KMGT", start=1)
     for name, base in ((f"{letter}B", 1000), (f"{letter}iB", 1024))
 }
+_BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _QUANTITY = re.compile(r"([0-9]{1,24}(?:\.[0-9]{1,24})?)\s*([A-Za-z]*)")
 _FOREVER = 1e15  # seconds; no clock counts further
@@ -42,3 +43,17 @@ def parse_duration(value: object) -> float:
 
 Size = Annotated[int, BeforeValidator(parse_size)]
 Duration = Annotated[float, BeforeValidator(parse_duration)]
+
+
+def format_size(size: float) -> str:
+    """Return bytes for people: `3.2 GiB`."""
+    power = 0
+    while size >= 1024 and power < len(_BINARY_UNITS) - 1:
+        size /= 1024
+        power += 1
+    return f"{size:.1f} {_BINARY_UNITS[power]}" if power else f"{int(size)} B"
+
+
+def format_count(number: int, noun: str) -> str:
+    """Return a count with its noun: `1 image`, `2 images`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

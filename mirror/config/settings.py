@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from mirror.access import can_match
+from mirror.auth.rules import can_match
 from mirror.config.sections import (
     AccessRule,
     CacheSettings,

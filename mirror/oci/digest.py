@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mirror.errors import DigestInvalid, UpstreamCorrupt
+from mirror.errors import DigestInvalid, DigestMismatch, SizeMismatch
 
 ALGORITHMS = ("sha256", "sha512")
 _DIGEST = re.compile(r"(sha256):([0-9a-f]{64})|(sha512):([0-9a-f]{128})")
@@ -80,17 +80,17 @@ class Verifier:
             size: bytes that were announced; None where nobody announced any.
 
         Raises:
-            UpstreamCorrupt: the size or the digest is another.
+            SizeMismatch, DigestMismatch: the content has another size or digest.
         """
         if size is not None and self.size != size:
-            raise UpstreamCorrupt(
+            raise SizeMismatch(
                 f"{self._digest} came with {self.size} bytes where {size} were announced; it is not kept",
                 digest=str(self._digest),
                 bytes=self.size,
                 announced=size,
             )
         if not self.is_complete:
-            raise UpstreamCorrupt(
+            raise DigestMismatch(
                 f"the bytes that came for {self._digest} have the digest "
                 f"{self._digest.algorithm}:{self._hash.hexdigest()}; they are not kept",
                 digest=str(self._digest),

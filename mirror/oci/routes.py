@@ -24,7 +24,7 @@ _USERINFO = re.compile(r"//[^/?#]*@")  # of a target in absolute form (RFC 9112,
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RequestedRepository:
     """How a client named a repository: what errors and links must be true to."""
 
     repository: Repository
@@ -40,25 +40,25 @@ class Api:
 
 @dataclass(frozen=True, slots=True)
 class ManifestRoute:
-    asked: Asked
+    asked: RequestedRepository
     reference: Reference
 
 
 @dataclass(frozen=True, slots=True)
 class BlobRoute:
-    asked: Asked
+    asked: RequestedRepository
     digest: Digest
 
 
 @dataclass(frozen=True, slots=True)
 class TagsRoute:
-    asked: Asked
+    asked: RequestedRepository
     query: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ReferrersRoute:
-    asked: Asked
+    asked: RequestedRepository
     digest: Digest
     query: tuple[tuple[str, str], ...]
 
@@ -119,7 +119,7 @@ def parse_route(target: str, upstreams: Upstreams) -> Route:
 
 
 def _parse_endpoint(rest: str, path: str, ns: str | None, query: str, upstreams: Upstreams, *, prefix: str) -> Route:
-    def asked(name: str, ending: int) -> Asked:
+    def asked(name: str, ending: int) -> RequestedRepository:
         repository, by_path = upstreams.repository(name, ns=ns)
         if prefix and not by_path:
             raise NameUnknown(
@@ -127,7 +127,7 @@ def _parse_endpoint(rest: str, path: str, ns: str | None, query: str, upstreams:
                 f"/v2/<upstream>/<name>",
                 prefix=shown(prefix, 80),
             )
-        return Asked(repository, path[: len(path) - ending], ns if upstreams.knows(ns) else None, by_path)
+        return RequestedRepository(repository, path[: len(path) - ending], ns if upstreams.knows(ns) else None, by_path)
 
     if rest.endswith(_LAST_TAGS):
         return TagsRoute(asked(rest.removesuffix(_LAST_TAGS), len(_LAST_TAGS)), _own(query))

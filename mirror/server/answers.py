@@ -5,25 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from mirror.errors import MethodUnsupported, MirrorError, RangeUnsatisfiable, Unauthorized
+from mirror.errors import (
+    MethodUnsupported,
+    MirrorError,
+    RangeUnsatisfiable,
+    Unauthorized,
+    UpstreamThrottled,
+    UpstreamThrottledByPath,
+)
 from mirror.oci.digest import Digest
 from mirror.oci.ranges import Span
-from mirror.oci.routes import Asked
-from mirror.outcomes import ManifestPull, Outcome
-from mirror.server.wire import Headers
+from mirror.oci.routes import RequestedRepository
+from mirror.pull.results import CacheOutcome, ManifestResult
+from mirror.server.response import Headers
 
 _CACHE_STATUS = {
-    Outcome.HIT: "mirror; hit",
-    Outcome.STORED: "mirror; fwd=uri-miss; stored",
-    Outcome.COLLAPSED: "mirror; fwd=uri-miss; collapsed",
-    Outcome.PASSED: "mirror; fwd=uri-miss",
-    Outcome.STALE: "mirror; fwd=stale; detail=unconfirmed",
+    CacheOutcome.HIT: "mirror; hit",
+    CacheOutcome.STORED: "mirror; fwd=uri-miss; stored",
+    CacheOutcome.COLLAPSED: "mirror; fwd=uri-miss; collapsed",
+    CacheOutcome.PASSED: "mirror; fwd=uri-miss",
+    CacheOutcome.STALE: "mirror; fwd=stale; detail=unconfirmed",
 }
 _API = ("Docker-Distribution-Api-Version", "registry/2.0")
 _DEFAULT_RETRY = 5  # seconds
 
 
-def content_headers(asked: Asked, digest: Digest, media_type: str, size: int | None, outcome: Outcome) -> Headers:
+def content_headers(
+    asked: RequestedRepository, digest: Digest, media_type: str, size: int | None, outcome: CacheOutcome
+) -> Headers:
     """What every manifest and blob is sent with, for GET and HEAD alike. *size* None: nobody knows it."""
     yield "Content-Type", media_type
     if size is not None:
@@ -36,7 +45,7 @@ def content_headers(asked: Asked, digest: Digest, media_type: str, size: int | N
         yield "OCI-Namespace", asked.ns
 
 
-def manifest_headers(asked: Asked, pull: ManifestPull) -> Headers:
+def manifest_headers(asked: RequestedRepository, pull: ManifestResult) -> Headers:
     head = pull.head
     yield from content_headers(asked, head.digest, head.media_type or "", head.size, pull.outcome)
     yield from staleness(pull.failure, pull.age)
@@ -56,21 +65,23 @@ def staleness(failure: MirrorError | None, age: int | None) -> Headers:
         yield "Warning", f'299 - "{_quotable(str(failure))}; served as it was {age} s ago"'
 
 
-def cache_status(outcome: Outcome) -> tuple[str, str]:
+def cache_status(outcome: CacheOutcome) -> tuple[str, str]:
     return "Cache-Status", _CACHE_STATUS[outcome]
 
 
-def blob_headers(asked: Asked, digest: Digest, size: int | None, outcome: Outcome) -> Headers:
+def blob_headers(asked: RequestedRepository, digest: Digest, size: int | None, outcome: CacheOutcome) -> Headers:
     yield from content_headers(asked, digest, "application/octet-stream", size, outcome)
     yield "Accept-Ranges", "bytes"
 
 
-def part_headers(asked: Asked, digest: Digest, span: Span, size: int, outcome: Outcome) -> Headers:
+def part_headers(asked: RequestedRepository, digest: Digest, span: Span, size: int, outcome: CacheOutcome) -> Headers:
     yield from blob_headers(asked, digest, len(span), outcome)
     yield "Content-Range", span.content_range(size)
 
 
-def multipart_headers(asked: Asked, digest: Digest, boundary: str, length: int, outcome: Outcome) -> Headers:
+def multipart_headers(
+    asked: RequestedRepository, digest: Digest, boundary: str, length: int, outcome: CacheOutcome
+) -> Headers:
     for name, value in blob_headers(asked, digest, length, outcome):
         yield name, f"multipart/byteranges; boundary={boundary}" if name == "Content-Type" else value
 
@@ -81,6 +92,16 @@ def part_opening(boundary: str, span: Span, size: int, *, first: bool) -> bytes:
         f"--{boundary}\r\nContent-Type: application/octet-stream\r\nContent-Range: {span.content_range(size)}\r\n\r\n"
     )
     return (opening if first else "\r\n" + opening).encode()
+
+
+def for_client(failure: MirrorError, *, by_path: bool) -> MirrorError:
+    """Return *failure* as this client should see it.
+
+    A client that named the upstream in the path has no other registry to fall back to, so it is told to wait (429).
+    """
+    if by_path and isinstance(failure, UpstreamThrottled):
+        return UpstreamThrottledByPath(str(failure), retry_after=failure.retry_after, **failure.detail)
+    return failure
 
 
 def error_answer(failure: MirrorError) -> tuple[int, Headers, bytes]:

@@ -12,9 +12,9 @@ from typing import assert_never
 import structlog
 from aiohttp import web
 
-from mirror.access import ANYBODY, Caller
+from mirror.auth.rules import ANYBODY, Caller
 from mirror.errors import MethodUnsupported, MirrorError, RouteUnknown
-from mirror.metrics import Metrics
+from mirror.observability.metrics import Metrics
 from mirror.oci.names import Upstreams
 from mirror.oci.routes import (
     Api,
@@ -28,18 +28,17 @@ from mirror.oci.routes import (
     parse_route,
     shown,
 )
-from mirror.policy import as_told_to
-from mirror.pulls import Pulls
-from mirror.server.answers import api_answer, error_answer
+from mirror.pull.service import PullService
+from mirror.server.access_log import LONGEST_TARGET, AccessLog
+from mirror.server.answers import api_answer, error_answer, for_client
+from mirror.server.auth import Authenticator
 from mirror.server.blobs import Blobs
-from mirror.server.door import Door
 from mirror.server.framing import check_framing
-from mirror.server.lists import Lists
+from mirror.server.listings import Listings
 from mirror.server.manifests import Manifests
-from mirror.server.record import LONGEST_TARGET, Record
-from mirror.server.tenants import Pulling, Tenants
-from mirror.server.wire import ClientGone, Headers, Sent, answer, render, sent, taken
-from mirror.storage.condition import Condition
+from mirror.server.response import ClientGone, Headers, Sent, answer, render, sent, taken
+from mirror.server.token_service import Pulling, TokenService
+from mirror.storage.disk_health import DiskHealth
 from mirror.upstream.registry import Registry
 
 _ROUTES = 8192  # request targets whose meaning is kept at hand
@@ -55,13 +54,13 @@ class App:
     def __init__(
         self,
         upstreams: Upstreams,
-        pulls: Pulls,
+        pulls: PullService,
         registries: Mapping[str, Registry],
         metrics: Metrics,
         *,
-        cache: Condition,
-        door: Door | None,
-        tenants: Tenants | None,
+        cache: DiskHealth,
+        door: Authenticator | None,
+        tenants: TokenService | None,
     ) -> None:
         """*tenants*: None where no upstream decides itself who may pull from it."""
         self._route = lru_cache(_ROUTES)(partial(parse_route, upstreams=upstreams))
@@ -69,12 +68,12 @@ class App:
         self._metrics = metrics
         self._cache = cache
         self._door = door
-        self._record = Record(metrics)
+        self._record = AccessLog(metrics)
         self._pulls = pulls
         self._tenants = tenants
         self._manifests = Manifests(self._record)
         self._blobs = Blobs(self._record)
-        self._lists = Lists(self._record)
+        self._listings = Listings(self._record)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers a request. Raises nothing but cancellation, which means that the client left."""
@@ -121,7 +120,7 @@ class App:
                 assert_never(route)
 
     async def _content(
-        self, request: web.BaseRequest, route: Pulling, pulls: Pulls, caller: Caller, started: float
+        self, request: web.BaseRequest, route: Pulling, pulls: PullService, caller: Caller, started: float
     ) -> Sent:
         match route:
             case ManifestRoute():
@@ -129,7 +128,7 @@ class App:
             case BlobRoute():
                 return await self._blobs.answer(request, route, pulls, caller, started)
             case _:
-                return await self._lists.answer(request, route, pulls, started)
+                return await self._listings.answer(request, route, pulls, started)
 
     async def _token(self, request: web.BaseRequest, route: TokenRoute) -> Sent:
         if self._tenants is None:
@@ -147,7 +146,7 @@ class App:
         self, request: web.BaseRequest, route: Route | None, caller: Caller, failure: MirrorError, started: float
     ) -> Sent:
         asked = getattr(route, "asked", None)
-        failure = as_told_to(failure, by_path=asked is not None and asked.by_path)
+        failure = for_client(failure, by_path=asked is not None and asked.by_path)
         self._record.failed(request, caller, failure, started)
         status, headers, body = error_answer(failure)
         try:

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 import structlog
 from aiohttp import web
 
-from mirror.access import Caller
+from mirror.auth.rules import Caller
 from mirror.errors import MirrorError
 from mirror.oci.digest import Digest
 from mirror.oci.ranges import Span, requested_spans
 from mirror.oci.routes import BlobRoute
-from mirror.outcomes import BlobPull, Stretch
-from mirror.pulls import Pulls
+from mirror.pull.results import BlobResult, FileSpan
+from mirror.pull.service import PullService
+from mirror.server.access_log import AccessLog
 from mirror.server.answers import blob_headers, is_known, multipart_headers, part_headers, part_opening
-from mirror.server.channels import Channel, channel_of
-from mirror.server.record import Record
-from mirror.server.wire import ClientGone, Sent, answer, not_modified, render, sent
+from mirror.server.response import ClientGone, Sent, answer, not_modified, render, sent
+from mirror.server.response_writer import ResponseWriter, writer_for
 
 log = structlog.get_logger()
 
@@ -39,11 +39,11 @@ class _Plan:
 class Blobs:
     """`/v2/<name>/blobs/<digest>`."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: AccessLog) -> None:
         self._record = record
 
     async def answer(
-        self, request: web.BaseRequest, route: BlobRoute, pulls: Pulls, caller: Caller, started: float
+        self, request: web.BaseRequest, route: BlobRoute, pulls: PullService, caller: Caller, started: float
     ) -> Sent:
         known = is_known(request.headers.getall("If-None-Match", ()), route.digest)
         if known or request.method == "HEAD":
@@ -65,13 +65,13 @@ class Blobs:
         self,
         request: web.BaseRequest,
         route: BlobRoute,
-        pull: BlobPull,
+        pull: BlobResult,
         plan: _Plan,
         caller: Caller,
         started: float,
     ) -> Sent:
         """Sends what is planned. A failure before the head is an error answer; one after it cuts the connection."""
-        channel = channel_of(request)
+        channel = writer_for(request)
         name = str(route.digest)
         outcome = pull.outcome.value
         reason: str | None = None
@@ -101,7 +101,7 @@ class Blobs:
         return sent(keep_alive=reason is None and request.keep_alive)
 
 
-def _plan(request: web.BaseRequest, route: BlobRoute, pull: BlobPull) -> _Plan:
+def _plan(request: web.BaseRequest, route: BlobRoute, pull: BlobResult) -> _Plan:
     asked, digest, size = route.asked, route.digest, pull.size
     spans = requested_spans(_range(request, digest), size)
     # Each part of what is only passed through would be a request to upstream.
@@ -124,7 +124,7 @@ def _range(request: web.BaseRequest, digest: Digest) -> str | None:
     return request.headers.get("Range") if condition in {None, f'"{digest}"'} else None
 
 
-async def _transmit(channel: Channel, pull: BlobPull, plan: _Plan, on_first_byte: Callable[[], None]) -> None:
+async def _transmit(channel: ResponseWriter, pull: BlobResult, plan: _Plan, on_first_byte: Callable[[], None]) -> None:
     for number, (opening, span) in enumerate(plan.parts):
         async with aclosing(pull.content(span)) as content:
             # No status line before there is a byte to follow it: nobody recovers from a 200 with nothing behind it.
@@ -139,7 +139,7 @@ async def _transmit(channel: Channel, pull: BlobPull, plan: _Plan, on_first_byte
     await channel.say(plan.ending)
 
 
-async def _send(channel: Channel, piece: Stretch | bytes) -> None:
+async def _send(channel: ResponseWriter, piece: FileSpan | bytes) -> None:
     if isinstance(piece, bytes):
         await channel.write(piece)
     else:

@@ -23,7 +23,7 @@ import structlog
 from aiohttp import web
 
 from mirror.config import LimitSettings
-from mirror.server.seldom import Seldom
+from mirror.observability.log import RateLimitedLog
 
 _receive = web.RequestHandler.data_received  # with each request: found once
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -54,13 +54,13 @@ class Connection(web.RequestHandler):
     Attributes:
         limits: what it may take.
         client: the address of the client's machine.
-        is_sealed: whether it speaks TLS, so that bytes must go through the transport.
+        is_tls: whether it speaks TLS, so that bytes must go through the transport.
         common_name: of the certificate that the client showed and one of the known authorities signed; or None.
     """
 
     __slots__ = (
         *("_ahead", "_begun", "_body", "_home", "_line", "_outlet", "_room"),
-        *("client", "common_name", "is_sealed", "limits"),
+        *("client", "common_name", "is_tls", "limits"),
     )
 
     def __init__(self, home: Connections, line: socket.socket, client: str) -> None:
@@ -79,7 +79,7 @@ class Connection(web.RequestHandler):
         )
         self.client = client
         self.common_name: str | None = None
-        self.is_sealed = False
+        self.is_tls = False
         self._home = home
         self._line = line
         self._outlet: asyncio.Transport | None = None  # also when aiohttp has closed it, until it is lost
@@ -157,8 +157,8 @@ class Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._outlet = cast(asyncio.Transport, transport)  # uvloop's are not of that class
-        self.is_sealed = transport.get_extra_info("ssl_object") is not None
-        if self.is_sealed:
+        self.is_tls = transport.get_extra_info("ssl_object") is not None
+        if self.is_tls:
             self._outlet.set_write_buffer_limits(high=1)
             self.common_name = _common_name(transport.get_extra_info("peercert"))
         super().connection_made(transport)
@@ -206,7 +206,7 @@ class Connection(web.RequestHandler):
 
         TLS knows no such thing here: its transport closes.
         """
-        stays = self._is_answering and not self.is_sealed
+        stays = self._is_answering and not self.is_tls
         if stays:
             self._close_when_answered()
         return stays
@@ -245,9 +245,7 @@ class Connections:
         )  # to be evicted, as they waited when that was sorted
         self._sort_after = 0.0
         self._now = asyncio.get_running_loop().time
-        self._full = Seldom(log.warning, "connections_full")
-        self._late = Seldom(log.info, "head_late")
-        self._flooded = Seldom(log.info, "head_too_large")
+        self._rate_limited_log = RateLimitedLog(log)
 
     def __len__(self) -> int:
         return len(self._all)
@@ -255,7 +253,7 @@ class Connections:
     def opened(self, line: socket.socket, client: str) -> Connection | None:
         """Takes a new one in; None where there are too many, and none that can go for it."""
         if len(self._all) >= self._most:
-            self._full(limit=self._most)
+            self._rate_limited_log.warning("connections_full", limit=self._most)
             if not self.evict():
                 return None
         connection = Connection(self, line, client)
@@ -269,7 +267,7 @@ class Connections:
 
     def too_much(self, connection: Connection) -> None:
         """It sent more before an answer than any request needs."""
-        self._flooded(client=connection.client)
+        self._rate_limited_log.info("head_too_large", client=connection.client)
         connection.drop()
 
     def evict(self) -> bool:
@@ -318,7 +316,7 @@ class Connections:
             if now - since > self.limits.idle:
                 self._see_off(connection, now)
         elif now - since > self.limits.head:
-            self._late(client=connection.client)
+            self._rate_limited_log.info("head_late", client=connection.client)
             connection.drop()
 
     def _see_off(self, connection: Connection, now: float) -> None:

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from mirror.errors import RequestMalformed, RequestTooLarge
 from mirror.server.answers import error_answer
-from mirror.server.wire import ClientGone, Sent, answer, render, sent
+from mirror.server.response import ClientGone, Sent, answer, render, sent
 
 _TOO_LONG = frozenset({"LineTooLong"})  # aiohttp's names
 log = structlog.get_logger()

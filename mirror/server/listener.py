@@ -12,13 +12,13 @@ import structlog
 
 from mirror.config import LimitSettings, ServerSettings
 from mirror.errors import ConfigurationInvalid
-from mirror.metrics import Metrics
+from mirror.observability.log import RateLimitedLog
+from mirror.observability.metrics import Metrics
 from mirror.server.app import App
-from mirror.server.certificate import Certificate
 from mirror.server.connections import Connection, Connections
-from mirror.server.descriptors import affordable, raise_limit
+from mirror.server.fds import affordable_connections, raise_limit
 from mirror.server.framing import malformed
-from mirror.server.seldom import Seldom
+from mirror.server.tls import Certificate
 
 _BACKLOG = 1024
 _AT_ONCE = 64  # connections to accept before anybody else has a turn
@@ -63,7 +63,7 @@ async def listening(
     Raises:
         ConfigurationInvalid: nobody can listen there.
     """
-    most = affordable(limits.connections, raise_limit())
+    most = affordable_connections(limits.connections, raise_limit())
     connections = Connections(app.handle, malformed, limits, most=most)
     metrics.connections.set_function(lambda: len(connections))
     metrics.connections_limit.set(most)
@@ -118,8 +118,7 @@ class Listener:
         self._connections = connections
         self._certificate = certificate
         self._arriving: set[asyncio.Task[None]] = set()
-        self._exhausted = Seldom(log.warning, "descriptors_exhausted")
-        self._failed = Seldom(log.info, "handshake_failed")
+        self._rate_limited_log = RateLimitedLog(log)
         for listener in sockets:
             self._loop.add_reader(listener, self._accept, listener)
 
@@ -150,7 +149,7 @@ class Listener:
 
     def _take_a_breath(self, listener: socket.socket, error: OSError) -> None:
         """The connection stays where it is, and would be told of again at once, and again."""
-        self._exhausted(reason=error.strerror or str(error))
+        self._rate_limited_log.warning("descriptors_exhausted", reason=error.strerror or str(error))
         self._connections.evict()
         self._loop.remove_reader(listener)
         self._loop.call_later(_BREATH, self._go_on, listener)
@@ -178,7 +177,7 @@ class Listener:
         except OSError as error:  # ssl.SSLError too
             if self._certificate is not None:
                 reason = getattr(error, "reason", None) or str(error) or type(error).__name__
-                self._failed(client=connection.client, reason=reason)
+                self._rate_limited_log.info("handshake_failed", client=connection.client, reason=reason)
         finally:
             if not connection.is_made:  # or else it is told when it is lost
                 self._connections.lost(connection)

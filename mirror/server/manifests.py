@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from mirror.access import Caller
+from mirror.auth.rules import Caller
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.oci.routes import ManifestRoute
-from mirror.outcomes import ManifestPull, Outcome
-from mirror.pulls import Pulls
-from mirror.recent import Recent
+from mirror.primitives.lru import LruCache
+from mirror.pull.results import CacheOutcome, ManifestResult
+from mirror.pull.service import PullService
+from mirror.server.access_log import AccessLog
 from mirror.server.answers import is_known, manifest_headers
-from mirror.server.record import Record
-from mirror.server.wire import Sent, answer, not_modified, render
+from mirror.server.response import Sent, answer, not_modified, render
 
 _HEADS = 4096
 
@@ -21,12 +21,12 @@ _HEADS = 4096
 class Manifests:
     """`/v2/<name>/manifests/<reference>`."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: AccessLog) -> None:
         self._record = record
-        self._heads = Recent[tuple[Digest, str | None], bytes](_HEADS)  # of hits, by digest and ns
+        self._heads = LruCache[tuple[Digest, str | None], bytes](_HEADS)  # of hits, by digest and ns
 
     async def answer(
-        self, request: web.BaseRequest, route: ManifestRoute, pulls: Pulls, caller: Caller, started: float
+        self, request: web.BaseRequest, route: ManifestRoute, pulls: PullService, caller: Caller, started: float
     ) -> Sent:
         repository, reference = route.asked.repository, route.reference
         head_only = request.method == "HEAD"
@@ -51,7 +51,7 @@ class Manifests:
         key = (manifest.digest, route.asked.ns)
         head = self._heads.get(key)
         if head is None:
-            pull = ManifestPull(manifest.head, manifest, Outcome.HIT)
+            pull = ManifestResult(manifest.head, manifest, CacheOutcome.HIT)
             head = render(200, manifest_headers(route.asked, pull))
             self._heads.keep(key, head)
         return head

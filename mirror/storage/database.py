@@ -30,7 +30,7 @@ class _JsonOnly(diskcache.JSONDisk):  # type: ignore[misc,no-any-unimported]  # 
         return super().fetch(mode, filename, value, read)
 
 
-def opened_or_renewed(path: Path) -> Any:  # noqa: ANN401 - diskcache has no types
+def open_or_replace(path: Path) -> Any:  # noqa: ANN401 - diskcache has no types
     """The database at *path*; one that is damaged is put aside, and a new one begun.
 
     Raises:

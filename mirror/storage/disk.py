@@ -16,20 +16,20 @@ from functools import partial
 
 import structlog
 
-from mirror.collapse import Exclusion
 from mirror.config import CacheSettings
 from mirror.errors import DiskFull, StorageFailed
-from mirror.metrics import Metrics
+from mirror.observability.metrics import Metrics
 from mirror.oci.digest import Digest
-from mirror.storage import Ledger
+from mirror.primitives.singleflight import KeyedLock
 from mirror.storage.blob import BlobDamaged, DiskBlob, close_opened, opened
-from mirror.storage.condition import Condition
+from mirror.storage.disk_health import DiskHealth
 from mirror.storage.ingest import DiskIngest
 from mirror.storage.inventory import Inventory
 from mirror.storage.layout import Layout, storage_errors
-from mirror.storage.room import Room
-from mirror.storage.threads import Threads
-from mirror.storage.uses import Uses
+from mirror.storage.protocols import Ledger
+from mirror.storage.space import Space
+from mirror.storage.threads import DiskThreads
+from mirror.storage.usage import Usage
 
 _THREADS = 8
 log = structlog.get_logger()
@@ -43,19 +43,19 @@ class DiskStore:
     """
 
     def __init__(
-        self, settings: CacheSettings, layout: Layout, ledger: Ledger, metrics: Metrics, threads: Threads
+        self, settings: CacheSettings, layout: Layout, ledger: Ledger, metrics: Metrics, threads: DiskThreads
     ) -> None:
-        self.condition = Condition()
+        self.condition = DiskHealth()
         self._layout = layout
         self._ledger = ledger
         self._metrics = metrics
         self._threads = threads
         self._inventory = Inventory()
-        self._uses = Uses(self._inventory, ledger)
-        self._room = Room(settings, layout, self._inventory, self._uses, metrics, threads)
+        self._uses = Usage(self._inventory, ledger)
+        self._room = Space(settings, layout, self._inventory, self._uses, metrics, threads)
         self._numbers = itertools.count()
         self._mending = asyncio.Lock()
-        self._alone = Exclusion[Digest]()
+        self._alone = KeyedLock[Digest]()
         self._identity: object = None
         self._condemned: set[Digest] = set()  # damaged, and could not be removed
         metrics.cache_limit_bytes.set(settings.max_size)
@@ -70,7 +70,7 @@ class DiskStore:
         Raises:
             StorageFailed: the directory can't be read or written.
         """
-        with Threads.running(_THREADS, "store") as threads:
+        with DiskThreads.running(_THREADS, "store") as threads:
             layout = Layout(settings.path)
             store = cls(settings, layout, ledger, metrics, threads)
             await threads.run(layout.create)
@@ -282,7 +282,7 @@ class DiskStore:
         """Reserves *size* bytes, evicting what must go for them first.
 
         Raises:
-            NoRoom: max_size and min_free can't both hold; then nothing was evicted.
+            NoSpace: max_size and min_free can't both hold; then nothing was evicted.
             StorageFailed: something can't be removed.
         """
         with self.condition.writing():

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
-from mirror.errors import DiskFull, NoRoom, StorageFailed
+from mirror.errors import DiskFull, NoSpace, StorageFailed
 from mirror.oci.digest import Digest, Verifier
-from mirror.storage.condition import Condition
+from mirror.storage.disk_health import DiskHealth
 from mirror.storage.layout import Layout, storage_errors
-from mirror.storage.room import Room
-from mirror.storage.threads import Threads
+from mirror.storage.space import Space
+from mirror.storage.threads import DiskThreads
 
 _REREAD = 2**20
 _TRIES = 3  # to write on a full disk: others may take the room that was made
@@ -28,7 +28,7 @@ class DiskIngest:
     """
 
     def __init__(
-        self, digest: Digest, layout: Layout, threads: Threads, room: Room, condition: Condition, *, kept: int
+        self, digest: Digest, layout: Layout, threads: DiskThreads, room: Space, condition: DiskHealth, *, kept: int
     ) -> None:
         self.digest = digest
         self.reserved = kept
@@ -111,8 +111,8 @@ class DiskIngest:
         if size > self.reserved:
             try:
                 await self._room.make(size - self.reserved)
-            except NoRoom as error:
-                raise NoRoom(f"{self.digest} is not stored: {error}", size=size) from error
+            except NoSpace as error:
+                raise NoSpace(f"{self.digest} is not stored: {error}", size=size) from error
             self.reserved = size
 
     async def append(self, content: memoryview) -> None:

@@ -60,7 +60,7 @@ class Inspection:
 
         Raises:
             StorageFailed: the disk does not give them back.
-            UpstreamCorrupt: that was all, and it is not what was stored.
+            IntegrityError: that was all, and it is not what was stored.
         """
         with storage_errors("a stored blob can't be read"):
             piece = self._piece(most)

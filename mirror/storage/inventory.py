@@ -13,7 +13,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from mirror.oci.digest import Digest
-from mirror.policy import Stored
+from mirror.storage.eviction import StoredBlob
 
 
 @dataclass(slots=True)
@@ -123,9 +123,9 @@ class Inventory:
             self._entries[digest] = entry
             self.changed = True
 
-    def oldest_first(self) -> Iterator[Stored]:
+    def oldest_first(self) -> Iterator[StoredBlob]:
         """All blobs in the order of last use."""
-        return (Stored(digest, entry.size) for digest, entry in self._entries.items())
+        return (StoredBlob(digest, entry.size) for digest, entry in self._entries.items())
 
     def last_use(self, digest: Digest) -> float | None:
         """When a blob was last used, as far as that is taken up; None where it is not stored."""

@@ -27,13 +27,12 @@ import diskcache
 import structlog
 
 from mirror.errors import DigestInvalid, TagInvalid
-from mirror.log import Seldom
+from mirror.observability.log import RateLimitedLog
 from mirror.oci.digest import Digest
-from mirror.oci.images import Image
+from mirror.oci.image_names import Image
 from mirror.oci.names import Repository, Tag, parse_reference
-from mirror.policy import TagFact
-from mirror.storage import ManifestFact
-from mirror.storage.database import DAMAGE, identity_of, opened, opened_or_renewed, renewed
+from mirror.storage.database import DAMAGE, identity_of, open_or_replace, opened, renewed
+from mirror.storage.facts import ManifestFact, TagFact
 
 _Result = TypeVar("_Result")
 _MOST_UNWRITTEN = 65_536  # rows, about 30 MiB; above it the oldest are forgotten
@@ -53,7 +52,7 @@ class DiskLedger:
         self._identity = identity_of(cache)
         self._damage: str | None = None
         self._unwritten: dict[str, object] = {}  # rows by key; None where one is to be deleted
-        self._seldom = Seldom(log)
+        self._rate_limited_log = RateLimitedLog(log)
 
     @classmethod
     @asynccontextmanager
@@ -66,7 +65,7 @@ class DiskLedger:
         thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")  # one thread: SQLite has one writer anyway
         loop = asyncio.get_running_loop()
         try:
-            ledger = cls(await loop.run_in_executor(thread, opened_or_renewed, path), thread)
+            ledger = cls(await loop.run_in_executor(thread, open_or_replace, path), thread)
             try:
                 yield ledger
             finally:
@@ -98,7 +97,7 @@ class DiskLedger:
         except (*DAMAGE, diskcache.Timeout) as error:
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
                 self._damage = str(error)
-            self._seldom.warning("ledger_failed", str(error), key=key, error=str(error))
+            self._rate_limited_log.warning("ledger_failed", str(error), key=key, error=str(error))
             return otherwise
 
     async def _get(self, key: str) -> Any:  # noqa: ANN401 - JSON; each caller checks what it takes

@@ -11,7 +11,7 @@ from typing import TypeVar
 _Result = TypeVar("_Result")
 
 
-class Threads:
+class DiskThreads:
     """Some threads, for one store."""
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
@@ -19,7 +19,7 @@ class Threads:
 
     @classmethod
     @contextmanager
-    def running(cls, count: int, name: str) -> Iterator[Threads]:
+    def running(cls, count: int, name: str) -> Iterator[DiskThreads]:
         """So many threads; at the end of the context all their work is done."""
         with ThreadPoolExecutor(count, thread_name_prefix=name) as pool:
             yield cls(pool)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import aiohttp
 
-from mirror.errors import UpstreamCut
-from mirror.metrics import Metrics
-from mirror.upstream.intake import Intake
+from mirror.errors import UpstreamDisconnected
+from mirror.observability.metrics import Metrics
+from mirror.upstream.raw_body import SocketBodyReader
 from mirror.upstream.session import body_errors
 
 
@@ -33,7 +33,7 @@ class Body:
         self._silence = silence
         self._metrics = metrics
         self._ahead = memoryview(b"")
-        self._intake: Intake | None = None
+        self._intake: SocketBodyReader | None = None
         self.start = start
         self.size = size
 
@@ -41,16 +41,16 @@ class Body:
         """Waits for the first bytes, so that whoever holds the body can promise it.
 
         Raises:
-            UpstreamCut
+            UpstreamDisconnected
         """
         async with body_errors(self._upstream):
             self._ahead = memoryview(await self._response.content.readany())
         if not self._ahead and self.size not in {None, self.start}:
-            raise UpstreamCut(f"{self._upstream} sent no byte of {self.size}", upstream=self._upstream)
+            raise UpstreamDisconnected(f"{self._upstream} sent no byte of {self.size}", upstream=self._upstream)
         framed = self._response.headers.get("Content-Length", "")
         if framed.isdecimal():
             async with body_errors(self._upstream):
-                taken = Intake.of(self._response, int(framed) - len(self._ahead), self._silence)
+                taken = SocketBodyReader.of(self._response, int(framed) - len(self._ahead), self._silence)
             if taken is not None:
                 self._intake, more = taken
                 self._ahead = memoryview(bytes(self._ahead) + more)
@@ -62,7 +62,7 @@ class Body:
             how many bytes; 0 at the end of the body.
 
         Raises:
-            UpstreamCut: it ended before its end.
+            UpstreamDisconnected: it ended before its end.
         """
         if not self._ahead and self._intake is not None:
             size = await self._intake.read_into(buffer)

@@ -15,19 +15,19 @@ import aiohttp
 
 from mirror.errors import (
     ContentUnknown,
-    ElsewhereUnavailable,
+    RedirectTargetUnavailable,
     RepositoryUnknown,
     UpstreamRefused,
-    UpstreamSilent,
     UpstreamThrottled,
+    UpstreamTimeout,
     UpstreamUnavailable,
 )
-from mirror.metrics import Metrics
+from mirror.observability.metrics import Metrics
 from mirror.oci.authorization import Login
-from mirror.upstream.authorizer import Authorizer
 from mirror.upstream.breaker import Breaker
+from mirror.upstream.credentials.authorizer import Authorizer
+from mirror.upstream.rate_limit import RateLimit, retry_after
 from mirror.upstream.session import Session, origin_of
-from mirror.upstream.throttle import Throttle, retry_after
 
 _TRIES = 2
 _TRY_AGAIN_WITHIN = (0.05, 0.25)  # seconds, at random: a blip is over, and not everybody comes back at once
@@ -55,7 +55,7 @@ class Endpoint:
         self._session = session
         self._authorizer = authorizer
         self._breaker = Breaker(self.name)
-        self._throttle = Throttle(self.name, upstream)
+        self._throttle = RateLimit(self.name, upstream)
         metrics.upstream_up.labels(upstream, self.label).set_function(lambda: not self.is_down)
 
     async def __aenter__(self) -> Self:
@@ -71,7 +71,7 @@ class Endpoint:
         """The same address in a client's name, with a pull limit of its own; see Registry."""
         own = copy(self)
         own._authorizer = self._authorizer.on_behalf_of(login)  # noqa: SLF001 - of its own kind
-        own._throttle = Throttle(self.name, self.upstream)  # noqa: SLF001
+        own._throttle = RateLimit(self.name, self.upstream)  # noqa: SLF001
         return own
 
     @property
@@ -89,7 +89,7 @@ class Endpoint:
         """Ends after so much time, redirects, tokens and second tries included.
 
         Raises:
-            UpstreamSilent
+            UpstreamTimeout
         """
         since = time.monotonic()
         try:
@@ -98,7 +98,7 @@ class Endpoint:
         except TimeoutError as error:
             if not self._session.heard(self._url, since=since):  # or it was a storage, or a token service
                 self._breaker.failed()
-            raise UpstreamSilent(
+            raise UpstreamTimeout(
                 f"{self.name} sent nothing for {seconds:.3g} s", upstream=self.upstream, retry_after=5
             ) from error
 
@@ -138,7 +138,7 @@ class Endpoint:
             try:
                 response = await self._authorized(exits, method, url, repository, headers)
             except UpstreamUnavailable as error:
-                if not isinstance(error, ElsewhereUnavailable):
+                if not isinstance(error, RedirectTargetUnavailable):
                     self._breaker.failed()
                 if not left or self._breaker.is_open:
                     raise

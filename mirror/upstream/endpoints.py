@@ -10,8 +10,8 @@ import structlog
 
 from mirror.errors import ContentUnknown, Denied, MirrorError, UpstreamError, UpstreamRefused
 from mirror.oci.authorization import Login
-from mirror.policy import most_telling, share_of
 from mirror.upstream.endpoint import Endpoint
+from mirror.upstream.selection import most_informative, time_share
 
 _Answer = TypeVar("_Answer")
 log = structlog.get_logger()
@@ -72,7 +72,7 @@ class Endpoints:
                     log.info("endpoint_passed_over", endpoint=endpoint.name, reason=str(failure))
         if vague:
             return vague[0]
-        raise most_telling(failures)
+        raise most_informative(failures)
 
     def on_behalf_of(self, login: Login | None) -> Endpoints:
         """The same ways in a client's name; see Registry."""
@@ -83,7 +83,7 @@ class Endpoints:
         """Seconds for *endpoint*, so that one that says nothing leaves their time to those *waiting*."""
         is_probe = endpoint.is_down and not all(one.is_down for one in waiting)
         askable = sum(one.may_be_asked for one in waiting)
-        return share_of(left, of=self._seconds, waiting=askable, is_probe=is_probe)
+        return time_share(left, total=self._seconds, waiting=askable, is_probe=is_probe)
 
 
 class _OnBehalf(Endpoints):

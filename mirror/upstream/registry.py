@@ -19,27 +19,28 @@ from mirror.errors import (
     BlobUnknown,
     ContentUnknown,
     DigestInvalid,
+    IntegrityError,
     ManifestUnknown,
     MirrorError,
     RepositoryUnknown,
-    UpstreamCorrupt,
-    UpstreamCut,
+    UpstreamDisconnected,
+    UpstreamMalformed,
     UpstreamUnavailable,
 )
-from mirror.metrics import Metrics
+from mirror.observability.metrics import Metrics
 from mirror.oci.authorization import Login
 from mirror.oci.digest import Digest, Verifier
 from mirror.oci.links import next_page
 from mirror.oci.manifest import ACCEPT, LARGEST, OCI_INDEX, Manifest, ManifestHead, is_manifest, parse_media_type
 from mirror.oci.names import Reference, Tag
 from mirror.oci.ranges import ContentRange, Span
-from mirror.recent import Recent
-from mirror.upstream.allowance import Allowance
+from mirror.primitives.fair_semaphore import FairSemaphore
+from mirror.primitives.lru import LruCache
 from mirror.upstream.body import Body
 from mirror.upstream.endpoint import Endpoint
 from mirror.upstream.endpoints import Endpoints
+from mirror.upstream.pull_quota import PullQuota
 from mirror.upstream.session import content_of
-from mirror.upstream.turns import Turns
 
 _NO_HEAD = frozenset({400, 403, 405, 501})  # what storages answer to a HEAD of an address that is signed for GET
 _LARGEST_PAGE = 16 * 2**20
@@ -68,8 +69,8 @@ class Registry:
         self,
         name: str,
         endpoints: Sequence[Endpoint],
-        allowance: Allowance,
-        turns: Turns,
+        allowance: PullQuota,
+        turns: FairSemaphore,
         *,
         timeouts: TimeoutSettings,
         metrics: Metrics,
@@ -77,8 +78,10 @@ class Registry:
         self.name = name
         self.allowance = allowance
         self._turns = turns
-        self._passing = Turns(max(1, turns.most // 2))  # clients set the pace of these: some turns are not for them
-        self._blamed = Recent[Digest, tuple[str, ...]](_MOST_BLAMED)  # labels of endpoints, the last one last
+        self._passing = FairSemaphore(
+            max(1, turns.most // 2)
+        )  # clients set the pace of these: some turns are not for them
+        self._blamed = LruCache[Digest, tuple[str, ...]](_MOST_BLAMED)  # labels of endpoints, the last one last
         self._lifetimes = AsyncExitStack()
         self._endpoints = endpoints
         self._first = endpoints[0]
@@ -184,7 +187,7 @@ class Registry:
             media_type = response.headers.get("Content-Type")
             announced = _announced(response)
         if not (announced or isinstance(reference, Digest) or is_manifest(body)):
-            raise UpstreamCorrupt(
+            raise UpstreamMalformed(
                 f"{endpoint.name} sent {media_type or 'something'} that is no manifest for {repository}:{reference}",
                 upstream=self.name,
             )
@@ -238,8 +241,8 @@ class Registry:
             body, endpoint = await self._ways.first(partial(self._begun, exits, repository, digest, span), last=blamed)
             try:
                 yield body
-            except (UpstreamCut, UpstreamCorrupt) as error:
-                if span is None or isinstance(error, UpstreamCut):  # of a part's bytes not all are its own
+            except (UpstreamDisconnected, IntegrityError) as error:
+                if span is None or isinstance(error, UpstreamDisconnected):  # of a part's bytes not all are its own
                     self._blamed.keep(digest, (*(one for one in blamed if one != endpoint.label), endpoint.label))
                 raise
 
@@ -284,7 +287,7 @@ class Registry:
     def _body(self, response: aiohttp.ClientResponse, wanted: Span | None, endpoint: Endpoint) -> Body | None:
         """The body of a blob; None where it is not the part that was *wanted*."""
         if response.headers.get("Content-Encoding", "identity").lower() not in {"identity", ""}:
-            raise UpstreamCorrupt(
+            raise UpstreamMalformed(
                 f"{endpoint.name} sent {response.headers['Content-Encoding']!r} though identity was asked",
                 upstream=self.name,
             )
@@ -293,7 +296,7 @@ class Registry:
             return body(start=0, size=_length(response))
         part = ContentRange.parse(response.headers.get("Content-Range"))
         if wanted is None:
-            raise UpstreamCorrupt(f"{endpoint.name} answered 206 where no range was asked", upstream=self.name)
+            raise UpstreamMalformed(f"{endpoint.name} answered 206 where no range was asked", upstream=self.name)
         if part is None or part.span.start != wanted.start:
             return None
         return body(start=part.span.start, size=part.size)
@@ -333,7 +336,9 @@ class Registry:
             endpoint.check(response, unknown, path)
             body = await content_of(endpoint.name, response, _LARGEST_PAGE)
             if not body.lstrip().startswith(b"{"):
-                raise UpstreamCorrupt(f"{endpoint.name} sent something that is no list for {path}", upstream=self.name)
+                raise UpstreamMalformed(
+                    f"{endpoint.name} sent something that is no list for {path}", upstream=self.name
+                )
             return Page(
                 body,
                 parse_media_type(response.headers.get("Content-Type")) or media_type,

@@ -18,12 +18,18 @@ import aiohttp
 from yarl import URL
 
 from mirror.config import TimeoutSettings, UpstreamSettings
-from mirror.errors import ElsewhereUnavailable, UpstreamCorrupt, UpstreamCut, UpstreamSilent, UpstreamUnavailable
-from mirror.metrics import Metrics
-from mirror.oci.addresses import Destination, Zone, literal, zone_of
-from mirror.recent import Recent
-from mirror.upstream.bounds import Neighbourhood, OutOfBounds, within
-from mirror.upstream.trust import Trust, complaint
+from mirror.errors import (
+    RedirectTargetUnavailable,
+    UpstreamDisconnected,
+    UpstreamMalformed,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+from mirror.observability.metrics import Metrics
+from mirror.oci.ip_zones import Destination, Zone, literal, zone_of
+from mirror.primitives.lru import LruCache
+from mirror.upstream.ssrf_guard import ZoneForbidden, ZoneResolver, within
+from mirror.upstream.tls import UpstreamTls, complaint
 
 _MOST_REDIRECTS = 10
 _READ_AHEAD = 2**19  # bytes aiohttp may hold before it stops reading: 0.5 to 1 MiB gave the most throughput
@@ -45,8 +51,8 @@ class Session:
         self,
         name: str,
         settings: UpstreamSettings,
-        trust: Trust,
-        neighbourhood: Neighbourhood,
+        trust: UpstreamTls,
+        neighbourhood: ZoneResolver,
         clients: Mapping[Zone, aiohttp.ClientSession],
         metrics: Metrics,
     ) -> None:
@@ -57,7 +63,7 @@ class Session:
         self._metrics = metrics
         self._own = frozenset(map(origin_of, settings.addresses))
         self._private = settings.private_addresses
-        self._heard = Recent[Origin, float](_MOST_ORIGINS)
+        self._heard = LruCache[Origin, float](_MOST_ORIGINS)
 
     @classmethod
     @asynccontextmanager
@@ -69,7 +75,7 @@ class Session:
         Raises:
             ConfigurationInvalid: a certificate, or a file of authorities, can't be used.
         """
-        trust, neighbourhood = Trust.of(name, settings), Neighbourhood()
+        trust, neighbourhood = UpstreamTls.of(name, settings), ZoneResolver()
         async with AsyncExitStack() as exits:
             clients = {zone: await exits.enter_async_context(_client(zone, neighbourhood, timeouts)) for zone in Zone}
             yield cls(name, settings, trust, neighbourhood, clients, metrics)
@@ -93,7 +99,7 @@ class Session:
 
         Raises:
             UpstreamUnavailable: no answer could be had.
-            ElsewhereUnavailable: none could be had, or is to be had, where upstream sent the mirror.
+            RedirectTargetUnavailable: none could be had, or is to be had, where upstream sent the mirror.
         """
         if named_by is not None:
             url = self._destination(url).url
@@ -121,15 +127,17 @@ class Session:
             try:
                 response = await self._once(method, url, headers if home else without, named_by)
             except UpstreamUnavailable as error:
-                if home or isinstance(error, ElsewhereUnavailable):
+                if home or isinstance(error, RedirectTargetUnavailable):
                     raise
-                raise ElsewhereUnavailable(str(error), upstream=self._name) from error
+                raise RedirectTargetUnavailable(str(error), upstream=self._name) from error
             if response.status not in _REDIRECTS:
                 return response
             location = response.headers.get("Location", "")
             response.release()
             url = self._redirected(url, location)
-        raise ElsewhereUnavailable(f"{self._name} redirects more than {_MOST_REDIRECTS} times", upstream=self._name)
+        raise RedirectTargetUnavailable(
+            f"{self._name} redirects more than {_MOST_REDIRECTS} times", upstream=self._name
+        )
 
     def _redirected(self, url: str, location: str) -> str:
         """The address that *location* means at *url*; an absolute one is taken as it stands, to the byte."""
@@ -137,9 +145,9 @@ class Session:
         try:
             target = self._destination(location if absolute or not location else urljoin(url, location))
         except ValueError as error:
-            raise ElsewhereUnavailable(f"{self._name} redirects to nowhere", upstream=self._name) from error
+            raise RedirectTargetUnavailable(f"{self._name} redirects to nowhere", upstream=self._name) from error
         if target.scheme == "http" and url.startswith("https:"):
-            raise ElsewhereUnavailable(
+            raise RedirectTargetUnavailable(
                 f"{self._name} redirects from https to http ({target.host})", upstream=self._name, host=target.host
             )
         return target.url
@@ -148,7 +156,7 @@ class Session:
         try:
             return Destination.parse(url)
         except ValueError as error:
-            raise ElsewhereUnavailable(f"{self._name} sends the mirror to {error}", upstream=self._name) from error
+            raise RedirectTargetUnavailable(f"{self._name} sends the mirror to {error}", upstream=self._name) from error
 
     async def _once(
         self, method: str, url: str, headers: Mapping[str, str], named_by: str, form: Mapping[str, str] | None = None
@@ -161,10 +169,10 @@ class Session:
             self._heard.keep(origin_of(url), time.monotonic())
         except (TimeoutError, aiohttp.ServerTimeoutError) as error:
             status = "silent"
-            raise UpstreamSilent(
+            raise UpstreamTimeout(
                 f"{self._name}: {host} did not answer in time", upstream=self._name, host=host
             ) from error
-        except OutOfBounds as error:
+        except ZoneForbidden as error:
             raise self._out_of_bounds(host, error) from error
         except aiohttp.ClientConnectorError as error:
             status = "refused"
@@ -195,7 +203,7 @@ class Session:
             # here. Names are the proxy's to judge, and its operator's.
             address = literal(urlsplit(url).hostname or "")
             if address is not None and (found := zone_of(address)) > zone:
-                raise OutOfBounds(found)
+                raise ZoneForbidden(found)
             zone = Zone.RESERVED
         return await self._clients[zone].request(
             method,
@@ -212,18 +220,18 @@ class Session:
         lies = self._neighbourhood.zone(urlsplit(url).hostname or "")
         return Zone.PRIVATE if self._private or lies is not Zone.PUBLIC else Zone.PUBLIC
 
-    def _out_of_bounds(self, host: str, error: OutOfBounds) -> ElsewhereUnavailable:
+    def _out_of_bounds(self, host: str, error: ZoneForbidden) -> RedirectTargetUnavailable:
         if error.zone is Zone.PRIVATE:
             cure = f'if that is right, set private_addresses = true in [upstreams."{self._name}"]'
             return self._elsewhere(f"sends the mirror to {host}, which is a private address; {cure}", host)
         return self._elsewhere(f"sends the mirror to {host}, which is an address that it never asks", host)
 
-    def _elsewhere(self, what: str, host: str) -> ElsewhereUnavailable:
-        return ElsewhereUnavailable(f"{self._name} {what}", upstream=self._name, host=host)
+    def _elsewhere(self, what: str, host: str) -> RedirectTargetUnavailable:
+        return RedirectTargetUnavailable(f"{self._name} {what}", upstream=self._name, host=host)
 
     def _unreachable(self, host: str, error: aiohttp.ClientConnectorError) -> UpstreamUnavailable:
         cause = error.__cause__
-        if isinstance(cause, OutOfBounds):
+        if isinstance(cause, ZoneForbidden):
             return self._out_of_bounds(host, cause)
         if isinstance(cause, ssl.SSLError):
             reason = complaint(self._name, host, cause)
@@ -232,7 +240,7 @@ class Session:
         return UpstreamUnavailable(f"{self._name}: {reason}", upstream=self._name, host=host)
 
 
-def _client(zone: Zone, resolver: Neighbourhood, timeouts: TimeoutSettings) -> aiohttp.ClientSession:
+def _client(zone: Zone, resolver: ZoneResolver, timeouts: TimeoutSettings) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, resolver=resolver, socket_factory=within(zone)),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect, sock_read=timeouts.silence),
@@ -249,19 +257,21 @@ async def body_errors(upstream: str) -> AsyncIterator[None]:
     """Translates what goes wrong while a body is read.
 
     Raises:
-        UpstreamCut: it ended before its end.
+        UpstreamDisconnected: it ended before its end.
     """
     try:
         yield
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise UpstreamCut(f"{upstream} broke off in the middle: {_reason(error)}", upstream=upstream) from error
+        raise UpstreamDisconnected(
+            f"{upstream} broke off in the middle: {_reason(error)}", upstream=upstream
+        ) from error
 
 
 async def content_of(upstream: str, response: aiohttp.ClientResponse, most: int) -> bytes:
     """The whole body, if it has no more than *most* bytes.
 
     Raises:
-        UpstreamCut, UpstreamCorrupt
+        UpstreamDisconnected, UpstreamMalformed
     """
     pieces, size = [], 0
     async with body_errors(upstream):
@@ -269,7 +279,7 @@ async def content_of(upstream: str, response: aiohttp.ClientResponse, most: int)
             pieces.append(piece)
             size += len(piece)
             if size > most:
-                raise UpstreamCorrupt(f"{upstream} sent more than {most} bytes", upstream=upstream)
+                raise UpstreamMalformed(f"{upstream} sent more than {most} bytes", upstream=upstream)
     return b"".join(pieces)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mirror.airgap.bundle_writer import write_bundle
 from mirror.airgap.contents import CarriedBlob, CarriedImage, Contents
-from mirror.airgap.writing import write_bundle
 from mirror.oci.digest import Digest
 from tests.airgap.command import going_on, mirror_command, succeeded
 from tests.fake.content import Manifest, image

@@ -16,7 +16,7 @@ from tests.real.cache import CacheDirectory
 _LOOK_EVERY = 0.0002  # seconds
 _PATIENCE = 1.5  # seconds after which the moment is any other
 
-Condition = Callable[[], bool]
+DiskHealth = Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,49 +29,49 @@ class Scene:
     luck: random.Random
 
 
-Moment = Callable[[Scene], Condition]
+Moment = Callable[[Scene], DiskHealth]
 
 
-def any_time(scene: Scene) -> Condition:
+def any_time(scene: Scene) -> DiskHealth:
     """Nothing in particular."""
     return lambda: True
 
 
-def a_put(scene: Scene) -> Condition:
+def a_put(scene: Scene) -> DiskHealth:
     """A manifest is being written."""
     return lambda: any(name.startswith("put-") for name in os.listdir(scene.cache.path / "ingest"))
 
 
-def an_ingest_in_the_middle(scene: Scene) -> Condition:
+def an_ingest_in_the_middle(scene: Scene) -> DiskHealth:
     """Some bytes of a blob have arrived, and some not."""
     share = scene.luck.random()
     return lambda: any(size > share * whole for size, whole in _ingests(scene) if size < whole)
 
 
-def an_ingest_that_is_whole(scene: Scene) -> Condition:
+def an_ingest_that_is_whole(scene: Scene) -> DiskHealth:
     """All bytes are here, and are about to be synced and renamed."""
     return lambda: any(size == whole for size, whole in _ingests(scene))
 
 
-def a_commit(scene: Scene) -> Condition:
+def a_commit(scene: Scene) -> DiskHealth:
     """A blob has just got its name; perhaps nothing is written down of it yet."""
     before = set(os.listdir(scene.cache.path / "blobs/sha256"))
     return lambda: not set(os.listdir(scene.cache.path / "blobs/sha256")) <= before
 
 
-def an_eviction(scene: Scene) -> Condition:
+def an_eviction(scene: Scene) -> DiskHealth:
     """A blob has just gone; perhaps others are about to."""
     before = set(os.listdir(scene.cache.path / "blobs/sha256"))
     return lambda: not before <= set(os.listdir(scene.cache.path / "blobs/sha256"))
 
 
-def a_ledger_write(scene: Scene) -> Condition:
+def a_ledger_write(scene: Scene) -> DiskHealth:
     """The database's log has just grown."""
     before = _changed(scene.cache.ledger)
     return lambda: _changed(scene.cache.ledger) != before
 
 
-def an_event(scene: Scene) -> Condition:
+def an_event(scene: Scene) -> DiskHealth:
     """The log tells of an eviction or a pull."""
     name = scene.luck.choice((b'"blobs_evicted"', b'"pull_served"'))
     before = scene.log.stat().st_size
@@ -84,7 +84,7 @@ MOMENTS: tuple[Moment, ...] = (
 )
 
 
-def wait_and_do(condition: Condition, strike: Callable[[], None]) -> None:
+def wait_and_do(condition: DiskHealth, strike: Callable[[], None]) -> None:
     """Strike as soon as the condition holds, or when it doesn't in all that time. For a thread."""
     deadline = time.monotonic() + _PATIENCE
     while not condition() and time.monotonic() < deadline:

@@ -2,7 +2,7 @@
 
 import re
 
-from mirror.metrics import Metrics
+from mirror.observability.metrics import Metrics
 from tests.real.mirror import ROOT
 
 _KIND = re.compile(r"^# TYPE (mirror_\w+) (\w+)$", re.MULTILINE)

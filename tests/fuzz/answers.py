@@ -9,7 +9,7 @@ from tests.fuzz.mutation import spoiled
 from tests.fuzz.replies import Malformed, Reply, WrongBytes, check_content, replies
 from tests.fuzz.stage import Stage, stage
 from tests.fuzz.tally import Tally
-from tests.fuzz.upstream import Asked, Content, Said, Upstream, plain
+from tests.fuzz.upstream import Content, RequestedRepository, Said, Upstream, plain
 
 WITHIN = 12.0  # seconds: whatever upstream does, a client hears within 10
 SLOTS = 192  # names for the one upstream, so that the breaker of one leaves the others open
@@ -62,7 +62,7 @@ class Plan:
         )
         return method, head.encode()
 
-    def answer(self, request: Asked) -> Said:
+    def answer(self, request: RequestedRepository) -> Said:
         """Upstream's: hostile at this plan's step, as often as is planned; right otherwise."""
         right = self._right(request)
         is_its_turn = request.target.startswith("/token/") == (self.step == "token")
@@ -72,7 +72,7 @@ class Plan:
         self.said = self._hostile(request, right)
         return Said(self.said, ends=self._chance.random() < 0.8)
 
-    def _right(self, request: Asked) -> bytes:
+    def _right(self, request: RequestedRepository) -> bytes:
         if request.target.startswith("/token/"):
             return plain(request, 200, b'{"token":"good","expires_in":60}')
         if self.step == "token" and "authorization" not in request.headers:
@@ -80,7 +80,7 @@ class Plan:
             return plain(request, 401, b"{}", "application/json", f"WWW-Authenticate: {realm}")
         return self.content.answer(request)
 
-    def _hostile(self, request: Asked, right: bytes) -> bytes:
+    def _hostile(self, request: RequestedRepository, right: bytes) -> bytes:
         chance = self._chance
         match self.step:
             case "challenge":
@@ -127,7 +127,7 @@ async def run(tally: Tally, count: int, at: int | None, directory: Path, host: s
     """Plays *count* inputs, or only the one of the number *at*."""
     plans: dict[str, Plan] = {}
 
-    def answer(request: Asked) -> Said:
+    def answer(request: RequestedRepository) -> Said:
         names = [part for part in request.target.partition("?")[0].split("/") if part in plans]
         return plans[names[0]].answer(request) if names else Said(plain(request, 404, b"{}"))
 

@@ -10,17 +10,17 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from mirror.errors import MirrorError
-from mirror.oci.addresses import Destination, literal, zone_of
 from mirror.oci.authorization import parse_authorization
 from mirror.oci.challenge import Bearer, parse_challenges
 from mirror.oci.digest import Digest
+from mirror.oci.ip_zones import Destination, literal, zone_of
 from mirror.oci.links import link_to, next_page
 from mirror.oci.manifest import Manifest, is_manifest, parse_media_type
 from mirror.oci.names import Upstreams
 from mirror.oci.ranges import ContentRange, requested_spans
 from mirror.oci.routes import BlobRoute, ManifestRoute, ReferrersRoute, TagsRoute, parse_route
 from mirror.server.answers import is_known
-from mirror.upstream.throttle import retry_after
+from mirror.upstream.rate_limit import retry_after
 from tests.fuzz.tally import Tally
 from tests.unit.texts import anything, digests, hosts, names, tags
 
@@ -29,7 +29,7 @@ UPSTREAMS = Upstreams(["docker.io", "quay.io", "localhost:5000"], default="docke
 ANY = Digest.of(b"")
 
 Input = str | bytes
-Outcome = str  # one word for each kind of result
+CacheOutcome = str  # one word for each kind of result
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,10 @@ class Parser:
 
     name: str
     inputs: st.SearchStrategy[Any]
-    read: Callable[[Any], Outcome]
+    read: Callable[[Any], CacheOutcome]
 
 
-def _route(target: str) -> Outcome:
+def _route(target: str) -> CacheOutcome:
     route = parse_route(target, UPSTREAMS)
     if isinstance(route, ManifestRoute | BlobRoute | TagsRoute | ReferrersRoute):
         key = str(route.asked.repository)
@@ -53,13 +53,13 @@ def _route(target: str) -> Outcome:
     return type(route).__name__
 
 
-def _challenge(header: str) -> Outcome:
+def _challenge(header: str) -> CacheOutcome:
     found = parse_challenges([header])
     assert all(one.realm for one in found if isinstance(one, Bearer))
     return f"{min(len(found), 3)} challenges"
 
 
-def _link(header: str) -> Outcome:
+def _link(header: str) -> CacheOutcome:
     query = next_page(header)
     if query is None:
         return "last page"
@@ -70,38 +70,38 @@ def _link(header: str) -> Outcome:
     return "next page"
 
 
-def _content_range(header: str) -> Outcome:
+def _content_range(header: str) -> CacheOutcome:
     found = ContentRange.parse(header)
     assert found is None or 0 <= found.span.start < found.span.end
     return "none" if found is None else "range"
 
 
-def _ranges(header: str) -> Outcome:
+def _ranges(header: str) -> CacheOutcome:
     spans = requested_spans(header, 1000)
     assert all(0 <= span.start < span.end <= 1000 for span in spans or ())
     return "whole" if spans is None else f"{min(len(spans), 3)} ranges"
 
 
-def _media_type(header: str) -> Outcome:
+def _media_type(header: str) -> CacheOutcome:
     found = parse_media_type(header)
     assert found is None or (found.isascii() and found.isprintable())
     return "none" if found is None else "type"
 
 
-def _manifest(body: bytes) -> Outcome:
+def _manifest(body: bytes) -> CacheOutcome:
     found = Manifest.read(ANY, body, None)
     assert found.body is body
     assert all(one.size is None or one.size >= 0 for one in found.references)
     return f"{is_manifest(body)}, {found.is_index}, {min(len(found.references), 3)} references"
 
 
-def _authorization(header: str) -> Outcome:
+def _authorization(header: str) -> CacheOutcome:
     found = parse_authorization(header)
     assert header not in repr(found) or len(header) < 12, "a secret has a repr"
     return type(found).__name__
 
 
-def _destination(url: str) -> Outcome:
+def _destination(url: str) -> CacheOutcome:
     try:
         found = Destination.parse(url)
     except ValueError:
@@ -113,18 +113,18 @@ def _destination(url: str) -> Outcome:
     return "name" if address is None else zone_of(address).name
 
 
-def _digest(text: str) -> Outcome:
+def _digest(text: str) -> CacheOutcome:
     assert str(Digest.parse(text)) == text
     return "digest"
 
 
-def _retry(header: str) -> Outcome:
+def _retry(header: str) -> CacheOutcome:
     seconds = retry_after(header)
     assert seconds is None or seconds >= 0
     return "none" if seconds is None else "seconds"
 
 
-def _known(header: str) -> Outcome:
+def _known(header: str) -> CacheOutcome:
     return str(is_known([header], ANY))
 
 

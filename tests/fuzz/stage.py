@@ -139,7 +139,7 @@ async def stage(
     config.write_text(_SETTINGS + "".join(sections))
     argv = [sys.executable, "-m", "tests.fuzz.watched", str(notes), "serve", "--listen", "127.0.0.1:0"]
     argv += ["--cache", str(cache), "--log-format", "json", "--config", str(config)]
-    async with running(argv, log=directory / "mirror.log", env=environment()) as program:
+    async with running(argv, log=directory / "mirror.observability.log", env=environment()) as program:
         mirror = Mirror(program, cache)
         await mirror.serving()
         staged = Stage(mirror, upstream, notes, cache, host, tally)

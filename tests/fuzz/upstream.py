@@ -17,7 +17,7 @@ _MAY_BE_SENT = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RequestedRepository:
     """A request of the mirror's."""
 
     method: str
@@ -37,7 +37,7 @@ class Improper(Exception):
     """The mirror sent something that it has no reason to send."""
 
 
-def asked(head: bytes) -> Asked:
+def asked(head: bytes) -> RequestedRepository:
     """The request in this head.
 
     Raises:
@@ -54,13 +54,13 @@ def asked(head: bytes) -> Asked:
         if header is None or name not in _MAY_BE_SENT or name in headers:
             raise Improper(f"a header: {line[:300]!r}")
         headers[name] = header[2].decode()
-    return Asked(found[1].decode(), found[2].decode(), headers)
+    return RequestedRepository(found[1].decode(), found[2].decode(), headers)
 
 
 class Upstream:
     """Listens; answers as planned; keeps what was improper."""
 
-    def __init__(self, answer: Callable[[Asked], Said]) -> None:
+    def __init__(self, answer: Callable[[RequestedRepository], Said]) -> None:
         self._answer = answer
         self.port = 0
         self.connections = 0
@@ -70,7 +70,7 @@ class Upstream:
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, host: str, answer: Callable[[Asked], Said]) -> AsyncIterator["Upstream"]:
+    async def running(cls, host: str, answer: Callable[[RequestedRepository], Said]) -> AsyncIterator["Upstream"]:
         upstream = cls(answer)
         server = await asyncio.start_server(upstream._serve, host, 0, limit=2**20)
         upstream.port = server.sockets[0].getsockname()[1]
@@ -118,7 +118,7 @@ class Content:
         self.known = {one.digest: one.content for one in self.manifests.values()}
         self.known |= {one.digest: one.content for one in self.blobs.values()}
 
-    def answer(self, request: Asked) -> bytes:
+    def answer(self, request: RequestedRepository) -> bytes:
         """The right answer to a request below /v2/, of whatever repository."""
         path = request.target.partition("?")[0]
         kind, reference = path.split("/")[-2:]
@@ -136,14 +136,16 @@ class Content:
         return plain(request, 404, b'{"errors":[{"code":"MANIFEST_UNKNOWN","message":"no","detail":{}}]}')
 
 
-def plain(request: Asked, status: int, body: bytes, media_type: str = "application/json", *more: str) -> bytes:
+def plain(
+    request: RequestedRepository, status: int, body: bytes, media_type: str = "application/json", *more: str
+) -> bytes:
     """An answer; to HEAD without its body."""
     lines = [f"HTTP/1.1 {status} Said", f"Content-Type: {media_type}", f"Content-Length: {len(body)}", *more]
     head = "\r\n".join((*lines, "", "")).encode()
     return head if request.method == "HEAD" else head + body
 
 
-def content(request: Asked, body: bytes, media_type: str, digest: str) -> bytes:
+def content(request: RequestedRepository, body: bytes, media_type: str, digest: str) -> bytes:
     """An answer with content, or with the part of it that was asked for."""
     also = [f"Docker-Content-Digest: {digest}", f'ETag: "{digest}"']
     span = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))

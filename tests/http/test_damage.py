@@ -62,7 +62,7 @@ def damage(file: Path, *, at: int = -1) -> None:
     file.write_bytes(content)
 
 
-async def counted(mirror: Mirror, metric: str, at_least: float) -> None:
+async def format_count(mirror: Mirror, metric: str, at_least: float) -> None:
     async with asyncio.timeout(20):
         while await mirror.total(metric) < at_least:  # noqa: ASYNC110 - figures announce nothing
             await asyncio.sleep(0.05)
@@ -116,11 +116,11 @@ async def test_the_scrub_finds_a_flipped_bit(tmp_path: Path, upstream: Upstream)
     layer = manifest.blobs[2]
     damage(file_of(tmp_path, layer), at=MIB)
     async with mirrors(tmp_path, upstream, scrub_rate="40MiB") as (mirror, client):
-        await counted(mirror, "mirror_blobs_damaged_total", 1)
+        await format_count(mirror, "mirror_blobs_damaged_total", 1)
         assert await damaged(mirror) == [layer.digest]
         assert not file_of(tmp_path, layer).exists()
         assert (await client.get(upstream.blob(layer))).body == layer.content
-        await counted(mirror, "mirror_scrubbed_bytes_total", 3 * MIB)
+        await format_count(mirror, "mirror_scrubbed_bytes_total", 3 * MIB)
         for blob in manifest.blobs[:2]:
             assert (await client.get(upstream.blob(blob))).cache_status == "mirror; hit"
 
@@ -133,7 +133,7 @@ async def test_the_scrub_keeps_to_its_rate(tmp_path: Path, upstream: Upstream) -
         await kept(client, upstream.blob(blob))
     async with mirrors(tmp_path, upstream, scrub_rate="2MiB") as (mirror, _):
         began = asyncio.get_running_loop().time()
-        await counted(mirror, "mirror_scrubbed_bytes_total", MIB)
+        await format_count(mirror, "mirror_scrubbed_bytes_total", MIB)
         read = await mirror.total("mirror_scrubbed_bytes_total")
         assert read <= 2 * MIB * (asyncio.get_running_loop().time() - began + 2)
 

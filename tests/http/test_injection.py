@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from tests.fuzz.replies import Reply, replies
-from tests.fuzz.upstream import Asked, Content, Said, Upstream, plain
+from tests.fuzz.upstream import Content, RequestedRepository, Said, Upstream, plain
 from tests.http.client import Client
 from tests.http.upstreams import IMPATIENT, section
 from tests.real.mirror import mirror as running_mirror
@@ -46,7 +46,7 @@ class Stage:
         self.status = 200
         self._names = 0
 
-    def answer(self, request: Asked) -> Said:
+    def answer(self, request: RequestedRepository) -> Said:
         right = CONTENT.answer(request) if self.status == 200 else plain(request, self.status, b"{}")
         name = self.header.partition(b":")[0].lower()
         first, *lines = right.partition(b"\r\n\r\n")[0].split(b"\r\n")

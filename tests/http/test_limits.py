@@ -234,7 +234,7 @@ async def test_few_descriptors(tmp_path_factory: pytest.TempPathFactory) -> None
         "--offline",
     ]
     limited = ["/bin/sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *argv]
-    log = directory / "mirror.log"
+    log = directory / "mirror.observability.log"
     log.write_text("")
     async with running(limited, log=log, env=environment()) as program:
         mirror = Mirror(program, directory / "cache")

@@ -22,7 +22,7 @@ ACCESS = re.compile(r'"(?P<method>[A-Z]+) (?P<path>\S+) HTTP/1\.[01]" (?P<status
 BLOB = re.compile(r"/v2/(?P<repository>.+)/blobs/(?P<digest>[a-z0-9]+:[0-9a-f]+)$")
 
 
-class Door(Protocol):
+class Authenticator(Protocol):
     """Who may come in: how docker-registry is told, and how a push gets through."""
 
     def configuration(self) -> dict[str, object]: ...
@@ -71,7 +71,7 @@ class Access:
 class Registry:
     """A docker-registry that can be switched off and on again at the same address with the same content."""
 
-    def __init__(self, directory: Path, door: Door) -> None:
+    def __init__(self, directory: Path, door: Authenticator) -> None:
         self._directory = directory
         self._door = door
         self._program: Program | None = None
@@ -158,7 +158,7 @@ class Registry:
 
 
 @asynccontextmanager
-async def docker_registry(directory: Path, door: Door | None = None) -> AsyncIterator[Registry]:
+async def docker_registry(directory: Path, door: Authenticator | None = None) -> AsyncIterator[Registry]:
     """A docker-registry in *directory* as long as the block lasts, unless it is stopped before."""
     directory.mkdir(parents=True, exist_ok=True)
     registry = Registry(directory, door or Open())

@@ -21,7 +21,7 @@ ISSUER = "tokens.test"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RequestedRepository:
     """One request for a token."""
 
     scopes: tuple[str, ...]
@@ -44,7 +44,7 @@ class TokenIssuer:
         self._key = directory / "key.pem"
         self._certificate = directory / "certificate.pem"
         self.port = 0
-        self.asked: list[Asked] = []
+        self.asked: list[RequestedRepository] = []
 
     @property
     def realm(self) -> str:
@@ -78,7 +78,9 @@ class TokenIssuer:
 
     async def answer(self, request: web.Request) -> web.Response:
         scopes = tuple(request.query.getall("scope", []))
-        self.asked.append(Asked(scopes, request.query.get("service"), request.headers.get("Authorization")))
+        self.asked.append(
+            RequestedRepository(scopes, request.query.get("service"), request.headers.get("Authorization"))
+        )
         return web.json_response({"token": await self.token(scopes), "expires_in": 300})
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
+from mirror.airgap.bundle_reader import Bundle
+from mirror.airgap.bundle_writer import write_bundle
 from mirror.airgap.contents import CarriedBlob, CarriedImage, Contents
-from mirror.airgap.reading import Bundle
-from mirror.airgap.writing import write_bundle
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_MANIFEST
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from mirror.oci.digest import Digest
-from mirror.storage import ManifestFact
+from mirror.storage.facts import ManifestFact
 
 
 class Content:

@@ -109,7 +109,7 @@ class Expected:
 
 
 @dataclass
-class Room:
+class Space:
     """The state before a step that makes room, to judge by what the step did for it."""
 
     used: dict[Digest, Use]
@@ -118,7 +118,7 @@ class Room:
     possible: bool
 
     @classmethod
-    def before(cls, expected: Expected, needs: int, *, may_evict: bool = True) -> Room:
+    def before(cls, expected: Expected, needs: int, *, may_evict: bool = True) -> Space:
         excess = expected.occupied + needs - expected.limit
         possible = expected.can_have(needs) if may_evict else excess <= 0
         return cls(dict(expected.used), expected.evictable, excess, possible)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 
-from mirror.downloads import Downloads
-from mirror.errors import MirrorError, UpstreamCut
+from mirror.errors import MirrorError, UpstreamDisconnected
+from mirror.pull.downloads import Downloads
 from tests.unit.loops import Loop
 from tests.unit.sources import Source
 
@@ -46,7 +46,7 @@ class Follower:
                     most = _SIP if self.is_slow else reach
                     piece = os.pread(download.fileno(), min(most, reach - len(self.got)), len(self.got))
                     if not piece:
-                        raise UpstreamCut("the file ended before the blob")
+                        raise UpstreamDisconnected("the file ended before the blob")
                     self.got += piece
         except MirrorError as failure:
             self.failure = failure

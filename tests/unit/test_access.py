@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.access import ANYBODY, Caller, Rule, Rules, can_match, canonical_pattern, is_user
+from mirror.auth.rules import ANYBODY, Caller, Rule, Rules, can_match, canonical_pattern, is_user
 from mirror.errors import ConfigurationInvalid, Denied
 from mirror.oci.digest import Digest
 from mirror.oci.names import DOCKER_HUB, Repository, Upstreams
-from mirror.oci.routes import Api, Asked, Probe, TokenRoute, parse_route
+from mirror.oci.routes import Api, Probe, RequestedRepository, TokenRoute, parse_route
 from tests.unit.configurations import environment, read
 from tests.unit.texts import names
 
@@ -128,7 +128,7 @@ def spelled(draw: st.DrawFn) -> tuple[Repository, str]:
     return repository, f"{path.replace('localhost:', f'localhost{colon}')}/{kind}{mark}{query}"
 
 
-def asked_of(target: str) -> Asked:
+def asked_of(target: str) -> RequestedRepository:
     route = parse_route(target, UPSTREAMS)
     assert not isinstance(route, Api | Probe | TokenRoute)
     return route.asked

@@ -9,8 +9,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from yarl import URL
 
-from mirror.oci.addresses import Destination, Zone, literal, zone_of
-from mirror.upstream.bounds import Neighbourhood, OutOfBounds, within
+from mirror.oci.ip_zones import Destination, Zone, literal, zone_of
+from mirror.upstream.ssrf_guard import ZoneForbidden, ZoneResolver, within
 from tests.unit.texts import anything
 
 V4 = st.integers(0, 2**32 - 1).map(IPv4Address)
@@ -189,14 +189,14 @@ def test_a_connection_stays_in_its_zone(address: IPv4Address | IPv6Address, zone
     if zone_of(address) <= zone:
         within(zone)(info).close()
     else:
-        with pytest.raises(OutOfBounds) as refusal:
+        with pytest.raises(ZoneForbidden) as refusal:
             within(zone)(info)
         assert refusal.value.zone is zone_of(address)
 
 
 async def test_a_name_lies_where_its_addresses_do() -> None:
     """Known when it was resolved; until then the least is allowed."""
-    neighbourhood = Neighbourhood()
+    neighbourhood = ZoneResolver()
     assert neighbourhood.zone("localhost") is Zone.PUBLIC
     await neighbourhood.resolve("localhost", 80, socket.AF_UNSPEC)
     assert neighbourhood.zone("localhost") is Zone.PRIVATE

@@ -14,8 +14,8 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_MANIFEST, ManifestHead
 from mirror.oci.names import Repository
 from mirror.oci.ranges import Span
-from mirror.oci.routes import Asked
-from mirror.outcomes import ManifestPull, Outcome
+from mirror.oci.routes import RequestedRepository
+from mirror.pull.results import CacheOutcome, ManifestResult
 from mirror.server.answers import (
     blob_headers,
     error_answer,
@@ -25,11 +25,11 @@ from mirror.server.answers import (
     part_headers,
     part_opening,
 )
-from mirror.server.wire import render
+from mirror.server.response import render
 from tests.unit.texts import digests
 
 DIGEST = Digest.of(b"")
-ASKED = Asked(Repository("quay.io", "org/app"), "/v2/org/app", "quay.io", by_path=False)
+ASKED = RequestedRepository(Repository("quay.io", "org/app"), "/v2/org/app", "quay.io", by_path=False)
 FAILURES = [
     kind
     for _, kind in inspect.getmembers(errors, inspect.isclass)
@@ -97,7 +97,7 @@ def test_a_method_that_is_not_allowed_is_told_which_are() -> None:
 def test_a_stale_manifest_says_why_and_since_when(reason: str, age: int) -> None:
     """Whatever upstream's failure was called: a header can carry it."""
     head = ManifestHead(DIGEST, OCI_MANIFEST, 7)
-    pull = ManifestPull(head, None, Outcome.STALE, age=age, failure=UpstreamUnavailable(reason))
+    pull = ManifestResult(head, None, CacheOutcome.STALE, age=age, failure=UpstreamUnavailable(reason))
     headers = rendered(200, dict(manifest_headers(ASKED, pull)))
     assert headers["Cache-Status"].startswith("mirror; fwd=stale")
     assert headers["Age"] == str(age)
@@ -107,8 +107,8 @@ def test_a_stale_manifest_says_why_and_since_when(reason: str, age: int) -> None
     assert "\\" not in headers["Warning"]
 
 
-@given(digests, st.sampled_from(Outcome), st.integers(0, 2**60), st.integers(0, 2**60))
-def test_the_heads_of_a_blob_agree(digest: Digest, outcome: Outcome, start: int, length: int) -> None:
+@given(digests, st.sampled_from(CacheOutcome), st.integers(0, 2**60), st.integers(0, 2**60))
+def test_the_heads_of_a_blob_agree(digest: Digest, outcome: CacheOutcome, start: int, length: int) -> None:
     """Whole, in part, in parts: the same but for length, place and type."""
     span = Span(start, start + length + 1)
     whole = dict(blob_headers(ASKED, digest, span.end, outcome))
@@ -125,7 +125,7 @@ def test_the_heads_of_a_blob_agree(digest: Digest, outcome: Outcome, start: int,
 
 def test_a_blob_of_unknown_size_claims_none() -> None:
     """HEAD of what upstream doesn't tell the size of."""
-    assert "Content-Length" not in dict(blob_headers(ASKED, DIGEST, None, Outcome.PASSED))
+    assert "Content-Length" not in dict(blob_headers(ASKED, DIGEST, None, CacheOutcome.PASSED))
 
 
 def test_parts_begin_as_multipart_wants_it() -> None:

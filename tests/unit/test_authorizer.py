@@ -11,10 +11,10 @@ import pytest_asyncio
 
 from mirror.config import TimeoutSettings, UpstreamSettings
 from mirror.errors import UpstreamRefused
-from mirror.metrics import Metrics
+from mirror.observability.metrics import Metrics
 from mirror.oci.authorization import Login, Token
-from mirror.upstream.authorizer import Authorizer
-from mirror.upstream.credentials import Credentials, Given
+from mirror.upstream.credentials.authorizer import Authorizer
+from mirror.upstream.credentials.source import Credentials, FixedCredentials
 from mirror.upstream.session import Session
 from tests.fake.answers import Valve
 from tests.fake.content import image
@@ -209,7 +209,7 @@ async def test_no_login_for_whoever_upstream_redirects_to(way: Way) -> None:
 async def test_a_stray_challenge_leaves_no_trace(way: Way) -> None:
     """One answer that wants something else, of a proxy perhaps: the next request is as if it had not been."""
     way.registry.gate = Bearer(tokens=way.tokens)
-    async with Authorizer("registry.test", way.registry.url, Given(None, cure="-"), way.session) as nobody:
+    async with Authorizer("registry.test", way.registry.url, FixedCredentials(None, cure="-"), way.session) as nobody:
         way.tokens.logins = {}
         assert await way.ask(nobody) == 200
         way.registry.inject(Status(401, {"WWW-Authenticate": 'Basic realm="stray"'}), times=2)

@@ -8,10 +8,10 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from mirror.airgap.archives import opened
+from mirror.airgap.archive import opened
+from mirror.airgap.bundle_files import parts_of
+from mirror.airgap.bundle_reader import read_bundle
 from mirror.airgap.exporting import check_apart
-from mirror.airgap.files import parts_of
-from mirror.airgap.reading import read_bundle
 from mirror.errors import BundleInvalid, DiskFull, StorageFailed
 from tests.real.mounts import small_disk
 from tests.unit.bundles import all_of, an_image, write

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirror.airgap.archives import opened
+from mirror.airgap.archive import opened
+from mirror.airgap.bundle_files import parts_of
+from mirror.airgap.bundle_parts import PartsReader
+from mirror.airgap.bundle_reader import read_bundle
 from mirror.airgap.contents import CarriedBlob, CarriedImage, Contents
-from mirror.airgap.docker import docker_manifest
-from mirror.airgap.files import parts_of
-from mirror.airgap.parts import PartsReader
-from mirror.airgap.reading import read_bundle
-from mirror.airgap.unpacking import Place
+from mirror.airgap.docker_archive import docker_manifest
+from mirror.airgap.unpack import UnpackDirectory
 from mirror.errors import BundleInvalid, StorageFailed
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_MANIFEST
@@ -209,7 +209,7 @@ def test_what_is_compressed_is_read_once(tmp_path: Path, pack: Callable[[bytes],
     packed, place = tmp_path / "packed", tmp_path / "place"
     packed.write_bytes(pack((tmp_path / "b.tar").read_bytes()))
     place.mkdir()
-    with opened(packed, Place(place, 0)) as archive:
+    with opened(packed, UnpackDirectory(place, 0)) as archive:
         os.truncate(packed, 0)
         assert all_of(read_bundle(archive)) == blobs
         assert list(place.iterdir()) == []
@@ -224,7 +224,7 @@ def test_what_is_compressed_is_read_without_room_too(tmp_path: Path, disk: int, 
     packed, told = tmp_path / "b.tar.gz", list[str]()
     packed.write_bytes(gzip.compress((tmp_path / "b.tar").read_bytes()))
     with small_disk(tmp_path / "place", disk or MIB):
-        place = Place(tmp_path / "place" / ("" if disk else "absent"), spare, told.append)
+        place = UnpackDirectory(tmp_path / "place" / ("" if disk else "absent"), spare, told.append)
         with opened(packed, place) as archive:
             assert all_of(read_bundle(archive)) == blobs
     assert [line for line in told if "it is read anew" in line] == told
@@ -241,7 +241,10 @@ def test_damage_to_what_is_compressed_is_said(tmp_path: Path, pack: Callable[[by
     flipped[len(whole) // 2] ^= 1
     for body in (whole[: len(whole) // 2], bytes(flipped)):
         (tmp_path / "b").write_bytes(body)
-        with pytest.raises(BundleInvalid, match="copy it again"), opened(tmp_path / "b", Place(tmp_path, 0)) as archive:
+        with (
+            pytest.raises(BundleInvalid, match="copy it again"),
+            opened(tmp_path / "b", UnpackDirectory(tmp_path, 0)) as archive,
+        ):
             all_of(read_bundle(archive))
 
 

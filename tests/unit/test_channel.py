@@ -14,11 +14,11 @@ import pytest
 from aiohttp import web
 
 from mirror.config import LimitSettings
-from mirror.server.channels import channel_of
 from mirror.server.connections import Connections
 from mirror.server.framing import malformed
 from mirror.server.listener import Listener
-from mirror.server.wire import sent
+from mirror.server.response import sent
+from mirror.server.response_writer import writer_for
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -80,7 +80,7 @@ async def sending(file: IO[bytes]) -> AsyncIterator[tuple[asyncio.Task[None], as
     begun: asyncio.Future[asyncio.Task[None]] = asyncio.get_running_loop().create_future()
 
     async def send(request: web.BaseRequest) -> None:
-        async with channel_of(request) as channel:
+        async with writer_for(request) as channel:
             await channel.copy(WholeFile(file), 0, SIZE)
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:

@@ -25,9 +25,9 @@ from mirror.clients import (
     Client,
     Mirrored,
 )
+from mirror.clients.file import ClientFile
 from mirror.clients.mentions import mentions
 from mirror.errors import ClientConfigurationInvalid, ConfigurationInvalid
-from mirror.placement import Placement
 
 HERE = Mirrored(Address.parse("http://127.0.0.1:5000"), ("docker.io", "quay.io"))
 THERE = Mirrored(Address.parse("http://mirror.lan:5000"), ("docker.io", "quay.io"))
@@ -332,7 +332,7 @@ def test_a_file_is_replaced_whole_with_its_mode_and_a_copy_kept(tmp_path: Path) 
     file.write_text("before")
     file.chmod(0o600)
 
-    backup = Placement(tmp_path, "/etc/x.toml").write("after", instead_of="before")
+    backup = ClientFile(tmp_path, "/etc/x.toml").write("after", instead_of="before")
 
     assert backup is not None
     assert (file.read_text(), backup.read_text()) == ("after", "before")
@@ -346,7 +346,7 @@ def test_what_somebody_wrote_meanwhile_stays(tmp_path: Path) -> None:
     file = tmp_path / "x"
     file.write_text("theirs")
     with pytest.raises(ClientConfigurationInvalid, match="meanwhile"):
-        Placement(tmp_path, "/x").write("ours", instead_of="before")
+        ClientFile(tmp_path, "/x").write("ours", instead_of="before")
     assert file.read_text() == "theirs"
 
 
@@ -358,9 +358,9 @@ def test_a_link_is_followed_within_its_root_only(tmp_path: Path) -> None:
     (root / "etc/inside").symlink_to("real")
     (root / "etc/outside").symlink_to(tmp_path / "elsewhere")
 
-    Placement(root, "/etc/inside").write("after", instead_of="before")
+    ClientFile(root, "/etc/inside").write("after", instead_of="before")
 
     assert (root / "etc/inside").is_symlink()
     assert (root / "etc/real").read_text() == "after"
     with pytest.raises(ClientConfigurationInvalid, match="leads out"):
-        Placement(root, "/etc/outside")
+        ClientFile(root, "/etc/outside")

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.collapse import Collapsed
 from mirror.errors import UpstreamUnavailable
+from mirror.primitives.singleflight import SingleFlight
 from tests.unit.loops import new_loop
 
 
-class Questions:
+class UpstreamGuard:
     """Answers that come when a test says so."""
 
     def __init__(self) -> None:
@@ -35,8 +35,8 @@ def test_all_who_ask_meanwhile_get_one_answer(keys: list[str], data: st.DataObje
     leaving = data.draw(st.sets(st.integers(0, len(keys) - 1)))
 
     async def scene() -> None:
-        questions = Questions()
-        async with Collapsed[str, str]() as collapsed:
+        questions = UpstreamGuard()
+        async with SingleFlight[str, str]() as collapsed:
             askers = [
                 asyncio.create_task(collapsed.ask(key, lambda key=key: questions.answer(key)))  # type: ignore[misc]
                 for key in keys
@@ -68,9 +68,9 @@ def test_a_failure_is_everybodys() -> None:
     """Each asker gets it; the next one tries again; one that nobody waits for is no unseen exception."""
 
     async def scene() -> None:
-        questions = Questions()
+        questions = UpstreamGuard()
         questions.failure = UpstreamUnavailable("refused")
-        async with Collapsed[str, str]() as collapsed:
+        async with SingleFlight[str, str]() as collapsed:
             for leave in (False, True):
                 askers = [asyncio.create_task(collapsed.ask("a", lambda: questions.answer("a"))) for _ in range(3)]
                 await asyncio.sleep(1)
@@ -91,8 +91,8 @@ def test_tasks_end_with_their_owner() -> None:
     """Leaving the context cancels what runs, and leaves nothing behind."""
 
     async def scene() -> None:
-        questions = Questions()
-        async with Collapsed[str, str]() as collapsed:
+        questions = UpstreamGuard()
+        async with SingleFlight[str, str]() as collapsed:
             asker = asyncio.create_task(collapsed.ask("a", lambda: questions.answer("a")))
             await asyncio.sleep(1)
         with pytest.raises(asyncio.CancelledError):

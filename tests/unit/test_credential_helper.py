@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.errors import ElsewhereUnavailable
+from mirror.errors import RedirectTargetUnavailable
 from mirror.oci.authorization import Login
-from mirror.upstream.credential_helper import CredentialHelpers, Enquiry, understood
-from mirror.upstream.credentials import Credentials, IdentityToken, is_text
+from mirror.upstream.credentials.credential_helper import CredentialHelpers, HelperRequest, understood
+from mirror.upstream.credentials.source import Credentials, IdentityToken, is_text
 from tests.real.program import eventually
 
 SERVER = "registry.test:5000"
@@ -45,11 +45,11 @@ class Bench:
     directory: Path
     clock: Clock
 
-    def helper(self, script: str) -> Enquiry:
+    def helper(self, script: str) -> HelperRequest:
         program = self.directory / "docker-credential-test"
         program.write_text(f"#!/bin/sh\ncd '{self.directory}'\necho $$ \"$@\" >> runs\n{script}")
         program.chmod(0o755)
-        return Enquiry(str(program), SERVER)
+        return HelperRequest(str(program), SERVER)
 
     @property
     def runs(self) -> list[str]:
@@ -227,7 +227,9 @@ async def test_a_helper_that_fails_is_named_and_gone(bench: Bench, how: str, cap
     """The message says which, how, and what to try; nothing that it said is shown; none of its processes is left."""
     script, reason = FAULTS[how]
     async with bench.helpers(timeout=20.0 if "more than" in reason else 1.0) as helpers:
-        with pytest.raises(ElsewhereUnavailable, match=f"docker-credential-test for {SERVER} .*{reason}.*try") as found:
+        with pytest.raises(
+            RedirectTargetUnavailable, match=f"docker-credential-test for {SERVER} .*{reason}.*try"
+        ) as found:
             await helpers.ask(bench.helper(script))
     await gone(bench.pids())
     assert found.value.retry_after
@@ -241,7 +243,7 @@ async def test_a_helper_that_cannot_be_run_is_named(bench: Bench, prepare: Calla
     enquiry = bench.helper("")
     prepare(Path(enquiry.program))
     async with bench.helpers() as helpers:
-        with pytest.raises(ElsewhereUnavailable, match=r"can't be run: (No such file|Permission denied).*PATH"):
+        with pytest.raises(RedirectTargetUnavailable, match=r"can't be run: (No such file|Permission denied).*PATH"):
             await helpers.ask(enquiry)
 
 
@@ -250,7 +252,7 @@ async def test_a_failure_is_remembered_for_a_moment_and_then_forgotten(bench: Be
     enquiry = bench.helper("exit 3")
     async with bench.helpers() as helpers:
         for _ in range(3):
-            with pytest.raises(ElsewhereUnavailable, match="exit code 3"):
+            with pytest.raises(RedirectTargetUnavailable, match="exit code 3"):
                 await helpers.ask(enquiry)
         assert len(bench.runs) == 1
         bench.helper(TELL)
@@ -265,9 +267,9 @@ async def test_a_login_that_was_refused_is_not_used_because_the_helper_fails(ben
         first = await helpers.ask(enquiry)
         bench.helper("exit 3")
         bench.clock.now += 4
-        with pytest.raises(ElsewhereUnavailable):
+        with pytest.raises(RedirectTargetUnavailable):
             await helpers.renew(enquiry, first)
-        with pytest.raises(ElsewhereUnavailable):
+        with pytest.raises(RedirectTargetUnavailable):
             await helpers.ask(enquiry)
 
 

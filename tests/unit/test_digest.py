@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.errors import DigestInvalid, UpstreamCorrupt
+from mirror.errors import DigestInvalid, IntegrityError
 from mirror.oci.digest import ALGORITHMS, Digest, Verifier
 from tests.unit.refusals import parsed
 from tests.unit.texts import anything, digests
@@ -90,7 +90,7 @@ def test_other_content_is_not_accepted(content: bytes, other: bytes, algorithm: 
         if other == content:
             verifier.finish(size)
         else:
-            with pytest.raises(UpstreamCorrupt):
+            with pytest.raises(IntegrityError):
                 verifier.finish(size)
 
 
@@ -102,5 +102,5 @@ def test_right_content_of_a_wrong_size_is_not_accepted(content: bytes, announced
     if announced == len(content):
         verifier.finish(announced)
     else:
-        with pytest.raises(UpstreamCorrupt):
+        with pytest.raises(IntegrityError):
             verifier.finish(announced)

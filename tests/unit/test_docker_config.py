@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror.oci.authorization import Login, Token
-from mirror.upstream.credentials import Credentials, IdentityToken, is_text
-from mirror.upstream.docker_config import DockerConfig, host_of
+from mirror.upstream.credentials.docker_config import DockerConfig, host_of
+from mirror.upstream.credentials.source import Credentials, IdentityToken, is_text
 from tests.unit.texts import anything, hosts
 
 texts = st.text(st.characters(codec="utf-8"), min_size=1).filter(is_text)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 
 from mirror.config import CacheSettings
-from mirror.downloads import Downloads
-from mirror.errors import BlobUnknown, NoRoom, UpstreamCut, UpstreamUnavailable
-from mirror.metrics import Metrics
+from mirror.errors import BlobUnknown, NoSpace, UpstreamDisconnected, UpstreamUnavailable
+from mirror.observability.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.oci.ranges import Span
+from mirror.pull.downloads import Downloads
 from mirror.storage.disk import DiskStore
 from mirror.storage.ledger import DiskLedger
 from tests.unit.contents import Content, layer
@@ -185,14 +185,14 @@ class DownloadsMachine(RuleBasedStateMachine):
         if how == "all" and connection.at < len(body):
             connection.send(body[connection.at :])
         if how == "cut" or (connection.at < len(body) and (connection.size, way.told) != (None, None)):
-            self._break(way, connection, UpstreamCut("cut") if how == "cut" else None)
+            self._break(way, connection, UpstreamDisconnected("cut") if how == "cut" else None)
             return
         way.is_lost |= connection.at < len(body)  # nobody knows that this is not all
         connection.end()
         self.settle()
         assert way.is_lost or way.source.content.digest in self.store, "it all came, and is not there"
 
-    def _break(self, way: Way, connection: Connection, error: UpstreamCut | None) -> None:
+    def _break(self, way: Way, connection: Connection, error: UpstreamDisconnected | None) -> None:
         way.broken(connection.at)
         connection.end(error)
         self.settle()
@@ -242,7 +242,7 @@ class DownloadsMachine(RuleBasedStateMachine):
             assert body.startswith(follower.got)
             assert follower.promised in {None, len(body)}
             assert follower.failure is None, follower.failure
-        assert not isinstance(follower.failure, NoRoom) or self.limit < 2 * ALL
+        assert not isinstance(follower.failure, NoSpace) or self.limit < 2 * ALL
 
     def _who_is_quick_has_what_came(self) -> None:
         """But for the end, which waits for the verification."""

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirror.config import CacheSettings
-from mirror.downloads import Downloads
-from mirror.errors import MirrorError, NoRoom, StorageFailed, UpstreamCorrupt, UpstreamCut, UpstreamUnavailable
-from mirror.metrics import Metrics
+from mirror.errors import DigestMismatch, MirrorError, NoSpace, StorageFailed, UpstreamDisconnected, UpstreamUnavailable
+from mirror.observability.metrics import Metrics
 from mirror.oci.ranges import Span
+from mirror.pull.downloads import Downloads
 from mirror.storage.disk import DiskStore
 from mirror.storage.ledger import DiskLedger
 from tests.unit.contents import Content, layer
@@ -106,7 +106,7 @@ def test_one_wrong_byte_is_enough(scene: Scene, at: int) -> None:
     if at < len(BLOB.body):
         scene.send(len(BLOB.body))
     scene.end()
-    assert [type(one.failure) for one in followers] == [UpstreamCorrupt, UpstreamCorrupt]
+    assert [type(one.failure) for one in followers] == [DigestMismatch, DigestMismatch]
     assert not any(one.is_whole for one in followers)
     assert BLOB.digest not in scene.store
     assert scene.kept == b""
@@ -167,7 +167,7 @@ def test_what_was_promised_stays_promised_over_a_cut(scene: Scene, announces: in
     follower = scene.follow()
     scene.send(100_000)
     scene.source.manner = Manner(announces=announces)
-    scene.end(UpstreamCut("cut"))
+    scene.end(UpstreamDisconnected("cut"))
     assert scene.connection.span == Span(100_000, 100_000)
     scene.send(200_000)
     assert len(follower.got) == 200_000
@@ -182,7 +182,7 @@ def test_another_size_after_a_cut_is_another_blob(scene: Scene) -> None:
     follower = scene.follow()
     scene.send(150_000)
     scene.source.manner = Manner()
-    scene.end(UpstreamCut("cut"))
+    scene.end(UpstreamDisconnected("cut"))
     if scene.source.connection is not None:
         scene.send(len(BLOB.body))
         scene.end()
@@ -195,7 +195,7 @@ def test_a_cut_for_good_keeps_what_came(scene: Scene) -> None:
     follower = scene.follow()
     scene.send(100_000)
     scene.source.manner = Manner(refusal=UpstreamUnavailable("refused"))
-    scene.end(UpstreamCut("cut"))
+    scene.end(UpstreamDisconnected("cut"))
     assert isinstance(follower.failure, UpstreamUnavailable)
     assert 1 < len(scene.source.connections) < 10
     assert scene.kept == BLOB.body[:100_000]
@@ -213,7 +213,7 @@ def test_a_download_that_gets_on_is_never_given_up(scene: Scene) -> None:
     follower = scene.follow()
     for end in range(10_000, 300_000, 10_000):
         scene.send(end)
-        scene.end(UpstreamCut("cut"))
+        scene.end(UpstreamDisconnected("cut"))
     scene.send(300_000)
     scene.end()
     assert follower.got == BLOB.body
@@ -259,7 +259,7 @@ def test_what_has_no_room_is_told_so(tmp_path: Path) -> None:
         scene = Scene(loop, tmp_path, limit=100_000)
         failure = scene.follow().failure
         scene.close()
-    assert isinstance(failure, NoRoom)
+    assert isinstance(failure, NoSpace)
     assert failure.detail["size"] == len(BLOB.body)
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mirror.collapse import Exclusion
 from mirror.config import CacheSettings
-from mirror.errors import NoRoom
-from mirror.metrics import Metrics
+from mirror.errors import NoSpace
+from mirror.observability.metrics import Metrics
 from mirror.oci.digest import Digest
+from mirror.primitives.singleflight import KeyedLock
 from mirror.storage.disk import DiskStore
 from mirror.storage.ledger import DiskLedger
 
@@ -65,7 +65,7 @@ async def test_of_two_writers_of_a_digest_one_waits(store: DiskStore, tmp_path: 
 
 async def test_who_waits_may_leave() -> None:
     """And lets the next one in; nothing is left of them all."""
-    exclusion = Exclusion[str]()
+    exclusion = KeyedLock[str]()
     order: list[str] = []
 
     async def enter(name: str) -> None:
@@ -124,5 +124,5 @@ async def test_room_is_free_only_when_what_was_there_is_gone(
     assert on_disk(tmp_path) == 0
     with pytest.raises(asyncio.CancelledError):
         await evicting
-    with pytest.raises(NoRoom):
+    with pytest.raises(NoSpace):
         await store.make_room(LIMIT)

@@ -1,45 +1,16 @@
-"""The house: who may import whom."""
+"""The layers: which package may import which, and which modules are pure."""
 
 import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import mirror
+from tests.layers import DOCSTRING, IMPURE, LAYERS, PURE, ROOT, docstring
 
-ROOT = Path(mirror.__file__).parent
-# Top to bottom: nothing imports what stands below it, nor its neighbour.
-HOUSE = """
-errors
-oci
-policy access clients
-config
-metrics hints recent collapse belt log progress placement
-users guesses
-storage
-upstream
-tenancy
-downloads
-passages
-outcomes questions
-lists
-pulls
-closures
-images warming
-server
-control
-upkeep verification warmth
-airgap
-assembly
-examination
-cli
-__main__
-""".strip().split("\n")
-FLOORS = {room: floor for floor, rooms in enumerate(HOUSE) for room in rooms.split()}
-FORBIDDEN = dict.fromkeys(("oci", "policy", "access", "clients"), "asyncio aiohttp os time")
+LAYER_OF = {name: number for number, (names, _) in enumerate(LAYERS) for name in names}
 
 
 def imports(file: Path) -> Iterator[str]:
-    """Full names of what a file imports, wherever in it: modules, and what is taken from them."""
+    """Yield the full name of everything that a file imports, at any depth: modules, and names from them."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -48,30 +19,48 @@ def imports(file: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-ROOMS = {file: file.relative_to(ROOT).parts[0].removesuffix(".py") for file in ROOT.rglob("*.py")}
-IMPORTS = [(room, name) for file, room in ROOMS.items() for name in imports(file) if room != "__init__"]
+PACKAGE_OF = {file: file.relative_to(ROOT).parts[0].removesuffix(".py") for file in ROOT.rglob("*.py")}
+IMPORTS = [(file, name) for file in PACKAGE_OF for name in imports(file)]
 
 
-def test_every_room_has_its_floor() -> None:
-    """The list is whole: what is not in it is not guarded."""
-    assert set(ROOMS.values()) - {"__init__"} == set(FLOORS)
+def test_every_package_has_a_layer() -> None:
+    """A package that is missing from the list would not be checked."""
+    assert set(PACKAGE_OF.values()) - {"__init__"} == set(LAYER_OF)
 
 
-def test_nothing_imports_what_stands_below_it_or_beside_it() -> None:
-    """A pull goes down the list only; answers come back up as values."""
-    own = [(room, name.split(".")[1]) for room, name in IMPORTS if name.startswith("mirror.")]
+def test_the_layout_stays_small() -> None:
+    """At most 20 packages and modules at the top, in at most 12 layers."""
+    assert len(LAYER_OF) <= 20
+    assert len(LAYERS) <= 12
+
+
+def test_the_package_docstring_is_generated_from_the_list() -> None:
+    """`make reference` writes it."""
+    assert DOCSTRING.read_text() == docstring()
+
+
+def test_packages_import_only_lower_layers() -> None:
+    """A pull goes down the layers only; answers come back up as values."""
+    own = [(PACKAGE_OF[file], name.split(".")[1]) for file, name in IMPORTS if name.startswith("mirror.")]
     assert len(own) > 100
-    assert [pair for pair in own if pair[0] != pair[1] and FLOORS[pair[1]] >= FLOORS[pair[0]]] == []
+    wrong = {(one, other) for one, other in own if one != other and LAYER_OF[other] >= LAYER_OF[one]}
+    assert wrong == set()
 
 
-def test_what_is_pure_has_no_way_out() -> None:
-    """The vocabulary and the decisions know neither a loop nor a network, a file system nor a clock."""
-    assert [(room, name) for room, name in IMPORTS if name.split(".")[0] in FORBIDDEN.get(room, "").split()] == []
+def test_pure_modules_have_no_io() -> None:
+    """The vocabulary and the decisions import no event loop, network, file system or clock."""
+    for entry in PURE:
+        assert (ROOT / entry).exists(), entry
+    pure = [(str(file.relative_to(ROOT)), name) for file, name in IMPORTS]
+    found = [(file, name) for file, name in pure if file.startswith(PURE) and name.split(".")[0] in IMPURE]
+    assert found == []
 
 
-def test_one_room_asks_and_one_room_answers() -> None:
-    """aiohttp's client belongs to upstream/, its server to server/; control asks the mirror itself, over no network."""
-    used = {(room, name) for room, name in IMPORTS if name.split(".")[0] == "aiohttp"}
-    assert {room for room, _ in used} == {"upstream", "server", "control"}
-    assert {name for room, name in used if room == "server"} == {"aiohttp.web"}
-    assert not {name for room, name in used if room == "upstream" and name.startswith("aiohttp.web")}
+def test_http_client_and_server_code_have_one_place_each() -> None:
+    """The client belongs to upstream/, the server to server/; both halves of the admin socket to admin/."""
+    used = {(str(file.relative_to(ROOT)), name) for file, name in IMPORTS if name.split(".")[0] == "aiohttp"}
+    assert {file.split("/")[0] for file, _ in used} == {"upstream", "server", "admin"}
+    for file, name in used:
+        serves = name.startswith("aiohttp.web")
+        allowed = {"upstream": not serves, "server": serves, "admin": serves is not (file == "admin/client.py")}
+        assert allowed[file.split("/")[0]], (file, name)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mirror.errors import DigestInvalid, NameInvalid, NameUnknown, TagInvalid
 from mirror.oci.digest import Digest
-from mirror.oci.images import Image, Selection, parse_image
+from mirror.oci.image_names import Image, Selection, parse_image
 from mirror.oci.names import Repository, Tag, Upstreams
 from mirror.oci.versions import newest
 from tests.unit.refusals import parsed

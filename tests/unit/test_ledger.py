@@ -20,8 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from mirror.errors import StorageFailed
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag
-from mirror.policy import TagFact
-from mirror.storage import ManifestFact
+from mirror.storage.facts import ManifestFact, TagFact
 from mirror.storage.ledger import DiskLedger
 from tests.real.mounts import small_disk
 from tests.unit.loops import Loop, new_loop

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.errors import UpstreamCorrupt, UpstreamCut, UpstreamUnavailable
+from mirror.errors import DigestMismatch, IntegrityError, SizeMismatch, UpstreamDisconnected, UpstreamUnavailable
 from mirror.oci.digest import Digest
 from mirror.oci.ranges import Span
-from mirror.passages import Passage
+from mirror.pull.unstored import UnstoredStream
 from tests.unit.contents import layer
 from tests.unit.loops import new_loop
 
@@ -36,7 +36,7 @@ class Stream:
         buffer[:size] = self.body[:size]
         self.body = self.body[size:]
         if not size and self.is_cut:
-            raise UpstreamCut("cut")
+            raise UpstreamDisconnected("cut")
         return size
 
 
@@ -72,11 +72,11 @@ def passed(script: Script, span: Span, size: int = SIZE) -> tuple[bytes, type[Ex
     async def scene() -> tuple[bytes, type[Exception] | None]:
         got = b""
         try:
-            async with Passage(BLOB.digest, script.open, span, size) as passage:
+            async with UnstoredStream(BLOB.digest, script.open, span, size) as passage:
                 async for piece in passage.pieces():
                     assert piece
                     got += piece
-        except (UpstreamCut, UpstreamCorrupt) as failure:
+        except (UpstreamDisconnected, IntegrityError) as failure:
             return got, type(failure)
         return got, None
 
@@ -101,7 +101,7 @@ def test_of_a_wrong_blob_the_end_never_comes(at: int) -> None:
     """Wherever the wrong byte is."""
     body = BLOB.body[:at] + bytes([BLOB.body[at] ^ 1]) + BLOB.body[at + 1 :]
     got, failure = passed(Script(body, []), Span(0, SIZE))
-    assert failure is UpstreamCorrupt
+    assert failure is DigestMismatch
     assert len(got) < SIZE
 
 
@@ -110,7 +110,7 @@ def test_a_blob_that_is_longer_is_no_blob(span: Span, more: int) -> None:
     """Bytes beyond its end are never passed on."""
     got, failure = passed(Script(BLOB.body + b"\0" * more, []), span)
     assert BLOB.body[span.start : span.end].startswith(got)
-    assert failure in {None, UpstreamCorrupt}
+    assert failure in {None, SizeMismatch}
 
 
 @given(spans, st.integers(0, SIZE - 1))
@@ -121,7 +121,7 @@ def test_an_upstream_that_stops_for_good_cuts_the_passage(span: Span, length: in
     if span.end <= length:
         assert (got, failure) == (BLOB.body[span.start : span.end], None)
     else:
-        assert failure is UpstreamCut
+        assert failure is UpstreamDisconnected
         assert BLOB.body[span.start : span.end].startswith(got)
         assert len(got) < len(span)
         assert len(script.asked) < 10
@@ -130,10 +130,10 @@ def test_an_upstream_that_stops_for_good_cuts_the_passage(span: Span, length: in
 async def test_an_empty_blob_passes() -> None:
     """It has nothing to hold back."""
     empty = layer("empty", 0)
-    async with Passage(empty.digest, Script(b"", []).open, Span(0, 0), 0) as passage:
+    async with UnstoredStream(empty.digest, Script(b"", []).open, Span(0, 0), 0) as passage:
         assert [piece async for piece in passage.pieces()] == []
-    async with Passage(Digest.of(b"other"), Script(b"", []).open, Span(0, 0), 0) as passage:
-        with pytest.raises(UpstreamCorrupt):
+    async with UnstoredStream(Digest.of(b"other"), Script(b"", []).open, Span(0, 0), 0) as passage:
+        with pytest.raises(IntegrityError):
             assert [piece async for piece in passage.pieces()] == []
 
 
@@ -148,4 +148,4 @@ async def test_an_upstream_that_refuses_at_once_is_known_before_the_first_byte()
             raise AssertionError("it was never open")
 
     with pytest.raises(UpstreamUnavailable):
-        await Passage(BLOB.digest, lambda _: Refusing(), Span(0, 1), SIZE).__aenter__()
+        await UnstoredStream(BLOB.digest, lambda _: Refusing(), Span(0, 1), SIZE).__aenter__()

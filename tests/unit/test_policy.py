@@ -6,40 +6,37 @@ from hypothesis import strategies as st
 
 from mirror.errors import (
     ContentUnknown,
+    IntegrityError,
     ManifestUnknown,
     MirrorError,
-    PathThrottled,
     StorageFailed,
-    UpstreamCorrupt,
     UpstreamRefused,
-    UpstreamSilent,
     UpstreamThrottled,
+    UpstreamThrottledByPath,
+    UpstreamTimeout,
     UpstreamUnavailable,
 )
 from mirror.oci.digest import Digest
-from mirror.policy import (
+from mirror.pull.downloads import is_far
+from mirror.pull.freshness import (
     Fetch,
     Revalidate,
     Serve,
-    Stored,
-    TagFact,
-    as_told_to,
     decide,
-    fresh_for,
-    is_far,
     is_gone,
-    is_low,
-    may_stand_in,
-    most_telling,
-    share_of,
-    victims,
+    may_serve_stale,
 )
+from mirror.server.answers import for_client
+from mirror.storage.eviction import StoredBlob, choose_victims
+from mirror.storage.facts import TagFact
+from mirror.upstream.pull_quota import fresh_for, is_low
+from mirror.upstream.selection import most_informative, time_share
 
 DIGEST = Digest.of(b"")
 times = st.integers(-(10**9), 10**10).map(float)
 durations = st.integers(0, 10**8).map(float)
 stored = st.lists(st.integers(0, 50), max_size=12).map(
-    lambda sizes: [Stored(Digest.of(bytes([number])), size) for number, size in enumerate(sizes)]
+    lambda sizes: [StoredBlob(Digest.of(bytes([number])), size) for number, size in enumerate(sizes)]
 )
 
 
@@ -73,7 +70,7 @@ def test_offline_whatever_is_known_is_served(checked: float, now: float, fresh_f
 
 @pytest.mark.parametrize(
     "failure",
-    [UpstreamUnavailable, UpstreamSilent, UpstreamThrottled, UpstreamRefused, UpstreamCorrupt],
+    [UpstreamUnavailable, UpstreamTimeout, UpstreamThrottled, UpstreamRefused, IntegrityError],
 )
 @given(times, durations, durations)
 def test_when_upstream_fails_stale_is_better_than_nothing(
@@ -81,7 +78,7 @@ def test_when_upstream_fails_stale_is_better_than_nothing(
 ) -> None:
     """For as long as the configuration says."""
     fact = TagFact(DIGEST, checked)
-    assert may_stand_in(fact, failure("…"), now=checked + age, stale_for=stale_for) == (age < stale_for)
+    assert may_serve_stale(fact, failure("…"), now=checked + age, stale_for=stale_for) == (age < stale_for)
     assert not is_gone(failure("…"))
 
 
@@ -90,34 +87,34 @@ def test_when_upstream_fails_stale_is_better_than_nothing(
 def test_what_upstream_says_is_gone_is_gone(failure: type[MirrorError], checked: float, stale_for: float) -> None:
     """Its answer is no failure."""
     assert is_gone(failure("…"))
-    assert not may_stand_in(TagFact(DIGEST, checked), failure("…"), now=checked, stale_for=stale_for)
+    assert not may_serve_stale(TagFact(DIGEST, checked), failure("…"), now=checked, stale_for=stale_for)
 
 
 def test_the_mirrors_own_failures_are_not_upstreams() -> None:
     """A full disk neither proves that a tag is gone nor that it can't be asked for."""
     failure = StorageFailed("…")
     assert not is_gone(failure)
-    assert not may_stand_in(TagFact(DIGEST, 0), failure, now=0, stale_for=60)
+    assert not may_serve_stale(TagFact(DIGEST, 0), failure, now=0, stale_for=60)
 
 
 def test_who_named_the_upstream_in_the_path_is_told_to_wait() -> None:
     """It has nowhere to fall back to; who asked a mirror falls back at 503."""
     failure = UpstreamThrottled("too many", retry_after=7, upstream="quay.io")
-    assert as_told_to(failure, by_path=False) is failure
-    told = as_told_to(failure, by_path=True)
-    assert isinstance(told, PathThrottled)
+    assert for_client(failure, by_path=False) is failure
+    told = for_client(failure, by_path=True)
+    assert isinstance(told, UpstreamThrottledByPath)
     assert (str(told), told.retry_after, told.detail) == ("too many", 7, {"upstream": "quay.io"})
     assert (failure.status, told.status) == (503, 429)
-    other = UpstreamSilent("…")
-    assert as_told_to(other, by_path=True) is other
+    other = UpstreamTimeout("…")
+    assert for_client(other, by_path=True) is other
 
 
 @given(stored, st.integers(-10, 400), st.sets(st.integers(0, 11)))
-def test_victims_are_the_oldest_that_nobody_holds(blobs: list[Stored], excess: int, holding: set[int]) -> None:
+def test_victims_are_the_oldest_that_nobody_holds(blobs: list[StoredBlob], excess: int, holding: set[int]) -> None:
     """Just as many as are needed, in order; none where all of them would not do."""
     held = {blobs[number].digest for number in holding if number < len(blobs)}
     free = [blob for blob in blobs if blob.digest not in held and blob.size]
-    chosen = victims(blobs, excess=excess, held=held)
+    chosen = choose_victims(blobs, excess=excess, held=held)
     if chosen is None:
         assert sum(blob.size for blob in free) < excess
         return
@@ -133,22 +130,24 @@ seconds = st.integers(0, 10**5).map(float)
 @given(sizes, sizes, seconds, seconds)
 def test_a_slower_download_is_no_nearer(ahead: int, came: int, taken: float, patience: float) -> None:
     """More bytes ahead, more seconds for as many, less patience: none makes it nearer."""
-    if is_far(ahead, came=came, seconds=taken, patience=patience):
-        assert is_far(ahead + 1, came=came, seconds=taken, patience=patience)
-        assert is_far(ahead, came=came, seconds=taken + 1, patience=patience)
-        assert is_far(ahead, came=came, seconds=taken, patience=patience / 2)
+    if is_far(ahead, received=came, seconds=taken, patience=patience):
+        assert is_far(ahead + 1, received=came, seconds=taken, patience=patience)
+        assert is_far(ahead, received=came, seconds=taken + 1, patience=patience)
+        assert is_far(ahead, received=came, seconds=taken, patience=patience / 2)
 
 
 @given(st.integers(2**21, 2**40), st.integers(1, 2**40), st.integers(1, 10**5), st.integers(1, 100))
 def test_far_is_what_takes_longer_than_patience(ahead: int, came: int, taken: int, patience: int) -> None:
     """At the pace so far."""
-    assert is_far(ahead, came=came, seconds=float(taken), patience=float(patience)) == (ahead * taken > patience * came)
+    assert is_far(ahead, received=came, seconds=float(taken), patience=float(patience)) == (
+        ahead * taken > patience * came
+    )
 
 
 @given(st.integers(-(2**40), 2**16), sizes, seconds)
 def test_what_is_here_or_almost_is_near(ahead: int, came: int, taken: float) -> None:
     """To ask for it anew would take no less."""
-    assert not is_far(ahead, came=came, seconds=taken, patience=0.0)
+    assert not is_far(ahead, received=came, seconds=taken, patience=0.0)
 
 
 seconds = st.floats(0, 10**6)
@@ -170,9 +169,9 @@ def test_with_few_pulls_left_tags_hold_longer_and_never_shorter(usually: float, 
 
 RANKS: dict[type[MirrorError], int] = {
     UpstreamThrottled: 0,
-    UpstreamSilent: 1,
+    UpstreamTimeout: 1,
     UpstreamUnavailable: 1,
-    UpstreamCorrupt: 2,
+    IntegrityError: 2,
     UpstreamRefused: 3,
     ManifestUnknown: 4,
 }
@@ -182,7 +181,7 @@ RANKS: dict[type[MirrorError], int] = {
 def test_the_failure_that_tells_most_is_one_that_may_end(kinds: list[type[MirrorError]]) -> None:
     """Gone is what all say is gone; of equals the first endpoint's is told."""
     failures = [kind("failed") for kind in kinds]
-    told = most_telling(failures)
+    told = most_informative(failures)
     assert told in failures
     assert is_gone(told) == all(is_gone(failure) for failure in failures)
     assert RANKS[type(told)] == min(RANKS[type(failure)] for failure in failures)
@@ -195,7 +194,7 @@ def test_silent_endpoints_share_the_time_of_a_question(seconds: float, probes: l
     left = seconds
     for at, is_probe in enumerate(probes):
         waiting = len(probes) - at - 1
-        share = share_of(left, of=seconds, waiting=waiting, is_probe=is_probe)
+        share = time_share(left, total=seconds, waiting=waiting, is_probe=is_probe)
         assert 0 < share <= (seconds / 4 if is_probe else seconds)
         assert share <= left / (waiting + 1)
         left -= share

@@ -9,12 +9,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from mirror.admin.client import AdminClient
 from mirror.cli import command_line
 from mirror.config import DEFAULT_UPSTREAMS, Settings, default_cache_path, parse_duration, parse_size, read_settings
-from mirror.control import Control
+from mirror.doctor import Finding
 from mirror.errors import ConfigurationInvalid
-from mirror.examination import Finding
-from mirror.verification import Findings
+from mirror.maintenance.verify import Findings
 from tests.unit.configurations import KEYS, environment, read, written
 from tests.unit.texts import spoiled
 
@@ -118,7 +118,7 @@ class Served:
     def examine(self, settings: Settings, /, *, config: Path | None, root: Path) -> list[Finding]:
         raise AssertionError("nothing is to be examined")
 
-    def ask(self, settings: Settings, job: Callable[[Control], Awaitable[_Result]], /) -> _Result:
+    def ask(self, settings: Settings, job: Callable[[AdminClient], Awaitable[_Result]], /) -> _Result:
         raise AssertionError(f"ask {job}")
 
 

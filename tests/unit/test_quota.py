@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mirror.oci.quota import Quota
+from mirror.oci.ratelimit_headers import RateLimitHeader
 from tests.unit.texts import anything
 
 numbers = st.integers(0, 10**9 - 1)
@@ -18,19 +18,19 @@ def written(pulls: int, window: int | None) -> str:
 @given(numbers, windows)
 def test_a_limit_is_read_as_docker_hub_writes_it(pulls: int, window: int | None) -> None:
     """`76;w=21600` are 76 pulls in six hours; the window may be missing."""
-    assert Quota.parse(written(pulls, window)) == Quota(pulls, window)
+    assert RateLimitHeader.parse(written(pulls, window)) == RateLimitHeader(pulls, window)
 
 
 @given(st.lists(st.tuples(numbers, windows), min_size=1, max_size=4), st.sampled_from([",", ", ", " ,\t"]))
 def test_of_several_the_first_counts(limits: list[tuple[int, int | None]], comma: str) -> None:
     """It is the one that is reached next."""
-    assert Quota.parse(comma.join(written(*limit) for limit in limits)) == Quota(*limits[0])
+    assert RateLimitHeader.parse(comma.join(written(*limit) for limit in limits)) == RateLimitHeader(*limits[0])
 
 
 @pytest.mark.parametrize("header", ["100; w=21600", " 100 ;W=21600 ", '100;comment="x";w=21600', "100;w=21600;burst=5"])
 def test_spaces_and_other_parameters_do_no_harm(header: str) -> None:
     """Parameters come in any order, with spaces around them."""
-    assert Quota.parse(header) == Quota(100, 21600)
+    assert RateLimitHeader.parse(header) == RateLimitHeader(100, 21600)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_spaces_and_other_parameters_do_no_harm(header: str) -> None:
 )
 def test_what_is_no_limit(header: str | None) -> None:
     """Is as good as no header."""
-    assert Quota.parse(header) is None
+    assert RateLimitHeader.parse(header) is None
 
 
 @given(anything(st.builds(written, numbers, windows)))
@@ -47,5 +47,5 @@ def test_what_is_no_limit(header: str | None) -> None:
 @example("1" + ";w" * 10_000)
 def test_any_header_is_read(header: str) -> None:
     """As a limit or as nothing, in no time."""
-    quota = Quota.parse(header)
+    quota = RateLimitHeader.parse(header)
     assert quota is None or (0 <= quota.pulls < 10**9 and (quota.window is None or 0 <= quota.window < 10**9))

@@ -3,14 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.recent import Recent
+from mirror.primitives.lru import LruCache
 
 Act = tuple[str, int, int]
 
 acts = st.lists(st.tuples(st.sampled_from(["keep", "get", "drop"]), st.integers(0, 8), st.integers(1, 12)))
 
 
-def done(recent: Recent[int, int], act: Act) -> None:
+def done(recent: LruCache[int, int], act: Act) -> None:
     verb, key, value = act
     if verb == "keep":
         recent.keep(key, value)
@@ -23,7 +23,7 @@ def done(recent: Recent[int, int], act: Act) -> None:
 @given(acts, st.integers(1, 30))
 def test_the_weight_of_all_values_stays_within_its_limit(acts: list[Act], most: int) -> None:
     """After each act; and a value is either the one kept last under its key, or gone."""
-    recent = Recent[int, int](most, weigh=lambda value: value)
+    recent = LruCache[int, int](most, weigh=lambda value: value)
     kept: dict[int, int] = {}
     for act in acts:
         done(recent, act)
@@ -42,7 +42,7 @@ def test_what_was_used_lately_is_not_forgotten(
     before: list[Act], key: int, value: int, kept_anew: bool, after: list[Act]
 ) -> None:
     """Not before others of half the limit's weight were used."""
-    recent = Recent[int, int](40, weigh=lambda value: value)
+    recent = LruCache[int, int](40, weigh=lambda value: value)
     recent.keep(key, value)
     for act in before:
         if act[1] != key or act[0] == "get":
@@ -63,7 +63,7 @@ def test_what_was_used_lately_is_not_forgotten(
 @given(st.lists(st.integers(0, 8)), st.integers(1, 6))
 def test_the_values_used_last_are_those_that_stay(keys: list[int], most: int) -> None:
     """Keeping counts as a use; each value weighs 1 where nothing else is said."""
-    recent = Recent[int, str](most)
+    recent = LruCache[int, str](most)
     for key in keys:
         recent.keep(key, str(key))
     lately = list(dict.fromkeys(reversed(keys)))[:most]
@@ -72,7 +72,7 @@ def test_the_values_used_last_are_those_that_stay(keys: list[int], most: int) ->
 
 def test_a_use_keeps_a_value_from_being_forgotten() -> None:
     """The least recently used one goes, not the one kept first."""
-    recent = Recent[str, int](3)
+    recent = LruCache[str, int](3)
     for key in "abc":
         recent.keep(key, 1)
     assert recent.get("a") == 1
@@ -82,7 +82,7 @@ def test_a_use_keeps_a_value_from_being_forgotten() -> None:
 
 def test_what_is_too_heavy_is_not_kept() -> None:
     """It may push others out, but never stands above the limit."""
-    recent = Recent[str, int](10, weigh=lambda value: value)
+    recent = LruCache[str, int](10, weigh=lambda value: value)
     recent.keep("light", 1)
     recent.keep("heavy", 11)
     assert recent.get("heavy") is None

@@ -12,11 +12,11 @@ from mirror.oci.digest import Digest
 from mirror.oci.names import Repository, Tag, Upstreams, parse_name, parse_reference
 from mirror.oci.routes import (
     Api,
-    Asked,
     BlobRoute,
     ManifestRoute,
     Probe,
     ReferrersRoute,
+    RequestedRepository,
     Route,
     TagsRoute,
     TokenRoute,
@@ -49,7 +49,7 @@ def targets(draw: st.DrawFn) -> str:
     return f"{begin}{draw(short_names)}/{ending}{query}"
 
 
-def asked_of(route: Route) -> Asked | None:
+def asked_of(route: Route) -> RequestedRepository | None:
     return None if isinstance(route, Api | Probe | TokenRoute) else route.asked
 
 
@@ -88,7 +88,7 @@ def test_each_endpoint_is_told_by_its_ending(
     """Names may hold the words of the API themselves: the last of them counts."""
     assume(name != "manifests")
     repository, _ = UPSTREAMS.repository(name, ns=ns or None)
-    asked = Asked(repository, f"/v2/{name}", ns or None, by_path=False)
+    asked = RequestedRepository(repository, f"/v2/{name}", ns or None, by_path=False)
     own = tuple(query)
     asking = urlencode([*query, ("ns", ns)] if ns else query)
     found = [

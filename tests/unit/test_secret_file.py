@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from mirror.errors import ConfigurationInvalid
-from mirror.upstream.secret_file import SecretFile
+from mirror.upstream.credentials.secret_file import SecretFile
 
 
 class Clock:

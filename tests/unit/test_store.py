@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mirror.config import CacheSettings
-from mirror.errors import NoRoom, UpstreamCorrupt
-from mirror.metrics import Metrics
+from mirror.errors import IntegrityError, NoSpace
+from mirror.observability.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.storage.disk import DiskStore
 from mirror.storage.ledger import DiskLedger
 from tests.unit.contents import Content
-from tests.unit.expected import WORLD, Arrival, Expected, Reader, Room, Use, weight
+from tests.unit.expected import WORLD, Arrival, Expected, Reader, Space, Use, weight
 from tests.unit.loops import Loop
 
 NEVER = Digest.of(b"what never comes")
@@ -82,10 +82,10 @@ class StoreMachine(RuleBasedStateMachine):
         """One step, that needs so much room. What it evicts and drops for it is judged, and then expected."""
         wait_for_another_millisecond()
         self.expected.step += 1
-        room = Room.before(self.expected, needs, may_evict=may_evict)
+        room = Space.before(self.expected, needs, may_evict=may_evict)
         try:
             yield
-        except NoRoom:
+        except NoSpace:
             assert not room.possible, "there was room, or it could be made"
         else:
             assert room.possible or not needs, "there was no room"
@@ -186,7 +186,7 @@ class StoreMachine(RuleBasedStateMachine):
     def _finish(self, arrival: Arrival, *, announced: bool) -> None:
         size = len(arrival.content.body) if announced else None
         if arrival.written != arrival.content.body:
-            with pytest.raises(UpstreamCorrupt):
+            with pytest.raises(IntegrityError):
                 arrival.ingest.verify(size)
             arrival.ingest.restart()
             arrival.written = b""

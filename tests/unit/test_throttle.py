@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mirror.errors import UpstreamThrottled
-from mirror.upstream.throttle import Throttle, retry_after
+from mirror.upstream.rate_limit import RateLimit, retry_after
 from tests.unit.texts import anything
 
 NOW = datetime(2024, 2, 29, 12, 0, tzinfo=UTC)
@@ -28,7 +28,7 @@ class Clock:
 def test_requests_pass_when_the_time_is_over(told: int | None, waits: list[float]) -> None:
     """Upstream's own time, within a minute; a moment where it says none. The refusal says how long is left."""
     clock = Clock()
-    throttle = Throttle("quay.io", clock=clock)
+    throttle = RateLimit("quay.io", clock=clock)
     throttle.admit()
     throttle.told(told)
     until = clock.now + min(1 if told is None else told, 60)

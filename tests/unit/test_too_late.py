@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from mirror.config import CacheSettings
-from mirror.downloads import Downloads
-from mirror.downloads import Source as Opens
-from mirror.errors import UpstreamCorrupt
-from mirror.metrics import Metrics
+from mirror.errors import IntegrityError
+from mirror.observability.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.oci.ranges import Span
+from mirror.pull.downloads import Downloads
+from mirror.pull.downloads import Source as Opens
 from mirror.storage.disk import DiskStore
 from mirror.storage.ingest import DiskIngest
 from mirror.storage.ledger import DiskLedger
@@ -76,7 +76,7 @@ async def test_who_comes_too_late_gets_a_download_of_his_own(tmp_path: Path, mon
     ):
         first = asyncio.create_task(read(downloads, wrong))
         await closing.wait()
-        with pytest.raises(UpstreamCorrupt):
+        with pytest.raises(IntegrityError):
             await first
         assert DIGEST not in downloads
         late = [asyncio.create_task(read(downloads, right)) for _ in range(3)]

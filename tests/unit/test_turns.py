@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from mirror.upstream.turns import Turns
+from mirror.primitives.fair_semaphore import FairSemaphore
 from tests.unit.loops import Loop, new_loop
 
 ASKERS = "abcd"
@@ -25,7 +25,7 @@ class Asking:
     done: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
-    async def take(self, turns: Turns, table: "Table") -> None:
+    async def take(self, turns: FairSemaphore, table: "Table") -> None:
         self.ahead = sum(one.asker == self.asker and one.ahead is not None for one in table.waiting)
         async with turns.turn(self.asker):
             table.waiting.remove(self)
@@ -62,7 +62,7 @@ class TurnsMachine(RuleBasedStateMachine):
     @initialize(most=st.integers(1, 3))
     def begin(self, most: int) -> None:
         self.most = most
-        self.turns = Turns(most)
+        self.turns = FairSemaphore(most)
 
     @rule(happening=st.lists(steps, max_size=5), pauses=st.lists(st.booleans(), min_size=5, max_size=5))
     def happens(self, happening: list[tuple[str, int]], pauses: list[bool]) -> None:
@@ -129,13 +129,13 @@ def test_who_waits_is_taken_in_rounds(askers: list[str]) -> None:
     """One of each asker, then the next of each; an asker's own in the order of asking."""
     taken: list[tuple[str, int]] = []
 
-    async def one(turns: Turns, asker: str, number: int) -> None:
+    async def one(turns: FairSemaphore, asker: str, number: int) -> None:
         async with turns.turn(asker):
             taken.append((asker, number))
             await asyncio.sleep(1)
 
     async def scene() -> None:
-        turns = Turns(1)
+        turns = FairSemaphore(1)
         async with turns.turn("first"):
             asking = [asyncio.create_task(one(turns, asker, at)) for at, asker in enumerate(askers)]
             await asyncio.sleep(1)
@@ -156,7 +156,7 @@ def test_a_turn_is_given_back_whatever_ends_it() -> None:
     """An error too."""
 
     async def scene() -> None:
-        turns = Turns(1)
+        turns = FairSemaphore(1)
         with pytest.raises(ValueError, match="broken"):
             async with turns.turn("a"):
                 raise ValueError("broken")

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.access import is_user
-from mirror.errors import ConfigurationInvalid, LoginsPending
+from mirror.auth.rules import is_user
+from mirror.auth.users import Logins, Users, parse_htpasswd
+from mirror.errors import ConfigurationInvalid, TooManyLogins
 from mirror.oci.authorization import Login
-from mirror.users import Logins, Users, parse_htpasswd
 from tests.unit.loops import Loop, new_loop
 from tests.unit.texts import anything
 
@@ -257,7 +257,7 @@ def test_one_address_leaves_half_of_the_places_to_others(loop: Loop, file: Path)
         """How many were checked."""
         guesses = (admits(logins, Login(address, f"guess {number}"), address) for number in range(count))
         answers = await asyncio.gather(*guesses, return_exceptions=True)
-        assert all(answer is False or isinstance(answer, LoginsPending) for answer in answers)
+        assert all(answer is False or isinstance(answer, TooManyLogins) for answer in answers)
         return answers.count(False)
 
     async def work() -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from mirror.config import CacheSettings
-from mirror.errors import NoRoom
-from mirror.metrics import Metrics
+from mirror.errors import NoSpace
+from mirror.observability.metrics import Metrics
 from mirror.oci.digest import Digest
-from mirror.storage import ManifestFact
 from mirror.storage.disk import DiskStore
+from mirror.storage.facts import ManifestFact
 from mirror.storage.ledger import DiskLedger
 from tests.unit.contents import Content, layer, manifest
 from tests.unit.loops import new_loop
@@ -159,7 +159,7 @@ def test_room_is_made_once_for_each(tmp_path: Path, before: tuple[Content, ...])
             await put(store, *before)
             putting = (put(store, layer(f"another {number}", 150)) for number in range(4))
             failures = await asyncio.gather(*putting, return_exceptions=True)
-            assert all(isinstance(failure, NoRoom) for failure in failures if failure is not None)
+            assert all(isinstance(failure, NoSpace) for failure in failures if failure is not None)
             assert failures.count(None) >= 2
             on_disk = sum(path.stat().st_size for path in (tmp_path / "blobs").rglob("*") if path.is_file())
             assert on_disk == store.occupied <= 300

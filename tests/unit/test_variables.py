@@ -2,7 +2,7 @@
 
 import pytest
 
-from mirror.cli.variables import check_variables
+from mirror.cli.environment import check_variables
 from mirror.errors import ConfigurationInvalid
 from tests.docs import reference
 

@@ -1,0 +1,1 @@
+"""Background and on-demand care for a cache: periodic tasks, scrubbing, verification, rebuilding."""

@@ -1,0 +1,45 @@
+"""Answers to list requests: tags and referrers, page by page."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from mirror.oci.links import link_to
+from mirror.oci.routes import ReferrersRoute, TagsRoute
+from mirror.pull.service import PullService
+from mirror.server.access_log import AccessLog
+from mirror.server.answers import cache_status, staleness
+from mirror.server.response import Sent, answer, render
+
+
+class Listings:
+    """`/v2/<name>/tags/list` and `/v2/<name>/referrers/<digest>`."""
+
+    def __init__(self, record: AccessLog) -> None:
+        self._record = record
+
+    async def answer(
+        self, request: web.BaseRequest, route: TagsRoute | ReferrersRoute, pulls: PullService, started: float
+    ) -> Sent:
+        asked = route.asked
+        if isinstance(route, TagsRoute):
+            kind, path = "tags", f"{asked.path}/tags/list"
+            pull = await pulls.tags(asked.repository, route.query)
+        else:
+            kind, path = "referrers", f"{asked.path}/referrers/{route.digest}"
+            pull = await pulls.referrers(asked.repository, route.digest, route.query)
+        page = pull.page
+        headers = [
+            ("Content-Type", page.media_type),
+            ("Content-Length", str(len(page.body))),
+            ("Docker-Distribution-Api-Version", "registry/2.0"),
+            cache_status(pull.outcome),
+            *staleness(pull.failure, pull.age),
+        ]
+        if page.following is not None:
+            headers.append(("Link", link_to(path, page.following, asked.ns)))
+        if page.filtered:
+            headers.append(("OCI-Filters-Applied", "artifactType"))
+        self._record.first_byte(started)
+        self._record.count(kind, pull.outcome.value)
+        return answer(request, render(200, headers), page.body)

@@ -1,0 +1,35 @@
+"""LRU eviction: which blobs to remove so that others fit. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
+
+from mirror.oci.digest import Digest
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """A committed blob, as eviction sees it."""
+
+    digest: Digest
+    size: int
+
+
+def choose_victims(
+    oldest_first: Iterable[StoredBlob], *, excess: int, held: Container[Digest]
+) -> list[StoredBlob] | None:
+    """Choose the least recently used blobs that no reader holds, until *excess* bytes are free.
+
+    Returns:
+        None if evicting every blob that may go would still free too little: then no blob should go.
+    """
+    chosen: list[StoredBlob] = []
+    for stored in oldest_first:
+        if excess <= 0:
+            break
+        if stored.digest in held or not stored.size:
+            continue
+        chosen.append(stored)
+        excess -= stored.size
+    return chosen if excess <= 0 else None

@@ -1,0 +1,1 @@
+"""Credentials for upstreams: where they come from, and the bearer tokens that they buy."""
