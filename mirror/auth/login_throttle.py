@@ -46,7 +46,7 @@ class FailedLoginLimiter:
             yield
         except Denied:
             wrong = self._lately(address)
-            self._wrong.keep(address, _Wrong(wrong.count + 1, wrong.since))
+            self._wrong.set(address, _Wrong(wrong.count + 1, wrong.since))
             raise
 
     def _lately(self, address: str) -> _Wrong:

@@ -167,10 +167,10 @@ class Logins:
         if users is not self._users:
             return await self.admitted(header, login, address)  # they were read anew meanwhile
         if not right or own is None:
-            self._wrong.keep(key, True)
+            self._wrong.set(key, True)
             return None
         caller = Caller(login.username)
-        self._right.keep(key, caller)
+        self._right.set(key, caller)
         return caller
 
     def _hashed(self, text: str) -> bytes:

@@ -47,7 +47,7 @@ class Catalog:
         if fact is None:
             fact = await self._ledger.tag(repository, tag)
             if fact is not None:
-                self._tags.keep((repository, tag), fact)
+                self._tags.set((repository, tag), fact)
         return fact
 
     async def tags(self, repository: Repository) -> dict[Tag, TagFact]:
@@ -63,11 +63,11 @@ class Catalog:
     async def keep_tag(self, repository: Repository, tag: Tag, fact: TagFact) -> None:
         if self._named is not None:
             self._named[repository].add(tag)
-        self._tags.keep((repository, tag), fact)
+        self._tags.set((repository, tag), fact)
         await self._ledger.keep_tag(repository, tag, fact)
 
     async def drop_tag(self, repository: Repository, tag: Tag) -> None:
-        self._tags.drop((repository, tag))
+        self._tags.delete((repository, tag))
         await self._ledger.drop_tag(repository, tag)
 
     def manifest_nowait(self, repository: Repository, digest: Digest) -> Manifest | None:
@@ -93,7 +93,7 @@ class Catalog:
         if manifest is None:
             manifest = await self._read(digest)
             if manifest is not None:
-                self._manifests.keep(digest, manifest)
+                self._manifests.set(digest, manifest)
         return manifest
 
     async def _read(self, digest: Digest) -> Manifest | None:
@@ -119,7 +119,7 @@ class Catalog:
         # The facts first: content whose media type is not known would be the worse half to have alone.
         await self._ledger.keep_manifest(manifest.digest, ManifestFact(manifest.head.media_type or "", references))
         await self._store.put(manifest.digest, manifest.body)
-        self._manifests.keep(manifest.digest, manifest)
+        self._manifests.set(manifest.digest, manifest)
         self.expect(repository, manifest)
         await self._keep_root(repository, manifest.digest, references)
 
@@ -133,7 +133,7 @@ class Catalog:
                 self.expect_size(repository, reference.digest, reference.size)
 
     def expect_size(self, repository: Repository, digest: Digest, size: int) -> None:
-        self._sizes.keep((repository, digest), size)
+        self._sizes.set((repository, digest), size)
 
     def expected_size(self, repository: Repository, digest: Digest) -> int | None:
         """Bytes that a manifest of this repository said *digest* has; None where none did lately."""
@@ -152,7 +152,7 @@ class Catalog:
         """Forgets that *digest* is this repository's own, with what it alone gave the right to."""
         roots = set(await self._ledger.holdings(repository)) - {digest}
         await self._ledger.keep_holdings(repository, roots)
-        self._holdings.drop(repository)
+        self._holdings.delete(repository)
 
     async def _keep_root(self, repository: Repository, digest: Digest, references: Iterable[Digest]) -> None:
         """Notes a digest that stands for itself and what it references: all that the ledger has to keep."""
@@ -173,7 +173,7 @@ class Catalog:
                 held.update(fact.references if fact is not None else ())
             # Another asker may have been here meanwhile: there is only one set of a repository's holdings.
             holdings = self._holdings.get(repository) or _Holdings(roots, held)
-            self._holdings.keep(repository, holdings)
+            self._holdings.set(repository, holdings)
         return holdings
 
     async def referrers(self, repository: Repository, subject: Digest) -> list[Manifest]:

@@ -7,7 +7,7 @@ else for it. Its law: while anybody waits, no turn is free; a turn that is given
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 
@@ -19,7 +19,9 @@ class FairSemaphore:
         self.most = most
         self._free = most
         self._taken = 0
-        self._queues: dict[Hashable, deque[asyncio.Future[None]]] = {}  # none is empty; the first is next
+        self._queues: OrderedDict[Hashable, deque[asyncio.Future[None]]] = (
+            OrderedDict()
+        )  # none is empty; the first is next
 
     @property
     def taken(self) -> int:

@@ -69,7 +69,7 @@ class ListCache:
         try:
             page = await answer
         except ContentUnknown:
-            self._seen.drop(question)
+            self._seen.delete(question)
             raise
         except UpstreamError as failure:
             seen = self._seen.get(question)
@@ -80,7 +80,7 @@ class ListCache:
             if stored is None:
                 raise
             return ListResult(stored, CacheOutcome.STALE, None, failure)
-        self._seen.keep(question, _Seen(page, self._clock()))
+        self._seen.set(question, _Seen(page, self._clock()))
         return ListResult(page, CacheOutcome.PASSED)
 
     async def stored(self, question: Question, *, seen_within: float | None = None) -> Page | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from copy import copy
+from dataclasses import dataclass
 from typing import TypeVar
 
 from mirror.errors import ContentUnknown, UpstreamTimeout
@@ -13,6 +14,28 @@ from mirror.oci.names import Reference, Repository, Tag
 from mirror.primitives.hints import Hints
 
 _Answer = TypeVar("_Answer")
+_NEGATIVE_BYTES = 8 * 2**20  # of memory for cached 404s: about 8,000
+
+
+@dataclass(frozen=True, slots=True)
+class _NotFound:
+    """A cached 404. An exception would keep its traceback, and with it the frames of a request: 16 KiB a name."""
+
+    kind: type[ContentUnknown]
+    message: str
+    detail: Mapping[str, str | int]
+    retry_after: int | None
+
+    @classmethod
+    def of(cls, error: ContentUnknown) -> _NotFound:
+        return cls(type(error), str(error), error.detail, error.retry_after)
+
+    def error(self) -> ContentUnknown:
+        return self.kind(self.message, retry_after=self.retry_after, **self.detail)
+
+    @staticmethod
+    def weight(one: _NotFound) -> int:
+        return len(one.message) + 256
 
 
 class UpstreamGuard:
@@ -27,7 +50,7 @@ class UpstreamGuard:
         self.offline = offline
         self._missing_for = missing_for
         self._patience = patience
-        self._missing: Hints[ContentUnknown] | None = Hints()
+        self._missing: Hints[_NotFound] | None = Hints(_NEGATIVE_BYTES, weigh=_NotFound.weight)
 
     def unremembered(self) -> UpstreamGuard:
         """The same for a client with rights of its own: what it is told is no answer to another."""
@@ -64,7 +87,7 @@ class UpstreamGuard:
             )
         known = None if self._missing is None else await self._missing.get(_key(repository, reference, unknown))
         if known is not None:
-            raise known.with_traceback(None)  # it is raised again and again, and would keep each request's frames
+            raise known.error()
 
     async def ask(self, repository: Repository, reference: Reference, answer: Awaitable[_Answer]) -> _Answer:
         """Upstream's answer; a 404 is remembered for a while."""
@@ -73,7 +96,7 @@ class UpstreamGuard:
         except ContentUnknown as unknown:
             if self._missing is not None:
                 key = _key(repository, reference, type(unknown))
-                await self._missing.keep(key, unknown, seconds=self._missing_for)
+                await self._missing.set(key, _NotFound.of(unknown), ttl=self._missing_for)
             raise
 
 

@@ -53,5 +53,5 @@ class Manifests:
         if head is None:
             pull = ManifestResult(manifest.head, manifest, CacheOutcome.HIT)
             head = render(200, manifest_headers(route.asked, pull))
-            self._heads.keep(key, head)
+            self._heads.set(key, head)
         return head

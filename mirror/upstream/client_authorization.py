@@ -97,7 +97,7 @@ class ClientAuthorization:
         view = self._views.get(tenant)
         if view is None:
             view = self._registries[tenant.upstream].on_behalf_of(tenant.login)
-            self._views.keep(tenant, view)
+            self._views.set(tenant, view)
         return view
 
     def is_admitted(self, repository: Repository, tenant: Tenant) -> bool:
@@ -134,13 +134,13 @@ class ClientAuthorization:
                 case BlobRoute():
                     await registry.blob_size(repository.name, question.digest)
         except Denied as refusal:
-            self._verdicts.keep((repository, tenant), _Verdict(str(refusal), self._clock() + self._refusal_for))
+            self._verdicts.set((repository, tenant), _Verdict(str(refusal), self._clock() + self._refusal_for))
             raise
-        self._verdicts.keep((repository, tenant), _Verdict(None, self._clock() + self._verdict_for))
+        self._verdicts.set((repository, tenant), _Verdict(None, self._clock() + self._verdict_for))
 
     def revoke(self, repository: Repository, tenant: Tenant) -> None:
         """Upstream refused what it had let pass: its earlier word holds no longer."""
-        self._verdicts.drop((repository, tenant))
+        self._verdicts.delete((repository, tenant))
 
     async def check(self, tenant: Tenant) -> None:
         """Whether upstream knows this login at all.
@@ -157,7 +157,7 @@ class ClientAuthorization:
         if tenant.login is None:
             return self._nobodys.setdefault(tenant.upstream, Token(secrets.token_urlsafe(_TOKEN_BYTES)))
         token = Token(secrets.token_urlsafe(_TOKEN_BYTES))
-        self._issued.keep(token.text, _Issued(tenant, self._clock() + TOKEN_LIFE))
+        self._issued.set(token.text, _Issued(tenant, self._clock() + TOKEN_LIFE))
         return token
 
     def tenant_of(self, token: Token) -> Tenant | None:

@@ -243,7 +243,7 @@ class Registry:
                 yield body
             except (UpstreamDisconnected, IntegrityError) as error:
                 if span is None or isinstance(error, UpstreamDisconnected):  # of a part's bytes not all are its own
-                    self._blamed.keep(digest, (*(one for one in blamed if one != endpoint.label), endpoint.label))
+                    self._blamed.set(digest, (*(one for one in blamed if one != endpoint.label), endpoint.label))
                 raise
 
     async def _take_turn(self, exits: AsyncExitStack, repository: str, *, is_awaited: bool) -> None:

@@ -166,7 +166,7 @@ class Session:
         try:
             response = await self._request(method, url, headers, named_by, form)
             status = str(response.status)
-            self._heard.keep(origin_of(url), time.monotonic())
+            self._heard.set(origin_of(url), time.monotonic())
         except (TimeoutError, aiohttp.ServerTimeoutError) as error:
             status = "silent"
             raise UpstreamTimeout(

@@ -60,5 +60,5 @@ class ZoneResolver(aiohttp.ThreadedResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         found = await super().resolve(host, port, family)
-        self._zones.keep(host, min((zone_of(ip_address(one["host"])) for one in found), default=Zone.PUBLIC))
+        self._zones.set(host, min((zone_of(ip_address(one["host"])) for one in found), default=Zone.PUBLIC))
         return found

@@ -13,9 +13,9 @@ acts = st.lists(st.tuples(st.sampled_from(["keep", "get", "drop"]), st.integers(
 def done(recent: LruCache[int, int], act: Act) -> None:
     verb, key, value = act
     if verb == "keep":
-        recent.keep(key, value)
+        recent.set(key, value)
     elif verb == "drop":
-        recent.drop(key)
+        recent.delete(key)
     else:
         recent.get(key)
 
@@ -43,12 +43,12 @@ def test_what_was_used_lately_is_not_forgotten(
 ) -> None:
     """Not before others of half the limit's weight were used."""
     recent = LruCache[int, int](40, weigh=lambda value: value)
-    recent.keep(key, value)
+    recent.set(key, value)
     for act in before:
         if act[1] != key or act[0] == "get":
             done(recent, act)
     if kept_anew:
-        recent.keep(key, value)
+        recent.set(key, value)
     elif recent.get(key) is None:
         return  # forgotten before that use
     others: dict[int, int] = {}
@@ -65,7 +65,7 @@ def test_the_values_used_last_are_those_that_stay(keys: list[int], most: int) ->
     """Keeping counts as a use; each value weighs 1 where nothing else is said."""
     recent = LruCache[int, str](most)
     for key in keys:
-        recent.keep(key, str(key))
+        recent.set(key, str(key))
     lately = list(dict.fromkeys(reversed(keys)))[:most]
     assert {key for key in range(9) if recent.get(key) is not None} == set(lately)
 
@@ -74,16 +74,16 @@ def test_a_use_keeps_a_value_from_being_forgotten() -> None:
     """The least recently used one goes, not the one kept first."""
     recent = LruCache[str, int](3)
     for key in "abc":
-        recent.keep(key, 1)
+        recent.set(key, 1)
     assert recent.get("a") == 1
-    recent.keep("d", 1)
+    recent.set("d", 1)
     assert [key for key in "abcd" if recent.get(key)] == ["a", "c", "d"]
 
 
 def test_what_is_too_heavy_is_not_kept() -> None:
     """It may push others out, but never stands above the limit."""
     recent = LruCache[str, int](10, weigh=lambda value: value)
-    recent.keep("light", 1)
-    recent.keep("heavy", 11)
+    recent.set("light", 1)
+    recent.set("heavy", 11)
     assert recent.get("heavy") is None
     assert len(recent) <= 1

@@ -141,7 +141,7 @@ class Authorizer:
         """Drops what upstream just refused, unless it was renewed in the meantime."""
         key = None if held.everywhere else repository
         if self._held.get(key) == held:
-            self._held.drop(key)
+            self._held.delete(key)
 
     async def _answer(self, challenges: Iterable[Challenge], repository: str) -> _Held:
         """What answers upstream's challenge."""
@@ -152,7 +152,7 @@ class Authorizer:
             if not await self._source.renewed(credentials):
                 raise
             held = await self._answer_as(await self._source.credentials(), challenges, repository)
-        self._held.keep(None if held.everywhere else repository, held)
+        self._held.set(None if held.everywhere else repository, held)
         return held
 
     async def _answer_as(
