@@ -65,15 +65,15 @@ async def serve(settings: Settings) -> None:
         parts = await lifetimes.enter_async_context(assembled_in_turn(settings, metrics, stop))
         if parts is None:
             return
-        tenants = await _tenants(lifetimes, settings, parts.registries)
+        tokens = await _token_service(lifetimes, settings, parts.registries)
         app = App(
             parts.upstreams,
             parts.pulls,
             parts.registries,
             metrics,
             cache=parts.store.condition,
-            door=entrance,
-            tenants=tenants,
+            authenticator=entrance,
+            tokens=tokens,
         )
         await lifetimes.enter_async_context(administered(parts.admin, Layout(settings.cache.path).control))
         gc.freeze()  # what was made until now stays: no need to look through it time and again
@@ -138,7 +138,7 @@ def _reload(reloads: Iterable[Callable[[], None]]) -> None:
         log.info("reloaded")
 
 
-async def _tenants(
+async def _token_service(
     lifetimes: AsyncExitStack, settings: Settings, registries: Mapping[str, Registry]
 ) -> TokenService | None:
     """The clients of upstreams that decide themselves who may pull; None where none does."""
@@ -152,8 +152,8 @@ async def _tenants(
         )
     tenancy = ClientAuthorization(
         {name: registries[name] for name in passing},
-        verdict_for=settings.clients.verdict_for,
-        refusal_for=settings.tags.missing_for,
+        allowed_for=settings.clients.verdict_for,
+        refused_for=settings.tags.missing_for,
     )
     default = canonical_upstream(settings.default_upstream or passing[0])
     named = default if default in passing else passing[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -21,6 +21,7 @@ from mirror.maintenance.scrub import Scrub
 from mirror.maintenance.tasks import upkeep
 from mirror.observability.metrics import Metrics
 from mirror.oci.names import Upstreams, canonical_upstream
+from mirror.origin import Origin, PullContext
 from mirror.primitives.fair_semaphore import FairSemaphore
 from mirror.pull.downloads import Downloads
 from mirror.pull.service import PullService
@@ -70,7 +71,11 @@ async def assembled(settings: Settings, metrics: Metrics, *, serving: bool) -> A
         ledger = await lifetimes.enter_async_context(DiskLedger.open(layout.ledger))
         store = await lifetimes.enter_async_context(DiskStore.at(settings.cache, ledger, metrics))
         registries = await lifetimes.enter_async_context(registries_of(settings, metrics))
-        downloads = await lifetimes.enter_async_context(Downloads(store, metrics))
+
+        def origins(context: PullContext) -> Sequence[Origin]:
+            return [registries[context.repository.upstream].origin]
+
+        downloads = await lifetimes.enter_async_context(Downloads(store, origins, metrics))
         catalog = Catalog(store, ledger)
         pulls = await lifetimes.enter_async_context(
             PullService(
@@ -79,7 +84,7 @@ async def assembled(settings: Settings, metrics: Metrics, *, serving: bool) -> A
                 catalog,
                 downloads,
                 settings.tags,
-                patience=settings.timeouts.first_byte + _LAST_MOMENT,
+                deadline=settings.timeouts.first_byte + _LAST_MOMENT,
                 offline=settings.server.offline,
             )
         )

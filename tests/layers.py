@@ -12,7 +12,7 @@ LAYERS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("errors",), "every failure that the mirror names"),
     (("oci", "primitives"), "the specifications' values and grammars, pure; LRU, singleflight, semaphores"),
     (("auth", "clients", "observability"), "users and access rules; client configuration files; log and metrics"),
-    (("config",), "TOML, environment and flags become validated settings"),
+    (("config", "origin"), "validated settings; the pull context and the protocol of blob origins"),
     (("storage", "upstream"), "blobs and facts on disk; the only HTTP client"),
     (("catalog",), "manifests, images and rights in the cache"),
     (("pull",), "a pull from request to answer: hit, join, download, revalidate, stale"),

@@ -7,11 +7,13 @@ import socket
 from urllib.parse import urlsplit
 
 from mirror.assembly import registries_of
+from mirror.auth.rules import ANYBODY
 from mirror.config import Settings, UpstreamSettings
 from mirror.doctor.finding import Finding, ok, problem, warning
 from mirror.errors import MirrorError, UpstreamError, UpstreamRefused, UpstreamThrottled, UpstreamUnavailable
 from mirror.observability.metrics import Metrics
-from mirror.oci.names import DOCKER_HUB, Tag, canonical_upstream
+from mirror.oci.names import DOCKER_HUB, Repository, Tag, canonical_upstream
+from mirror.origin import PullContext
 from mirror.upstream.pull_quota import is_low
 from mirror.upstream.registry import Registry
 from mirror.upstream.session import proxy_for
@@ -108,7 +110,7 @@ async def _allowance(registry: Registry, metrics: Metrics) -> list[Finding]:
     subject = f"pulls left at {registry.name}"
     cure = f'set username and password_file in [upstreams."{registry.name}"] for more; warm a mirror when it is quiet'
     try:
-        await registry.resolve(*_COUNTED)
+        await registry.resolve(PullContext(ANYBODY, Repository(DOCKER_HUB, _COUNTED[0])), _COUNTED[1])
     except UpstreamThrottled as error:
         return [warning(subject, f"none: {error}", cure)]
     except MirrorError:

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+from mirror.auth.rules import ANYBODY
 from mirror.config.quantities import format_count, format_size
 from mirror.errors import IntegrityError, MirrorError, StorageFailed
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository
 from mirror.oci.ranges import Span
+from mirror.origin import PullContext
 from mirror.pull.unstored import UnstoredStream
 from mirror.storage.inspection import Inspection
 from mirror.storage.layout import Layout, storage_errors
@@ -218,14 +220,15 @@ class CacheVerification:
 
     async def _content(self, registry: Registry, repository: Repository, digest: Digest) -> AsyncGenerator[bytes, None]:
         """The right bytes; the last of them come when all are verified."""
+        context = PullContext(ANYBODY, repository)
         if self._ledger is not None and await self._ledger.manifest(digest) is not None:
-            yield (await registry.manifest(repository.name, digest)).body
+            yield (await registry.manifest(context, digest)).body
             return
-        size = await registry.blob_size(repository.name, digest)
+        size = await registry.blob_size(context, digest)
         if size is None:
             raise StorageFailed(f"{repository.upstream} does not tell its size")
-        source = partial(registry.blob, repository.name, digest)
-        async with UnstoredStream(digest, source, Span(0, size), size) as passage, aclosing(passage.pieces()) as pieces:
+        stream = UnstoredStream([registry.origin], context, digest, Span(0, size), size)
+        async with stream, aclosing(stream.pieces()) as pieces:
             async for piece in pieces:
                 yield piece
 

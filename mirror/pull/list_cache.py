@@ -1,7 +1,4 @@
-"""Lists of tags and of referrers: asked upstream each time.
-
-Where it can't be asked, the last ones stand in, or else what is stored here of the repository.
-"""
+"""Lists of tags and referrers: fetched every time; the last page or the stored content stands in during an outage."""
 
 from __future__ import annotations
 
@@ -10,35 +7,28 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from mirror.catalog.catalog import Catalog
-from mirror.errors import ContentUnknown, MirrorError, UpstreamError
+from mirror.errors import ContentUnknown, ManifestUnknown, RepositoryUnknown, UpstreamError
 from mirror.oci.digest import Digest
 from mirror.oci.listings import Query, of_type, referrers_index, tag_list
 from mirror.oci.manifest import OCI_INDEX
 from mirror.oci.names import Repository
+from mirror.origin import PullContext
 from mirror.primitives.lru import LruCache
-from mirror.pull.results import CacheOutcome
-from mirror.upstream.registry import Page
+from mirror.pull.results import CacheOutcome, ListResult
+from mirror.pull.upstream_guard import absent_offline
+from mirror.upstream.registry import Page, Pairs, Registry
 
-_BYTES = 8 * 2**20  # of memory for lists
-_OVERHEAD = 1024  # bytes that a list takes beside its body
-
-Question = tuple[Repository, Digest | None, tuple[tuple[str, str], ...]]
-"""A repository, the subject of the referrers that are asked for (None: its tags), and the query."""
+_MAX_BYTES = 8 * 2**20  # of memory for pages
+_OVERHEAD = 1024  # bytes of memory that a page takes beside its body
 
 
 @dataclass(frozen=True, slots=True)
-class ListResult:
-    """A page of a list.
+class ListKey:
+    """One page: of the referrers of *subject*, or (None) of the repository's tags."""
 
-    Attributes:
-        age: seconds since upstream sent it, where it is stale; None where it is made of what is stored here.
-        failure: why upstream could not be asked again, where it is stale.
-    """
-
-    page: Page
-    outcome: CacheOutcome
-    age: int | None = 0
-    failure: MirrorError | None = None
+    repository: Repository
+    subject: Digest | None
+    query: Pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,70 +38,104 @@ class _Seen:
 
 
 class ListCache:
-    """What upstreams said when they were asked last, which is lost when the mirror ends; and what is stored."""
+    """The last pages that upstreams sent, in memory, and pages made from stored content."""
 
     def __init__(
-        self, catalog: Catalog | None, *, stale_for: float, clock: Callable[[], float] = time.monotonic
+        self, catalog: Catalog, *, stale_for: float, offline: bool, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """*catalog*: None where what is stored stands in for nothing."""
         self._catalog = catalog
         self._stale_for = stale_for
+        self._offline = offline
         self._clock = clock
-        self._seen = LruCache[Question, _Seen](_BYTES, weigh=lambda seen: len(seen.page.body) + _OVERHEAD)
+        self._seen = LruCache[ListKey, _Seen](_MAX_BYTES, weigh=lambda seen: len(seen.page.body) + _OVERHEAD)
 
-    async def ask(self, question: Question, answer: Awaitable[Page]) -> ListResult:
-        """Upstream's *answer*; where that fails, the one before, or what is stored.
+    async def tags(self, context: PullContext, registry: Registry, query: Pairs) -> ListResult:
+        """Return a page of the repository's tags; see `_ask`.
 
         Raises:
-            ContentUnknown: upstream says that there is no such list; one from before is forgotten.
-            UpstreamError: it can't be asked, has not been lately, and nothing is stored.
+            RepositoryUnknown, Denied, UpstreamError
+        """
+        key = ListKey(context.repository, None, query)
+        if self._offline:
+            return await self._offline_page(key, RepositoryUnknown, f"the list of tags of {context.repository}")
+        return await self._ask(context, key, registry.tags(context, query))
+
+    async def referrers(self, context: PullContext, registry: Registry, subject: Digest, query: Pairs) -> ListResult:
+        """Return a page of the manifests that refer to *subject*; see `_ask`.
+
+        Raises:
+            ManifestUnknown, Denied, UpstreamError
+        """
+        key = ListKey(context.repository, subject, query)
+        if self._offline:
+            return await self._offline_page(key, ManifestUnknown, f"the referrers of {context.repository}@{subject}")
+        return await self._ask(context, key, registry.referrers(context, subject, query))
+
+    async def _offline_page(self, key: ListKey, unknown: type[ContentUnknown], description: str) -> ListResult:
+        page = await self._stored(key)
+        if page is None:
+            raise absent_offline(unknown, description)
+        return ListResult(page, CacheOutcome.HIT)
+
+    async def _ask(self, context: PullContext, key: ListKey, answer: Awaitable[Page]) -> ListResult:
+        """Return the upstream's *answer*; if that fails, the last page, or one made from stored content.
+
+        For a client with a login of its own nothing stands in: another client's page may show what it must not see.
+
+        Raises:
+            ContentUnknown: the upstream has no such list; the last page is dropped.
+            Denied: the upstream refuses the client's login.
+            UpstreamError: the upstream cannot be asked, and nothing can stand in.
         """
         try:
             page = await answer
         except ContentUnknown:
-            self._seen.delete(question)
+            if context.login is None:
+                self._seen.delete(key)
             raise
         except UpstreamError as failure:
-            seen = self._seen.get(question)
-            age = 0.0 if seen is None else self._clock() - seen.at
-            if seen is not None and age < self._stale_for:
-                return ListResult(seen.page, CacheOutcome.STALE, int(age), failure)
-            stored = await self.stored(question, seen_within=self._stale_for)
-            if stored is None:
+            stale = None if context.login is not None else await self._stale(key, failure)
+            if stale is None:
                 raise
-            return ListResult(stored, CacheOutcome.STALE, None, failure)
-        self._seen.set(question, _Seen(page, self._clock()))
+            return stale
+        if context.login is None:
+            self._seen.set(key, _Seen(page, self._clock()))
         return ListResult(page, CacheOutcome.PASSED)
 
-    async def stored(self, question: Question, *, seen_within: float | None = None) -> Page | None:
-        """A page of what is stored; None where nothing is: an empty list would say that upstream has nothing.
+    async def _stale(self, key: ListKey, failure: UpstreamError) -> ListResult | None:
+        seen = self._seen.get(key)
+        age = 0.0 if seen is None else self._clock() - seen.at
+        if seen is not None and age < self._stale_for:
+            return ListResult(seen.page, CacheOutcome.STALE, int(age), failure)
+        stored = await self._stored(key, seen_within=self._stale_for)
+        return None if stored is None else ListResult(stored, CacheOutcome.STALE, None, failure)
+
+    async def _stored(self, key: ListKey, *, seen_within: float | None = None) -> Page | None:
+        """Return a page made from stored content; None if there is none: an empty list would claim to be complete.
 
         Args:
-            seen_within: leaves out tags that upstream did not confirm within so many seconds; None: none.
+            seen_within: leave out tags that the upstream has not confirmed for so many seconds; None: keep all.
         """
-        repository, subject, pairs = question
-        query = Query.read(pairs)
-        if self._catalog is None or query is None:
+        query = Query.read(key.query)
+        if query is None:
             return None
-        if subject is None:
-            return await self._stored_tags(self._catalog, repository, query, seen_within)
-        return await self._stored_referrers(self._catalog, repository, subject, query)
+        if key.subject is None:
+            return await self._stored_tags(key.repository, query, seen_within)
+        return await self._stored_referrers(key.repository, key.subject, query)
 
-    async def _stored_tags(
-        self, catalog: Catalog, repository: Repository, query: Query, seen_within: float | None
-    ) -> Page | None:
+    async def _stored_tags(self, repository: Repository, query: Query, seen_within: float | None) -> Page | None:
         since = 0.0 if seen_within is None else time.time() - seen_within
-        facts = await catalog.tags(repository)
-        tags = sorted(tag.text for tag, fact in facts.items() if fact.checked >= since and catalog.has(fact.digest))
+        facts = await self._catalog.tags(repository)
+        tags = sorted(
+            tag.text for tag, fact in facts.items() if fact.checked >= since and self._catalog.has(fact.digest)
+        )
         if not tags:
             return None
         chosen, following = query.page(tags)
         return Page(tag_list(repository.name, chosen), "application/json", following, filtered=False)
 
-    async def _stored_referrers(
-        self, catalog: Catalog, repository: Repository, subject: Digest, query: Query
-    ) -> Page | None:
-        manifests = await catalog.referrers(repository, subject)
+    async def _stored_referrers(self, repository: Repository, subject: Digest, query: Query) -> Page | None:
+        manifests = await self._catalog.referrers(repository, subject)
         if not manifests:
             return None
         known = of_type(manifests, query.artifact_type)

@@ -1,11 +1,10 @@
-"""Pulls: from a client's question to the answer. Hit, join, begin, revalidate, or serve stale."""
+"""The pull service: from a client's request to the answer. Hit, join, download, revalidate, or serve stale."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from copy import copy
 from functools import partial
 from types import TracebackType
 from typing import Self, assert_never
@@ -21,7 +20,6 @@ from mirror.errors import (
     ManifestUnknown,
     MirrorError,
     NoSpace,
-    RepositoryUnknown,
     StorageFailed,
     UpstreamError,
     UpstreamUnavailable,
@@ -29,21 +27,30 @@ from mirror.errors import (
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.oci.names import Reference, Repository, Tag
+from mirror.oci.ranges import Span
+from mirror.origin import ClientLogin, PullContext
 from mirror.primitives.singleflight import SingleFlight
-from mirror.pull.downloads import Download, Downloads
+from mirror.pull.blob_content import DownloadContent, StoredContent, UnstoredContent
+from mirror.pull.downloads import Download, Downloads, Handoff
 from mirror.pull.freshness import Fetch, Revalidate, Serve, decide, is_fresh, is_gone, may_serve_stale
-from mirror.pull.list_cache import ListCache, ListResult, Question
-from mirror.pull.results import BlobResult, CacheOutcome, ManifestResult
-from mirror.pull.upstream_guard import UpstreamGuard, absent
+from mirror.pull.list_cache import ListCache
+from mirror.pull.results import BlobResult, CacheOutcome, ListResult, ManifestResult
+from mirror.pull.unstored import UnstoredStream
+from mirror.pull.upstream_guard import UpstreamGuard
 from mirror.storage.facts import TagFact
 from mirror.storage.protocols import BlobStore
-from mirror.upstream.registry import Registry
+from mirror.upstream.registry import Pairs, Registry
 
+_Key = tuple[ClientLogin | None, Repository, Reference]
 log = structlog.get_logger()
 
 
 class PullService:
-    """Answers pulls for all upstreams."""
+    """Answers pulls from all upstreams.
+
+    An upstream's answer to one client's login is never an answer to another client: such requests are collapsed only
+    with requests of the same login, and their 404s and lists are not cached.
+    """
 
     def __init__(
         self,
@@ -53,19 +60,19 @@ class PullService:
         downloads: Downloads,
         settings: TagSettings,
         *,
-        patience: float,
+        deadline: float,
         offline: bool,
     ) -> None:
+        """*deadline*: seconds within which a pull must have an answer."""
         self._registries = registries
         self._store = store
         self._catalog = catalog
         self._downloads = downloads
-        self._settings = settings
-        self._questions = UpstreamGuard(missing_for=settings.missing_for, patience=patience, offline=offline)
-        self._asker: Hashable = None  # whose rights upstream judges by; None for the mirror's own
-        self._fetches = SingleFlight[tuple[Hashable, Repository, Reference], Manifest]()
-        self._checks = SingleFlight[tuple[Hashable, Repository, Digest], None]()
-        self._lists = ListCache(catalog, stale_for=settings.stale_for)
+        self._stale_for = settings.stale_for
+        self._guard = UpstreamGuard(missing_for=settings.missing_for, deadline=deadline, offline=offline)
+        self._manifests = SingleFlight[_Key, Manifest]()
+        self._rights = SingleFlight[_Key, None]()
+        self._lists = ListCache(catalog, stale_for=settings.stale_for, offline=offline)
 
     async def __aenter__(self) -> Self:
         return self
@@ -73,34 +80,19 @@ class PullService:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._fetches.__aexit__(kind, error, trace)
-        await self._checks.__aexit__(kind, error, trace)
-
-    def on_behalf_of(self, asker: Hashable, registries: Mapping[str, Registry]) -> PullService:
-        """The same pulls, with these ways to upstreams instead: in the name of a client that has rights of its own.
-
-        What upstream refuses one of them, or hides from it, is no answer to another.
-        """
-        own = copy(self)
-        own._asker = asker  # noqa: SLF001 - of its own kind
-        own._registries = registries  # noqa: SLF001 - of its own kind
-        own._questions = self._questions.unremembered()  # noqa: SLF001
-        own._lists = ListCache(None, stale_for=0.0)  # noqa: SLF001 - what another client was shown stands in for nothing
-        return own
+        await self._manifests.__aexit__(kind, error, trace)
+        await self._rights.__aexit__(kind, error, trace)
 
     # Manifests
 
-    def manifest_nowait(self, repository: Repository, reference: Reference) -> Manifest | None:
-        """The manifest, if it is a hit that memory has all of; None otherwise.
-
-        Nearly every request of a busy mirror ends here, so nothing here waits, and nothing is done twice.
-        """
+    def manifest_nowait(self, context: PullContext, reference: Reference) -> Manifest | None:
+        """Return the manifest if it is a hit in memory; None if `manifest` must be asked."""
+        repository = context.repository
         registry = self._registries[repository.upstream]
         if isinstance(reference, Tag):
             fact = self._catalog.tag_nowait(repository, reference)
-            fresh_for = registry.allowance.fresh_for
             if fact is None or not is_fresh(
-                fact, now=time.time(), fresh_for=fresh_for, offline=self._questions.offline
+                fact, now=time.time(), fresh_for=registry.quota.fresh_for, offline=self._guard.offline
             ):
                 return None
             reference = fact.digest
@@ -111,84 +103,82 @@ class PullService:
         return manifest
 
     async def manifest(
-        self, repository: Repository, reference: Reference, *, head_only: bool = False, confirmed: bool = False
+        self, context: PullContext, reference: Reference, *, head_only: bool = False, confirmed: bool = False
     ) -> ManifestResult:
-        """The manifest that *reference* names.
+        """Return the manifest that *reference* names.
 
         Args:
-            head_only: nothing needs to be downloaded that is not here.
-            confirmed: upstream is asked what a tag names, however fresh it is here.
+            head_only: download nothing that is not stored.
+            confirmed: ask the upstream what a tag names, however fresh the tag is.
 
         Raises:
-            ManifestUnknown, UpstreamError, StorageFailed
+            ManifestUnknown, Denied, UpstreamError, StorageFailed
         """
-        async with self._questions.patiently(repository):
-            return await self._manifest(repository, reference, head_only=head_only, confirmed=confirmed)
+        async with self._guard.deadline(context.repository):
+            if isinstance(reference, Digest):
+                return await self._by_digest(context, reference, head_only=head_only)
+            return await self._by_tag(context, reference, head_only=head_only, confirmed=confirmed)
 
-    async def _manifest(
-        self, repository: Repository, reference: Reference, *, head_only: bool, confirmed: bool
-    ) -> ManifestResult:
-        if isinstance(reference, Digest):
-            return await self._by_digest(repository, reference, head_only=head_only)
-        now = time.time()
-        fact = await self._catalog.tag(repository, reference)
-        fresh_for = 0.0 if confirmed else self._registries[repository.upstream].allowance.fresh_for
-        decision = decide(fact, now=now, fresh_for=fresh_for, offline=self._questions.offline)
+    async def _by_tag(self, context: PullContext, tag: Tag, *, head_only: bool, confirmed: bool) -> ManifestResult:
+        repository, offline = context.repository, self._guard.offline
+        fact = await self._catalog.tag(repository, tag)
+        fresh_for = 0.0 if confirmed else self._registries[repository.upstream].quota.fresh_for
+        decision = decide(fact, now=time.time(), fresh_for=fresh_for, offline=offline)
         match decision:
             case Serve(fact):
                 try:
-                    return await self._by_digest(repository, fact.digest, head_only=head_only)
+                    return await self._by_digest(context, fact.digest, head_only=head_only)
                 except ManifestUnknown:
-                    if self._questions.offline:
+                    if offline:
                         raise
-                    # The tag moved, and upstream has forgotten what it named; here that was evicted.
-                    return await self._fetched(repository, reference)
+                    # The tag moved, the upstream deleted the manifest that it named, and here that was evicted.
+                    return await self._fetched(context, tag)
             case Revalidate(fact):
-                return await self._revalidated(repository, reference, fact)
+                return await self._revalidated(context, tag, fact)
             case Fetch():
-                if head_only and (pull := await self._head(repository, reference)) is not None:
-                    return pull
-                return await self._fetched(repository, reference)
+                if head_only and (result := await self._head(context, tag)) is not None:
+                    return result
+                return await self._fetched(context, tag)
             case _:
                 assert_never(decision)
 
-    async def _by_digest(self, repository: Repository, digest: Digest, *, head_only: bool) -> ManifestResult:
+    async def _by_digest(self, context: PullContext, digest: Digest, *, head_only: bool) -> ManifestResult:
         manifest = await self._catalog.manifest(digest)
-        if manifest is not None and await self._catalog.holds(repository, digest):
+        if manifest is not None and await self._catalog.holds(context.repository, digest):
             self._store.use(digest)
-            registry = self._registries[repository.upstream]
+            registry = self._registries[context.repository.upstream]
             if registry.is_down and not await self._is_complete(digest):
-                # podman does not come back from a manifest whose blobs it can't have; from a 503 it does.
+                # podman does not recover from a manifest whose blobs are missing; from a 503 it does.
                 with suppress(ContentUnknown):
-                    await registry.resolve(repository.name, digest)
+                    await registry.resolve(context, digest)
             return ManifestResult(manifest.head, manifest, CacheOutcome.HIT)
-        if head_only and (pull := await self._head(repository, digest)) is not None:
-            return pull
-        return await self._fetched(repository, digest)
+        if head_only and (result := await self._head(context, digest)) is not None:
+            return result
+        return await self._fetched(context, digest)
 
-    async def _head(self, repository: Repository, reference: Reference) -> ManifestResult | None:
-        """The head alone, as upstream tells it; None where it doesn't tell all of it."""
-        await self._questions.check(repository, reference, ManifestUnknown)
-        head = await self._questions.ask(
-            repository, reference, self._registries[repository.upstream].resolve(repository.name, reference)
-        )
+    async def _head(self, context: PullContext, reference: Reference) -> ManifestResult | None:
+        """Return the head alone, by HEAD; None if the upstream does not state all of it."""
+        await self._guard.require_askable(context, reference, ManifestUnknown)
+        registry = self._registries[context.repository.upstream]
+        head = await self._guard.ask(context, reference, registry.resolve(context, reference))
         if head is None or head.media_type is None or head.size is None:
             return None
         if isinstance(reference, Tag):
-            await self._catalog.keep_tag(repository, reference, TagFact(head.digest, time.time()))
+            await self._catalog.keep_tag(context.repository, reference, TagFact(head.digest, time.time()))
         return ManifestResult(head, None, CacheOutcome.PASSED)
 
-    async def _fetched(self, repository: Repository, reference: Reference) -> ManifestResult:
-        await self._questions.check(repository, reference, ManifestUnknown)
-        manifest, joined = await self._fetches.ask(
-            (self._asker, repository, reference), partial(self._fetch, repository, reference)
+    async def _fetched(self, context: PullContext, reference: Reference) -> ManifestResult:
+        await self._guard.require_askable(context, reference, ManifestUnknown)
+        manifest, joined = await self._manifests.ask(
+            (context.login, context.repository, reference), partial(self._fetch, context, reference)
         )
         stored = CacheOutcome.STORED if manifest.digest in self._store else CacheOutcome.PASSED
         return ManifestResult(manifest.head, manifest, CacheOutcome.COLLAPSED if joined else stored)
 
-    async def _fetch(self, repository: Repository, reference: Reference) -> Manifest:
+    async def _fetch(self, context: PullContext, reference: Reference) -> Manifest:
+        repository = context.repository
         registry = self._registries[repository.upstream]
-        manifest = await self._questions.ask(repository, reference, registry.manifest(repository.name, reference))
+        manifest = await self._guard.ask(context, reference, registry.manifest(context, reference))
         try:
             await self._catalog.keep_manifest(repository, manifest)
         except StorageFailed as error:
@@ -198,32 +188,31 @@ class PullService:
             await self._catalog.keep_tag(repository, reference, TagFact(manifest.digest, time.time()))
         return manifest
 
-    async def _revalidated(self, repository: Repository, tag: Tag, fact: TagFact) -> ManifestResult:
+    async def _revalidated(self, context: PullContext, tag: Tag, fact: TagFact) -> ManifestResult:
         try:
-            asking = partial(self._revalidate, repository, tag, fact)
-            manifest, _ = await self._fetches.ask((self._asker, repository, tag), asking)
+            revalidate = partial(self._revalidate, context, tag, fact)
+            manifest, _ = await self._manifests.ask((context.login, context.repository, tag), revalidate)
         except MirrorError as failure:
             if is_gone(failure):
-                await self._catalog.drop_tag(repository, tag)
-            elif may_serve_stale(fact, failure, now=time.time(), stale_for=self._settings.stale_for):
-                return await self._stale(repository, tag, fact, failure)
+                await self._catalog.drop_tag(context.repository, tag)
+            elif may_serve_stale(fact, failure, now=time.time(), stale_for=self._stale_for):
+                return await self._stale(context.repository, tag, fact, failure)
             raise
         self._store.use(manifest.digest)
-        return ManifestResult(
-            manifest.head, manifest, CacheOutcome.HIT if manifest.digest == fact.digest else CacheOutcome.STORED
-        )
+        outcome = CacheOutcome.HIT if manifest.digest == fact.digest else CacheOutcome.STORED
+        return ManifestResult(manifest.head, manifest, outcome)
 
-    async def _revalidate(self, repository: Repository, tag: Tag, fact: TagFact) -> Manifest:
-        """Asks upstream by HEAD what the tag names now, and fetches that if it is not here."""
-        registry = self._registries[repository.upstream]
-        head = await registry.resolve(repository.name, tag)
+    async def _revalidate(self, context: PullContext, tag: Tag, fact: TagFact) -> Manifest:
+        """Ask the upstream by HEAD what the tag names now, and fetch that manifest if it is not stored."""
+        repository = context.repository
+        head = await self._registries[repository.upstream].resolve(context, tag)
         if head is None:
-            return await self._fetch(repository, tag)
+            return await self._fetch(context, tag)
         is_ours = head.digest == fact.digest or await self._catalog.holds(repository, head.digest)
         manifest = await self._catalog.manifest(head.digest) if is_ours else None
         if manifest is None:
             try:
-                manifest = await self._fetch(repository, head.digest)
+                manifest = await self._fetch(context, head.digest)
             except ManifestUnknown as unknown:
                 raise UpstreamUnavailable(
                     f"{repository.upstream} says that {repository}:{tag} is {head.digest}, and does not have that",
@@ -246,155 +235,169 @@ class PullService:
 
     # Blobs
 
-    async def blob_size(self, repository: Repository, digest: Digest) -> tuple[int | None, CacheOutcome]:
-        """Bytes of a blob, without downloading it; None where nobody knows.
+    async def blob_size(self, context: PullContext, digest: Digest) -> tuple[int | None, CacheOutcome]:
+        """Return the bytes of a blob without downloading it; None if no one states them.
 
         Raises:
-            BlobUnknown, UpstreamError
+            BlobUnknown, Denied, UpstreamError
         """
-        async with self._questions.patiently(repository):
-            return await self._blob_size(repository, digest)
+        async with self._guard.deadline(context.repository):
+            return await self._blob_size(context, digest)
 
-    async def _blob_size(self, repository: Repository, digest: Digest) -> tuple[int | None, CacheOutcome]:
+    async def _blob_size(self, context: PullContext, digest: Digest) -> tuple[int | None, CacheOutcome]:
+        repository = context.repository
         size = self._store.size(digest)
         if size is not None and await self._catalog.holds(repository, digest):
             self._store.use(digest)
             return size, CacheOutcome.HIT
-        await self._questions.check(repository, digest, BlobUnknown)
+        await self._guard.require_askable(context, digest, BlobUnknown)
         arriving = self._downloads.size(digest)
         if arriving is not None and await self._catalog.holds(repository, digest):
             return arriving, CacheOutcome.COLLAPSED
-        registry = self._registries[repository.upstream]
-        told = await self._questions.ask(repository, digest, registry.blob_size(repository.name, digest))
+        announced = await self._guard.ask(context, digest, self._ask_size(context, digest))
         await self._catalog.keep_holding(repository, digest)
+        if size is not None:
+            return size, CacheOutcome.HIT
         # Some registries answer HEAD with a length of 0, or with that of their storage's own answer.
         expected = self._catalog.expected_size(repository, digest)
-        return (
-            (size, CacheOutcome.HIT)
-            if size is not None
-            else (told if expected is None else expected, CacheOutcome.PASSED)
-        )
+        return announced if expected is None else expected, CacheOutcome.PASSED
+
+    async def _ask_size(self, context: PullContext, digest: Digest) -> int | None:
+        """Return the size by HEAD, or from the head of a GET if HEAD proves nothing."""
+        registry = self._registries[context.repository.upstream]
+        size = await registry.blob_size(context, digest)
+        if size is None:
+            async with registry.origin.urgent.open(context, digest, None) as stream:
+                size = stream.size
+        return size
 
     @asynccontextmanager
-    async def blob(self, repository: Repository, digest: Digest) -> AsyncIterator[BlobResult]:
-        """A blob, from the store, from the download under way, or from one that begins now.
+    async def blob(self, context: PullContext, digest: Digest) -> AsyncIterator[BlobResult]:
+        """Open a blob: from the store, from the download in progress, or from one that starts now.
 
         Raises:
-            BlobUnknown, UpstreamError, StorageFailed
+            BlobUnknown, Denied, UpstreamError, StorageFailed
         """
         async with AsyncExitStack() as exits:
-            async with self._questions.patiently(repository):
-                pull = await self._blob(exits, repository, digest)
-            yield pull
+            async with self._guard.deadline(context.repository):
+                result = await self._blob(exits, context, digest)
+            yield result
 
-    async def _blob(self, exits: AsyncExitStack, repository: Repository, digest: Digest) -> BlobResult:
-        pull = partial(BlobResult, self._registries[repository.upstream], repository, digest)
+    async def _blob(self, exits: AsyncExitStack, context: PullContext, digest: Digest) -> BlobResult:
+        repository = context.repository
         held = await self._catalog.holds(repository, digest)
         if not self._is_here(digest):
-            await self._questions.check(repository, digest, BlobUnknown)
+            await self._guard.require_askable(context, digest, BlobUnknown)
             size = self._catalog.expected_size(repository, digest)
             if size is not None and not await self._store.has_room(size):
-                return pull(size, CacheOutcome.PASSED, None)
-        if not held and self._is_here(digest) and not self._downloads.is_asked_by(digest, repository):
-            await self._check_holds(repository, digest)
-        # From here on nothing waits before the blob is open or its download is joined or begun: what was checked holds.
+                return self._unstored(context, digest, size)
+        if not held and self._is_here(digest) and not self._downloads.is_started_by(digest, repository):
+            await self._require_held(context, digest)
+        # From here on nothing waits before the blob is open, or its download joined or started: the right still holds.
         blob = await exits.enter_async_context(self._store.open(digest))
         if blob is not None:
-            return pull(blob.size, CacheOutcome.HIT, blob)
+            return BlobResult(blob.size, CacheOutcome.HIT, StoredContent(blob))
         outcome = CacheOutcome.COLLAPSED if digest in self._downloads else CacheOutcome.STORED
         if self._downloads.has_whole(digest):
             outcome = CacheOutcome.HIT
         try:
-            download = await self._follow(exits, repository, digest)
+            download = await self._follow(exits, context, digest)
         except StorageFailed as error:
-            told = error.detail.get("size") or self._catalog.expected_size(repository, digest)
-            if not isinstance(told, int):
-                told, _ = await self._blob_size(repository, digest)
-            if told is None:
-                raise
-            self._catalog.expect_size(repository, digest, told)
-            return pull(told, CacheOutcome.PASSED, None)
-        return pull(download.size, outcome, download)
+            size = await self._size_of_unstorable(context, digest, error)
+            self._catalog.expect_size(repository, digest, size)
+            return self._unstored(context, digest, size)
+        unstored = partial(self._stream, context, digest, download.size)
+        return BlobResult(download.size, outcome, DownloadContent(download, unstored))
 
-    async def keep(self, repository: Repository, digest: Digest, advanced: Callable[[int], None]) -> None:
-        """Brings a blob into the store, and returns when it is there.
+    async def _size_of_unstorable(self, context: PullContext, digest: Digest, error: StorageFailed) -> int:
+        size = error.detail.get("size") or self._catalog.expected_size(context.repository, digest)
+        if not isinstance(size, int):
+            size, _ = await self._blob_size(context, digest)
+        if size is None:
+            raise error
+        return size
+
+    def _unstored(self, context: PullContext, digest: Digest, size: int) -> BlobResult:
+        content = UnstoredContent(partial(self._stream, context, digest, size))
+        return BlobResult(size, CacheOutcome.PASSED, content)
+
+    def _stream(
+        self,
+        context: PullContext,
+        digest: Digest,
+        size: int,
+        span: Span,
+        handoff: Handoff | None,
+        is_urgent: bool,
+    ) -> UnstoredStream:
+        origin = self._registries[context.repository.upstream].origin
+        return UnstoredStream([origin.urgent if is_urgent else origin], context, digest, span, size, handoff)
+
+    async def keep(self, context: PullContext, digest: Digest, progress: Callable[[int], None]) -> None:
+        """Bring a blob into the store, and return when it is committed.
 
         Args:
-            advanced: is told of bytes as they arrive, or are found to be here.
+            progress: is called with the number of bytes that arrive, or are found to be stored.
 
         Raises:
-            BlobUnknown, UpstreamError
-            StorageFailed: it can't be stored (NoSpace: for lack of room).
+            BlobUnknown, Denied, UpstreamError
+            StorageFailed: it can't be stored (NoSpace: for lack of space).
         """
-        async with self.blob(repository, digest) as pull:
-            at = 0
-            while pull.readable is not None and at < pull.size:
-                reach = await pull.readable.reach(at)
-                advanced(reach - at)
+        async with self.blob(context, digest) as result:
+            at, readable = 0, result.content.readable
+            while readable is not None and at < result.size:
+                reach = await readable.reach(at)
+                progress(reach - at)
                 at = reach
             await self._downloads.settle(digest)
         if digest not in self._store:
-            raise NoSpace(f"{digest} could not be stored: it has {pull.size} bytes; see max_size and min_free")
+            raise NoSpace(f"{digest} could not be stored: it has {result.size} bytes; see max_size and min_free")
 
     def _is_here(self, digest: Digest) -> bool:
         return digest in self._store or digest in self._downloads
 
-    async def _follow(self, exits: AsyncExitStack, repository: Repository, digest: Digest) -> Download:
-        source = partial(self._registries[repository.upstream].blob, repository.name, digest)
-        size = self._catalog.expected_size(repository, digest)
+    async def _follow(self, exits: AsyncExitStack, context: PullContext, digest: Digest) -> Download:
+        size = self._catalog.expected_size(context.repository, digest)
         if digest in self._downloads:
             try:
-                return await exits.enter_async_context(self._downloads.follow(digest, source, size, asker=repository))
+                return await exits.enter_async_context(self._downloads.follow(context, digest, size))
             except (ContentUnknown, UpstreamError, Denied) as error:
-                # It may have been another repository's, and another upstream's: no answer to this one's question.
+                # Another repository, perhaps of another upstream, started it: its failure is no answer to this pull.
                 log.info("download_not_joined", digest=str(digest), reason=str(error))
-        following = self._downloads.follow(digest, source, size, asker=repository)
-        download = await self._questions.ask(repository, digest, exits.enter_async_context(following))
-        await self._catalog.keep_holding(repository, digest)
+        following = exits.enter_async_context(self._downloads.follow(context, digest, size))
+        download = await self._guard.ask(context, digest, following)
+        await self._catalog.keep_holding(context.repository, digest)
         return download
 
-    async def _check_holds(self, repository: Repository, digest: Digest) -> None:
-        """Lets pass who asks a repository for what is its own: bytes are shared between repositories, rights are not.
+    async def _require_held(self, context: PullContext, digest: Digest) -> None:
+        """Require that the digest belongs to the repository: bytes are shared between repositories, rights are not.
 
         Raises:
-            BlobUnknown, UpstreamError: upstream does not confirm it.
+            BlobUnknown, Denied, UpstreamError: the upstream does not confirm it.
         """
-        if not await self._catalog.holds(repository, digest):
-            await self._checks.ask((self._asker, repository, digest), partial(self._ask_holds, repository, digest))
+        if not await self._catalog.holds(context.repository, digest):
+            key = (context.login, context.repository, digest)
+            await self._rights.ask(key, partial(self._confirm_held, context, digest))
 
-    async def _ask_holds(self, repository: Repository, digest: Digest) -> None:
-        await self._questions.check(repository, digest, BlobUnknown)
-        registry = self._registries[repository.upstream]
-        await self._questions.ask(repository, digest, registry.blob_size(repository.name, digest))
-        await self._catalog.keep_holding(repository, digest)
+    async def _confirm_held(self, context: PullContext, digest: Digest) -> None:
+        await self._guard.require_askable(context, digest, BlobUnknown)
+        await self._guard.ask(context, digest, self._ask_size(context, digest))
+        await self._catalog.keep_holding(context.repository, digest)
 
     # Lists
 
-    async def tags(self, repository: Repository, query: tuple[tuple[str, str], ...]) -> ListResult:
-        """A page of upstream's list of tags.
+    async def tags(self, context: PullContext, query: Pairs) -> ListResult:
+        """Return a page of the repository's tags.
 
         Raises:
-            RepositoryUnknown, UpstreamError
+            RepositoryUnknown, Denied, UpstreamError
         """
-        question, what = (repository, None, query), f"the list of {repository}'s tags"
-        if self._questions.offline:
-            return await self._listed_here(question, RepositoryUnknown, what)
-        return await self._lists.ask(question, self._registries[repository.upstream].tags(repository.name, query))
+        return await self._lists.tags(context, self._registries[context.repository.upstream], query)
 
-    async def referrers(self, repository: Repository, digest: Digest, query: tuple[tuple[str, str], ...]) -> ListResult:
-        """A page of upstream's list of what refers to *digest*.
+    async def referrers(self, context: PullContext, digest: Digest, query: Pairs) -> ListResult:
+        """Return a page of the manifests that refer to *digest*.
 
         Raises:
-            ManifestUnknown, UpstreamError
+            ManifestUnknown, Denied, UpstreamError
         """
-        question, what = (repository, digest, query), f"what refers to {repository}@{digest}"
-        if self._questions.offline:
-            return await self._listed_here(question, ManifestUnknown, what)
-        page = self._registries[repository.upstream].referrers(repository.name, digest, query)
-        return await self._lists.ask(question, page)
-
-    async def _listed_here(self, question: Question, unknown: type[ContentUnknown], what: str) -> ListResult:
-        page = await self._lists.stored(question)
-        if page is None:
-            raise absent(unknown, what)
-        return ListResult(page, CacheOutcome.HIT)
+        return await self._lists.referrers(context, self._registries[context.repository.upstream], digest, query)

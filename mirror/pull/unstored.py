@@ -1,117 +1,98 @@
-"""Passages: content that goes from upstream to one client without being stored.
+"""Unstored streams: content that goes from an origin to one client without being stored.
 
-For what can't be stored (larger than the cache, no room), and for a range far ahead of a running download.
+Used for blobs that cannot be stored (larger than the cache, no space), and for a range far ahead of a running download.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
 from typing import Self
 
-from mirror.errors import SizeMismatch, UpstreamDisconnected, UpstreamUnavailable
 from mirror.oci.digest import Digest, Verifier
 from mirror.oci.ranges import Span
-from mirror.pull.downloads import Handoff, OriginStream, Source
+from mirror.origin import Origin, PullContext
+from mirror.pull.downloads import Handoff
+from mirror.pull.origins import ResumedStream, releasable
 
 _BUFFER = 2**18  # bytes read at once
 _BATCH = 2**20  # bytes hashed at once
-_FRUITLESS = 3  # tries in a row that brought no byte
-_PAUSE = 0.2  # seconds before another try
 
 
 class UnstoredStream:
-    """A part of a blob on its way through; open, and with its first bytes at hand, within its context.
+    """A span of a blob; open, with its first bytes already received, within its context.
 
-    Args:
-        rest: if this is the end of a blob whose begin was verified as it came from elsewhere: where that stands.
+    Of a whole blob, or its end after a handoff, the last bytes are withheld until the digest is verified. A part in the
+    middle cannot be verified; its client verifies the whole.
     """
 
-    def __init__(self, digest: Digest, source: Source, span: Span, size: int, rest: Handoff | None = None) -> None:
-        self._digest = digest
-        self._source = source
+    def __init__(
+        self,
+        origins: Sequence[Origin],
+        context: PullContext,
+        digest: Digest,
+        span: Span,
+        size: int,
+        handoff: Handoff | None = None,
+    ) -> None:
+        """Describe the stream; entering its context opens it.
+
+        Args:
+            size: bytes of the whole blob.
+            handoff: the state of the download that *span* continues, if it ends the blob and the rest was verified.
+        """
+        if handoff is None and len(span) == size:
+            handoff = Handoff(Verifier(digest), b"")
         self._span = span
         self._size = size
-        self._is_whole = len(span) == size
-        if rest is None and self._is_whole:
-            rest = Handoff(Verifier(digest), b"")
-        self._rest = rest
-        self._begin = span.start + (len(rest.withheld) if rest is not None else 0)
-        self._body: OriginStream | None = None
-        self._open = AsyncExitStack()
+        self._handoff = handoff
+        self._start = span.start + (0 if handoff is None else len(handoff.withheld))
+        self._stream = ResumedStream(origins, context, digest, start=self._start, end=span.end, size=size)
+        self._is_open = False
 
     async def __aenter__(self) -> Self:
-        if not self._span or self._begin < self._span.end:
-            span = None if self._is_whole and not self._begin else Span(self._begin, self._span.end)
-            self._body = await self._open.enter_async_context(self._source(span))
+        if not self._span or self._start < self._span.end:
+            await self._stream.__aenter__()
+            self._is_open = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._open.__aexit__(kind, error, trace)
+        if self._is_open:
+            await self._stream.__aexit__(kind, error, trace)
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """Exactly the span's bytes. Of a whole blob, or its end, the last are held back until all of it is verified.
+        """Yield exactly the bytes of the span.
 
         Raises:
             UpstreamDisconnected, IntegrityError: the rest will not come, or must not be passed on.
         """
-        if self._rest is None:
-            async for piece in self._resumed():
+        if self._handoff is None:
+            async for piece in self._received():
                 yield piece
             return
-        verifier = self._rest.verifier
-        batch: list[bytes] = []
-        waiting = 0
-        async for piece in self._resumed():
-            batch.append(piece)
-            waiting += len(piece)
-            if waiting >= _BATCH:
-                *sure, last = batch
-                await asyncio.to_thread(verifier.feed, sure)
-                for one in sure:
-                    yield one
-                batch, waiting = [last], len(last)
-        await asyncio.to_thread(verifier.feed, batch)
+        verifier = self._handoff.verifier
+        unreleased, unhashed = bytearray(self._handoff.withheld), bytearray()
+        released = self._span.start
+        async for piece in self._received():
+            unreleased += piece
+            unhashed += piece
+            if len(unhashed) >= _BATCH:
+                await asyncio.to_thread(verifier.feed, [bytes(unhashed)])
+                unhashed.clear()
+            count = releasable(released + len(unreleased), self._size) - released
+            if count > 0:
+                yield bytes(unreleased[:count])
+                del unreleased[:count]
+                released += count
+        await asyncio.to_thread(verifier.feed, [bytes(unhashed)])
         verifier.finish(self._size)
-        if self._rest.withheld:
-            yield self._rest.withheld
-        for one in batch:
-            yield one
+        if unreleased:
+            yield bytes(unreleased)
 
-    async def _resumed(self) -> AsyncIterator[bytes]:
-        """The span's bytes, over as many interruptions as upstream makes while it still delivers."""
-        at, fruitless = self._begin, 0
-        while at < self._span.end:
-            try:
-                async for piece in self._stretch(at):
-                    at += len(piece)
-                    fruitless = 0
-                    yield piece
-                if at < self._span.end:
-                    raise UpstreamDisconnected(f"{self._digest} ended after {at} of {self._size} bytes")
-            except UpstreamUnavailable as error:
-                fruitless += 1
-                await self._open.__aexit__(type(error), error, error.__traceback__)  # the source hears how it ended
-                if fruitless >= _FRUITLESS:
-                    raise
-                await asyncio.sleep(random.uniform(_PAUSE / 2, _PAUSE))  # noqa: S311 - jitter
-
-    async def _stretch(self, at: int) -> AsyncIterator[bytes]:
-        """One connection's worth of the span, from *at* on."""
-        body, self._body = self._body, None
-        if body is None:
-            body = await self._open.enter_async_context(self._source(Span(at, self._span.end)))
+    async def _received(self) -> AsyncGenerator[bytes, None]:
         buffer = memoryview(bytearray(_BUFFER))
-        begin = body.start
-        while begin < self._span.end and (size := await body.read_into(buffer)):
-            piece = buffer[max(at - begin, 0) : min(size, self._span.end - begin)]
-            begin += size
-            if begin > self._size:
-                raise SizeMismatch(f"upstream sends more than the {self._size} bytes of {self._digest}")
-            if piece:
-                yield bytes(piece)
+        while self._is_open and (count := await self._stream.read_into(buffer)):
+            yield bytes(buffer[:count])

@@ -1,16 +1,16 @@
-"""Questions to upstreams: whether they may be asked now, how long one waits for them, and their last 404s."""
+"""The upstream guard: offline mode, the deadline of a pull, and the negative cache of 404s."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
-from copy import copy
 from dataclasses import dataclass
 from typing import TypeVar
 
 from mirror.errors import ContentUnknown, UpstreamTimeout
 from mirror.oci.names import Reference, Repository, Tag
+from mirror.origin import PullContext
 from mirror.primitives.hints import Hints
 
 _Answer = TypeVar("_Answer")
@@ -39,72 +39,63 @@ class _NotFound:
 
 
 class UpstreamGuard:
-    """The terms on which upstreams are asked.
+    """Decides whether an upstream may be asked, and for how long a pull waits.
 
     Attributes:
-        offline: whether nothing is ever asked.
+        offline: whether no upstream is ever asked.
     """
 
-    def __init__(self, *, missing_for: float, patience: float, offline: bool) -> None:
-        """Seconds for which a 404 is remembered, and in which a pull has to come to something."""
+    def __init__(self, *, missing_for: float, deadline: float, offline: bool) -> None:
+        """Seconds for which a 404 is cached, and within which a pull must have an answer."""
         self.offline = offline
         self._missing_for = missing_for
-        self._patience = patience
-        self._missing: Hints[_NotFound] | None = Hints(_NEGATIVE_BYTES, weigh=_NotFound.weight)
-
-    def unremembered(self) -> UpstreamGuard:
-        """The same for a client with rights of its own: what it is told is no answer to another."""
-        own = copy(self)
-        own._missing = None  # noqa: SLF001 - of its own kind
-        return own
+        self._deadline = deadline
+        self._missing = Hints[_NotFound](_NEGATIVE_BYTES, weigh=_NotFound.weight)
 
     @asynccontextmanager
-    async def patiently(self, repository: Repository) -> AsyncIterator[None]:
-        """Ends a pull that has come to nothing in the time that clients wait, whatever it is waiting for.
+    async def deadline(self, repository: Repository) -> AsyncIterator[None]:
+        """End a pull that has no answer within the time that clients wait.
 
         Raises:
             UpstreamTimeout
         """
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._deadline):
                 yield
         except TimeoutError as error:
             raise UpstreamTimeout(
-                f"{repository.upstream} did not bring this within {self._patience:g} s; ask again, it may be here then",
+                f"{repository.upstream} did not deliver this within {self._deadline:g} s; ask again: it may be here "
+                f"then",
                 upstream=repository.upstream,
                 retry_after=5,
             ) from error
 
-    async def check(self, repository: Repository, reference: Reference, unknown: type[ContentUnknown]) -> None:
-        """Lets a question pass, unless upstream must not be asked, or just answered it with 404.
-
-        Raises:
-            ContentUnknown: of the kind *unknown*.
-        """
+    async def require_askable(self, context: PullContext, reference: Reference, unknown: type[ContentUnknown]) -> None:
+        """Raise *unknown* if the mirror is offline, or the upstream answered this request with 404 a moment ago."""
         if self.offline:
-            raise absent(
-                unknown, f"{repository}:{reference}" if isinstance(reference, Tag) else f"{repository}@{reference}"
-            )
-        known = None if self._missing is None else await self._missing.get(_key(repository, reference, unknown))
-        if known is not None:
-            raise known.error()
+            separator = ":" if isinstance(reference, Tag) else "@"
+            raise absent_offline(unknown, f"{context.repository}{separator}{reference}")
+        if context.login is None:  # what an upstream hides from one client is no answer to another
+            known = await self._missing.get(_key(context.repository, reference, unknown))
+            if known is not None:
+                raise known.error()
 
-    async def ask(self, repository: Repository, reference: Reference, answer: Awaitable[_Answer]) -> _Answer:
-        """Upstream's answer; a 404 is remembered for a while."""
+    async def ask(self, context: PullContext, reference: Reference, answer: Awaitable[_Answer]) -> _Answer:
+        """Return the upstream's answer, and cache it if it is a 404."""
         try:
             return await answer
         except ContentUnknown as unknown:
-            if self._missing is not None:
-                key = _key(repository, reference, type(unknown))
+            if context.login is None:
+                key = _key(context.repository, reference, type(unknown))
                 await self._missing.set(key, _NotFound.of(unknown), ttl=self._missing_for)
             raise
 
 
-def absent(unknown: type[ContentUnknown], what: str) -> ContentUnknown:
-    """What offline mode says of what is not here."""
+def absent_offline(unknown: type[ContentUnknown], subject: str) -> ContentUnknown:
+    """Return the error for content that is not cached while the mirror is offline."""
     return unknown(
-        f"{what} is not here and the mirror is offline: mirror warm and mirror export where upstream can be reached, "
-        f"then mirror import here",
+        f"{subject} is not here and the mirror is offline: mirror warm and mirror export where the upstream can be "
+        f"reached, then mirror import here",
         offline="yes",
     )
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import structlog
 
+from mirror.auth.rules import ANYBODY
 from mirror.errors import ContentUnknown, MirrorError, NameUnknown, PlatformUnknown, UpstreamUnavailable
 from mirror.oci.digest import Digest
 from mirror.oci.image_names import Image, Named, Selection
@@ -19,8 +20,8 @@ from mirror.oci.listings import subject_tag
 from mirror.oci.manifest import Descriptor, Manifest
 from mirror.oci.names import Repository, Tag
 from mirror.oci.platforms import Platform
-from mirror.pull.list_cache import ListResult
-from mirror.pull.results import CacheOutcome
+from mirror.origin import PullContext
+from mirror.pull.results import CacheOutcome, ListResult
 from mirror.pull.service import PullService
 
 _TRIES = 4
@@ -82,7 +83,7 @@ class Warming:
             query = pull.page.following
 
     async def _tags_page(self, repository: Repository, query: tuple[tuple[str, str], ...]) -> ListResult:
-        return _confirmed(await self._pulls.tags(repository, query))
+        return _confirmed(await self._pulls.tags(_context(repository), query))
 
     async def bring(self, warmed: Warmed, platforms: Iterable[Platform] | None) -> None:
         """Brings an image in whole: manifests, blobs, and what refers to it (signatures, SBOMs, attestations).
@@ -116,7 +117,8 @@ class Warming:
             raise _first(failures) from failures
 
     async def _manifest(self, warmed: Warmed, image: Image) -> Manifest:
-        pull = await _patiently(lambda: self._pulls.manifest(image.repository, image.reference, confirmed=True))
+        context = _context(image.repository)
+        pull = await _patiently(lambda: self._pulls.manifest(context, image.reference, confirmed=True))
         if pull.manifest is None:
             raise UpstreamUnavailable(f"{image} could not be had whole")
         if pull.outcome is CacheOutcome.STALE and image == warmed.image:
@@ -135,7 +137,7 @@ class Warming:
         async def keep() -> None:
             nonlocal came
             warmed.here, came = warmed.here - came, 0  # another try begins at its beginning
-            await self._pulls.keep(repository, blob.digest, advanced)
+            await self._pulls.keep(_context(repository), blob.digest, advanced)
 
         async with turns:
             await _patiently(keep)
@@ -172,7 +174,12 @@ class Warming:
         return [*(Image(repository, one.digest) for one in entries), *found]
 
     async def _referrers_page(self, repository: Repository, digest: Digest) -> ListResult:
-        return _confirmed(await self._pulls.referrers(repository, digest, ()))
+        return _confirmed(await self._pulls.referrers(_context(repository), digest, ()))
+
+
+def _context(repository: Repository) -> PullContext:
+    """Return the context of a pull that the mirror makes for itself."""
+    return PullContext(ANYBODY, repository)
 
 
 def _confirmed(pull: ListResult) -> ListResult:

@@ -28,6 +28,7 @@ from mirror.oci.routes import (
     parse_route,
     shown,
 )
+from mirror.origin import PullContext
 from mirror.pull.service import PullService
 from mirror.server.access_log import LONGEST_TARGET, AccessLog
 from mirror.server.answers import api_answer, error_answer, for_client
@@ -37,7 +38,7 @@ from mirror.server.framing import check_framing
 from mirror.server.listings import Listings
 from mirror.server.manifests import Manifests
 from mirror.server.response import ClientGone, Headers, Sent, answer, render, sent, taken
-from mirror.server.token_service import Pulling, TokenService
+from mirror.server.token_service import ContentRoute, TokenService
 from mirror.storage.disk_health import DiskHealth
 from mirror.upstream.registry import Registry
 
@@ -59,21 +60,20 @@ class App:
         metrics: Metrics,
         *,
         cache: DiskHealth,
-        door: Authenticator | None,
-        tenants: TokenService | None,
+        authenticator: Authenticator | None,
+        tokens: TokenService | None,
     ) -> None:
-        """*tenants*: None where no upstream decides itself who may pull from it."""
+        """*tokens*: None if no upstream authorizes the clients itself."""
         self._route = lru_cache(_ROUTES)(partial(parse_route, upstreams=upstreams))
         self._registries = registries
         self._metrics = metrics
         self._cache = cache
-        self._door = door
+        self._authenticator = authenticator
         self._record = AccessLog(metrics)
-        self._pulls = pulls
-        self._tenants = tenants
-        self._manifests = Manifests(self._record)
-        self._blobs = Blobs(self._record)
-        self._listings = Listings(self._record)
+        self._tokens = tokens
+        self._manifests = Manifests(pulls, self._record)
+        self._blobs = Blobs(pulls, self._record)
+        self._listings = Listings(pulls, self._record)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answers a request. Raises nothing but cancellation, which means that the client left."""
@@ -83,12 +83,12 @@ class App:
         try:
             check_framing(request)
             await taken(request, most=_UNTAKEN)
-            if self._door is not None:  # before it is known whether there is such a path
-                caller = await self._door.admit(request)
+            if self._authenticator is not None:  # before it is known whether there is such a path
+                caller = await self._authenticator.admit(request)
             _check_method(request)
             route = self._route(request.raw_path)
-            if self._door is not None:  # before anything is looked up
-                self._door.check(caller, route)
+            if self._authenticator is not None:  # before anything is looked up
+                self._authenticator.check(caller, route)
             return await self._answer(request, route, caller, started)
         except MirrorError as failure:
             return self._failed(request, route, caller, failure, started)
@@ -102,13 +102,13 @@ class App:
     async def _answer(self, request: web.BaseRequest, route: Route, caller: Caller, started: float) -> Sent:
         match route:
             case ManifestRoute() | BlobRoute() | TagsRoute() | ReferrersRoute():
-                if self._tenants is None or not self._tenants.concern(route):
-                    return await self._content(request, route, self._pulls, caller, started)
-                async with self._tenants.admitted(request, route, self._pulls, caller) as (pulls, tenant):
-                    return await self._content(request, route, pulls, tenant, started)
+                if self._tokens is None or not self._tokens.concerns(route):
+                    return await self._content(request, route, PullContext(caller, route.asked.repository), started)
+                async with self._tokens.authorized(request, route, caller) as context:
+                    return await self._content(request, route, context, started)
             case Api():
-                if self._tenants is not None:
-                    self._tenants.check_api(request)
+                if self._tokens is not None:
+                    self._tokens.require_token(request)
                 self._record.count("api", "answered")
                 headers, body = api_answer()
                 return answer(request, render(200, headers), body)
@@ -120,20 +120,20 @@ class App:
                 assert_never(route)
 
     async def _content(
-        self, request: web.BaseRequest, route: Pulling, pulls: PullService, caller: Caller, started: float
+        self, request: web.BaseRequest, route: ContentRoute, context: PullContext, started: float
     ) -> Sent:
         match route:
             case ManifestRoute():
-                return await self._manifests.answer(request, route, pulls, caller, started)
+                return await self._manifests.answer(request, route, context, started)
             case BlobRoute():
-                return await self._blobs.answer(request, route, pulls, caller, started)
+                return await self._blobs.answer(request, route, context, started)
             case _:
-                return await self._listings.answer(request, route, pulls, started)
+                return await self._listings.answer(request, route, context, started)
 
     async def _token(self, request: web.BaseRequest, route: TokenRoute) -> Sent:
-        if self._tenants is None:
+        if self._tokens is None:
             raise RouteUnknown("this mirror gives no tokens: it wants none")
-        body = await self._tenants.token(request, route)
+        body = await self._tokens.token(request, route)
         self._record.count("token", "answered")
         headers = [
             ("Content-Type", "application/json"),

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import structlog
 from aiohttp import web
 
-from mirror.auth.rules import Caller
 from mirror.errors import MirrorError
 from mirror.oci.digest import Digest
 from mirror.oci.ranges import Span, requested_spans
 from mirror.oci.routes import BlobRoute
-from mirror.pull.results import BlobResult, FileSpan
+from mirror.origin import PullContext
+from mirror.pull.blob_content import FileSpan
+from mirror.pull.results import BlobResult
 from mirror.pull.service import PullService
 from mirror.server.access_log import AccessLog
 from mirror.server.answers import blob_headers, is_known, multipart_headers, part_headers, part_opening
@@ -39,25 +40,24 @@ class _Plan:
 class Blobs:
     """`/v2/<name>/blobs/<digest>`."""
 
-    def __init__(self, record: AccessLog) -> None:
+    def __init__(self, pulls: PullService, record: AccessLog) -> None:
+        self._pulls = pulls
         self._record = record
 
-    async def answer(
-        self, request: web.BaseRequest, route: BlobRoute, pulls: PullService, caller: Caller, started: float
-    ) -> Sent:
+    async def answer(self, request: web.BaseRequest, route: BlobRoute, context: PullContext, started: float) -> Sent:
         known = is_known(request.headers.getall("If-None-Match", ()), route.digest)
         if known or request.method == "HEAD":
-            size, outcome = await pulls.blob_size(route.asked.repository, route.digest)
+            size, outcome = await self._pulls.blob_size(context, route.digest)
         else:
-            async with pulls.blob(route.asked.repository, route.digest) as pull:
-                return await self._stream(request, route, pull, _plan(request, route, pull), caller, started)
+            async with self._pulls.blob(context, route.digest) as blob:
+                return await self._stream(request, route, blob, _plan(request, route, blob), context, started)
         head = render(200, blob_headers(route.asked, route.digest, size, outcome))
         if known:
             head = not_modified(head)
         self._record.first_byte(started)
         done = answer(request, head)
         self._record.served(
-            request, caller, "blob", route.asked, str(route.digest), route.digest, outcome.value, 0, started
+            request, context.caller, "blob", route.asked, str(route.digest), route.digest, outcome.value, 0, started
         )
         return done
 
@@ -65,21 +65,21 @@ class Blobs:
         self,
         request: web.BaseRequest,
         route: BlobRoute,
-        pull: BlobResult,
+        blob: BlobResult,
         plan: _Plan,
-        caller: Caller,
+        context: PullContext,
         started: float,
     ) -> Sent:
         """Sends what is planned. A failure before the head is an error answer; one after it cuts the connection."""
         channel = writer_for(request)
         name = str(route.digest)
-        outcome = pull.outcome.value
+        outcome = blob.outcome.value
         reason: str | None = None
         try:
             async with channel:
-                await _transmit(channel, pull, plan, lambda: self._record.first_byte(started))
+                await _transmit(channel, blob, plan, lambda: self._record.first_byte(started))
         except MirrorError as failure:
-            pull.failed(failure)
+            blob.content.failed(failure)
             if not channel.begun:
                 raise
             outcome, reason = "cut", str(failure)
@@ -96,25 +96,26 @@ class Blobs:
         finally:
             if channel.begun:
                 self._record.served(
-                    request, caller, "blob", route.asked, name, route.digest, outcome, channel.sent, started, reason
+                    *(request, context.caller, "blob", route.asked, name, route.digest, outcome, channel.sent, started),
+                    reason,
                 )
         return sent(keep_alive=reason is None and request.keep_alive)
 
 
-def _plan(request: web.BaseRequest, route: BlobRoute, pull: BlobResult) -> _Plan:
-    asked, digest, size = route.asked, route.digest, pull.size
+def _plan(request: web.BaseRequest, route: BlobRoute, blob: BlobResult) -> _Plan:
+    asked, digest, size = route.asked, route.digest, blob.size
     spans = requested_spans(_range(request, digest), size)
     # Each part of what is only passed through would be a request to upstream.
-    if spans is None or (len(spans) > 1 and pull.readable is None):
-        return _Plan(200, render(200, blob_headers(asked, digest, size, pull.outcome)), ((b"", Span(0, size)),))
+    if spans is None or (len(spans) > 1 and blob.content.readable is None):
+        return _Plan(200, render(200, blob_headers(asked, digest, size, blob.outcome)), ((b"", Span(0, size)),))
     if len(spans) == 1:
-        head = render(206, part_headers(asked, digest, spans[0], size, pull.outcome))
+        head = render(206, part_headers(asked, digest, spans[0], size, blob.outcome))
         return _Plan(206, head, ((b"", spans[0]),))
     boundary = secrets.token_hex(16)
     parts = tuple((part_opening(boundary, span, size, first=not at), span) for at, span in enumerate(spans))
     ending = f"\r\n--{boundary}--\r\n".encode()
     length = sum(len(opening) + len(span) for opening, span in parts) + len(ending)
-    head = render(206, multipart_headers(asked, digest, boundary, length, pull.outcome))
+    head = render(206, multipart_headers(asked, digest, boundary, length, blob.outcome))
     return _Plan(206, head, parts, ending)
 
 
@@ -124,9 +125,9 @@ def _range(request: web.BaseRequest, digest: Digest) -> str | None:
     return request.headers.get("Range") if condition in {None, f'"{digest}"'} else None
 
 
-async def _transmit(channel: ResponseWriter, pull: BlobResult, plan: _Plan, on_first_byte: Callable[[], None]) -> None:
+async def _transmit(channel: ResponseWriter, blob: BlobResult, plan: _Plan, on_first_byte: Callable[[], None]) -> None:
     for number, (opening, span) in enumerate(plan.parts):
-        async with aclosing(pull.content(span)) as content:
+        async with aclosing(blob.content.read(span)) as content:
             # No status line before there is a byte to follow it: nobody recovers from a 200 with nothing behind it.
             piece = await anext(content, b"")
             if not number:

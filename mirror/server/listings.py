@@ -6,6 +6,7 @@ from aiohttp import web
 
 from mirror.oci.links import link_to
 from mirror.oci.routes import ReferrersRoute, TagsRoute
+from mirror.origin import PullContext
 from mirror.pull.service import PullService
 from mirror.server.access_log import AccessLog
 from mirror.server.answers import cache_status, staleness
@@ -15,19 +16,20 @@ from mirror.server.response import Sent, answer, render
 class Listings:
     """`/v2/<name>/tags/list` and `/v2/<name>/referrers/<digest>`."""
 
-    def __init__(self, record: AccessLog) -> None:
+    def __init__(self, pulls: PullService, record: AccessLog) -> None:
+        self._pulls = pulls
         self._record = record
 
     async def answer(
-        self, request: web.BaseRequest, route: TagsRoute | ReferrersRoute, pulls: PullService, started: float
+        self, request: web.BaseRequest, route: TagsRoute | ReferrersRoute, context: PullContext, started: float
     ) -> Sent:
         asked = route.asked
         if isinstance(route, TagsRoute):
             kind, path = "tags", f"{asked.path}/tags/list"
-            pull = await pulls.tags(asked.repository, route.query)
+            pull = await self._pulls.tags(context, route.query)
         else:
             kind, path = "referrers", f"{asked.path}/referrers/{route.digest}"
-            pull = await pulls.referrers(asked.repository, route.digest, route.query)
+            pull = await self._pulls.referrers(context, route.digest, route.query)
         page = pull.page
         headers = [
             ("Content-Type", page.media_type),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from mirror.auth.rules import Caller
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.oci.routes import ManifestRoute
+from mirror.origin import PullContext
 from mirror.primitives.lru import LruCache
 from mirror.pull.results import CacheOutcome, ManifestResult
 from mirror.pull.service import PullService
@@ -21,20 +21,21 @@ _HEADS = 4096
 class Manifests:
     """`/v2/<name>/manifests/<reference>`."""
 
-    def __init__(self, record: AccessLog) -> None:
+    def __init__(self, pulls: PullService, record: AccessLog) -> None:
+        self._pulls = pulls
         self._record = record
         self._heads = LruCache[tuple[Digest, str | None], bytes](_HEADS)  # of hits, by digest and ns
 
     async def answer(
-        self, request: web.BaseRequest, route: ManifestRoute, pulls: PullService, caller: Caller, started: float
+        self, request: web.BaseRequest, route: ManifestRoute, context: PullContext, started: float
     ) -> Sent:
-        repository, reference = route.asked.repository, route.reference
+        reference = route.reference
         head_only = request.method == "HEAD"
-        manifest = pulls.manifest_nowait(repository, reference)
+        manifest = self._pulls.manifest_nowait(context, reference)
         if manifest is not None:
             digest, outcome, head = manifest.digest, "hit", self._head_of_hit(route, manifest)
         else:
-            pull = await pulls.manifest(repository, reference, head_only=head_only)
+            pull = await self._pulls.manifest(context, reference, head_only=head_only)
             manifest, digest, outcome = pull.manifest, pull.head.digest, pull.outcome.value
             head = render(200, manifest_headers(route.asked, pull))
         body = b"" if manifest is None or head_only else manifest.body
@@ -43,7 +44,7 @@ class Manifests:
         self._record.first_byte(started)
         done = answer(request, head, body)
         self._record.served(
-            request, caller, "manifest", route.asked, str(reference), digest, outcome, len(body), started
+            request, context.caller, "manifest", route.asked, str(reference), digest, outcome, len(body), started
         )
         return done
 

@@ -1,8 +1,9 @@
-"""Tenants: which client's rights count at an upstream that decides them itself, and how a client shows its login.
+"""The token service: how a client's login reaches the upstream that authorizes it (`client_auth = "passthrough"`).
 
-A client learns from a challenge where tokens are to be had: here, at the mirror. It shows its login there once, the
-mirror asks the upstream that the login is meant for, and gives a token of its own; rights are asked for pull by pull.
-One way for upstreams of every kind, for names with the upstream in front, and for the public pulls of nobody.
+A challenge names the mirror itself as the token service (distribution token specification). The client sends its login
+there once; the mirror checks it at the upstream that the login is meant for, and issues a token of its own. Rights are
+checked per pull. This works alike for every kind of upstream, for names with the upstream in front, and for anonymous
+pulls.
 """
 
 from __future__ import annotations
@@ -29,110 +30,118 @@ from mirror.oci.routes import (
     TagsRoute,
     TokenRoute,
 )
-from mirror.pull.service import PullService
-from mirror.upstream.client_authorization import TOKEN_LIFE, ClientAuthorization, Tenant
+from mirror.origin import NO_LOGIN, ClientLogin, PullContext
+from mirror.upstream.client_authorization import TOKEN_LIFETIME, ClientAuthorization, TokenSubject
 
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 
-Pulling = ManifestRoute | BlobRoute | TagsRoute | ReferrersRoute
+ContentRoute = ManifestRoute | BlobRoute | TagsRoute | ReferrersRoute
 
 
 @dataclass(frozen=True, slots=True)
 class TokenService:
-    """The door of upstreams with `client_auth = "passthrough"`."""
+    """Authorizes clients of passthrough upstreams.
 
-    tenancy: ClientAuthorization
-    guesses: FailedLoginLimiter
-    default: str  # the upstream that a login counts at where nothing says which
+    Attributes:
+        default: the upstream that a login is meant for if the request names none.
+    """
 
-    def check_api(self, request: web.BaseRequest) -> None:
-        """Lets a request for `/v2/` pass once its client has been to the token service: it learns only here of it.
+    authorization: ClientAuthorization
+    failed_logins: FailedLoginLimiter
+    default: str
+
+    def require_token(self, request: web.BaseRequest) -> None:
+        """Require that a client that requests `/v2/` has been to the token service: it learns of it only here.
 
         Raises:
             Unauthorized
         """
         shown = parse_authorization(request.headers.get("Authorization"))
-        if shown is None or not (isinstance(shown, Login) or self.tenancy.tenant_of(shown)):
-            raise self._unauthorized(request, self.default, None, "this registry wants a token, which everybody gets")
+        if shown is None or not (isinstance(shown, Login) or self.authorization.subject_of(shown)):
+            raise self._unauthorized(
+                request, self.default, None, "this registry requires a token, which every client may have"
+            )
 
-    def concern(self, route: Pulling) -> bool:
-        """Whether it is the upstream that decides who may pull this."""
-        return self.tenancy.concerns(route.asked.repository.upstream)
+    def concerns(self, route: ContentRoute) -> bool:
+        """Return whether the upstream authorizes the clients that pull this."""
+        return self.authorization.concerns(route.asked.repository.upstream)
 
     @asynccontextmanager
-    async def admitted(
-        self, request: web.BaseRequest, route: Pulling, pulls: PullService, caller: Caller
-    ) -> AsyncIterator[tuple[PullService, Caller]]:
-        """Pulls in the name of the request's client, if its upstream lets it, and who that is.
+    async def authorized(
+        self, request: web.BaseRequest, route: ContentRoute, caller: Caller
+    ) -> AsyncIterator[PullContext]:
+        """Yield the context of a pull with the client's login, if the upstream allows it.
 
         Raises:
             Unauthorized: a login may help.
-            Denied: the one that was shown does not.
-            ContentUnknown, UpstreamError: upstream has no such thing for this client, or can't be asked.
+            Denied: the client's login does not suffice.
+            ContentUnknown, UpstreamError: the upstream has no such content for this client, or cannot be asked.
         """
-        tenant = self._tenant(request, route.asked)
+        context = self._context(request, route.asked, caller)
         try:
             if isinstance(route, ManifestRoute | BlobRoute):
-                with self._guess(request, route, tenant):
-                    await self.tenancy.admit(route, tenant)
-            own = caller if tenant.login is None else Caller(tenant.login.username)
+                with self._limit_failures(request, context):
+                    await self.authorization.require_allowed(route, context)
             try:
-                yield pulls.on_behalf_of(tenant, {tenant.upstream: self.tenancy.registry(tenant)}), own
+                yield context
             except Denied:
-                self.tenancy.revoke(route.asked.repository, tenant)
+                self.authorization.revoke(context)
                 raise
         except Denied as refusal:
-            if tenant.login is not None:
+            if isinstance(context.login, Login):
                 raise
-            raise self._unauthorized(request, tenant.upstream, route.asked, str(refusal)) from refusal
+            raise self._unauthorized(request, context.repository.upstream, route.asked, str(refusal)) from refusal
 
-    def _guess(
-        self, request: web.BaseRequest, route: ManifestRoute | BlobRoute, tenant: Tenant
-    ) -> AbstractContextManager[None]:
-        """The trial of a login that nobody has vouched for yet: a token was had with one that is right."""
+    def _limit_failures(self, request: web.BaseRequest, context: PullContext) -> AbstractContextManager[None]:
+        """Count a failure of a login that no upstream has accepted yet. Behind a token is one that was accepted."""
         shown = parse_authorization(request.headers.get("Authorization"))
-        if not isinstance(shown, Login) or self.tenancy.is_admitted(route.asked.repository, tenant):
+        if not isinstance(shown, Login) or self.authorization.is_allowed(context):
             return nullcontext()
-        return self.guesses.guess(request.remote or "")
+        return self.failed_logins.guess(request.remote or "")
 
-    def _tenant(self, request: web.BaseRequest, asked: RequestedRepository) -> Tenant:
-        upstream = asked.repository.upstream
+    def _context(self, request: web.BaseRequest, asked: RequestedRepository, caller: Caller) -> PullContext:
+        login = self._login(request, asked)
+        own = Caller(login.username) if isinstance(login, Login) else caller
+        return PullContext(own, asked.repository, login)
+
+    def _login(self, request: web.BaseRequest, asked: RequestedRepository) -> ClientLogin:
         header = request.headers.get("Authorization")
         if header is None:
-            return Tenant(upstream, None)
+            return NO_LOGIN
         match parse_authorization(header):
             case None:
-                return Tenant(upstream, None)
+                return NO_LOGIN
             case Login() as login:
-                return Tenant(upstream, login)
+                return login
             case token:
-                tenant = self.tenancy.tenant_of(token)
-        if tenant is None:
-            raise self._unauthorized(request, upstream, asked, "this token is not, or no longer, known here")
-        # A login counts at the upstream that it was meant for: no other one is to see it.
-        return tenant if tenant.upstream == upstream else Tenant(upstream, None)
+                subject = self.authorization.subject_of(token)
+        upstream = asked.repository.upstream
+        if subject is None:
+            raise self._unauthorized(request, upstream, asked, "this token is not, or no longer, valid here")
+        # A login is meant for one upstream: no other one may see it.
+        return subject.login if subject.upstream == upstream else NO_LOGIN
 
     async def token(self, request: web.BaseRequest, route: TokenRoute) -> bytes:
-        """The answer of the token service: a token, for a login that its upstream knows, or for nobody.
+        """Return the token service's answer: a token for a login that its upstream accepts, or for anonymous pulls.
 
         Raises:
-            Unauthorized: upstream does not know the login.
-            TooManyLogins: too many from there were wrong lately.
-            UpstreamError: it can't be asked.
+            Unauthorized: the upstream does not accept the login.
+            TooManyLogins: too many logins from this address failed lately.
+            UpstreamError: the upstream cannot be asked.
         """
         upstream = route.upstream or self.default
         shown = parse_authorization(request.headers.get("Authorization"))
-        login = shown if isinstance(shown, Login) and self.tenancy.concerns(upstream) else None
-        tenant = Tenant(upstream, login)
+        is_login = isinstance(shown, Login) and self.authorization.concerns(upstream)
+        subject = TokenSubject(upstream, shown if isinstance(shown, Login) and is_login else NO_LOGIN)
         try:
-            with nullcontext() if login is None else self.guesses.guess(request.remote or ""):
-                await self.tenancy.check(tenant)
+            with self.failed_logins.guess(request.remote or "") if is_login else nullcontext():
+                await self.authorization.check_login(subject)
         except Denied as refusal:
             challenge = f'Basic realm="{upstream}"'
             raise Unauthorized(f"{upstream} does not know this login: {refusal}", challenge=challenge) from refusal
-        token = self.tenancy.issue(tenant).text
+        token = self.authorization.issue(subject).text
         issued_at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        answer = {"token": token, "access_token": token, "expires_in": TOKEN_LIFE, "issued_at": issued_at}
+        answer = {"token": token, "access_token": token, "expires_in": TOKEN_LIFETIME, "issued_at": issued_at}
         return json.dumps(answer).encode()
 
     def _unauthorized(
@@ -149,9 +158,9 @@ class TokenService:
 
 
 def _own_url(request: web.BaseRequest) -> str | None:
-    """Where this client reaches the mirror, as it said itself; None where it did not.
+    """Return the URL at which this client reaches the mirror, by its own account; None if it gives none.
 
-    What a client, or the proxy before it, says wrongly here misleads nobody but that client.
+    A client, or the proxy before it, that lies here misleads only itself.
     """
     host = request.headers.get("Host", "")
     transport = request.transport

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from mirror.errors import StorageFailed
 from mirror.oci.digest import Digest, Verifier
 from mirror.oci.names import Repository, Tag
 from mirror.storage.facts import ManifestFact, TagFact
@@ -33,6 +34,13 @@ class Readable(Protocol):
         Raises:
             MirrorError: it will never come.
         """
+
+
+class StoredReadable(Readable, Protocol):
+    """A committed blob, open for reading."""
+
+    def failed(self, error: StorageFailed) -> None:
+        """Report that the disk does not return the content: it counts as absent until the disk is checked again."""
 
 
 class Ingest(Protocol):
@@ -100,7 +108,7 @@ class BlobStore(Protocol):
     def use(self, digest: Digest) -> None:
         """Notes that the blob, and what it references if it is a manifest, was used just now."""
 
-    def open(self, digest: Digest) -> AbstractAsyncContextManager[Readable | None]:
+    def open(self, digest: Digest) -> AbstractAsyncContextManager[StoredReadable | None]:
         """Holds a blob and opens it; None where it is not stored, or can't be read and is to be had anew."""
 
     def hold(self, digest: Digest) -> AbstractAsyncContextManager[None]:

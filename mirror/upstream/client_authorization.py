@@ -1,7 +1,7 @@
-"""Tenancy: upstreams that say themselves who may pull what (`client_auth = "passthrough"`).
+"""Client authorization: what each client may pull from the upstreams that decide it (`client_auth = "passthrough"`).
 
-Bytes are shared, rights are not. A client's login is shown to the upstream that it was meant for and to nobody else.
-What that one lets it pull holds for minutes; after that nothing stands in for its word, not even for what is stored.
+Bytes are shared between clients, rights are not. A client's login is sent to the upstream that it was meant for, and to
+no other. The upstream's decision holds for minutes; after that no stored content stands in for it.
 """
 
 from __future__ import annotations
@@ -18,62 +18,62 @@ from mirror.errors import Denied
 from mirror.oci.authorization import Login, Token
 from mirror.oci.names import Repository
 from mirror.oci.routes import BlobRoute, ManifestRoute
+from mirror.origin import NO_LOGIN, ClientLogin, PullContext
 from mirror.primitives.lru import LruCache
 from mirror.primitives.singleflight import SingleFlight
 from mirror.upstream.registry import Registry
 
-TOKEN_LIFE = 300  # seconds, as Docker Hub's have
-_VERDICTS = 65_536
-_TOKENS = 65_536
-_TENANTS = 4_096
+TOKEN_LIFETIME = 300  # seconds, as Docker Hub's tokens have
+_MAX_DECISIONS = 65_536
+_MAX_TOKENS = 65_536
 _TOKEN_BYTES = 32
 
-Question = ManifestRoute | BlobRoute
-"""What is asked of a repository, as far as rights go: content that is stored here, perhaps for another client."""
+ContentRoute = ManifestRoute | BlobRoute
+"""A request for content that may be stored here on another client's behalf."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tenant:
-    """Who asks one upstream: somebody with a login there; None for nobody in particular."""
+class _Decision:
+    """An upstream's answer about one client and repository. *refusal* is None if it allows the pull."""
 
-    upstream: str
-    login: Login | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Verdict:
     refusal: str | None
     until: float
 
 
 @dataclass(frozen=True, slots=True)
-class _Issued:
-    tenant: Tenant
-    until: float
+class TokenSubject:
+    """The client that a token of the mirror's stands for: its login, and the upstream that the login is meant for."""
+
+    upstream: str
+    login: ClientLogin
 
 
 class ClientAuthorization:
-    """What each client may pull from the upstreams that decide that themselves."""
+    """Asks passthrough upstreams what a client may pull, and remembers their decisions."""
 
     def __init__(
         self,
         registries: Mapping[str, Registry],
         *,
-        verdict_for: float,
-        refusal_for: float,
+        allowed_for: float,
+        refused_for: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """*registries*: those upstreams. Seconds that a yes and that a no of theirs holds."""
+        """Create one for the passthrough upstreams in *registries*.
+
+        Args:
+            allowed_for: seconds for which a permission holds.
+            refused_for: seconds for which a refusal holds.
+        """
         self._registries = registries
-        self._verdict_for = verdict_for
-        self._refusal_for = refusal_for
+        self._allowed_for = allowed_for
+        self._refused_for = refused_for
         self._clock = clock
-        self._verdicts = LruCache[tuple[Repository, Tenant], _Verdict](_VERDICTS)
-        self._asking = SingleFlight[tuple[Question, Tenant], None]()
-        self._checking = SingleFlight[Tenant, None]()
-        self._views = LruCache[Tenant, Registry](_TENANTS)
-        self._issued = LruCache[str, _Issued](_TOKENS)
-        self._nobodys: dict[str, Token] = {}  # one for each upstream: no number of them pushes out somebody's
+        self._decisions = LruCache[tuple[Repository, ClientLogin | None], _Decision](_MAX_DECISIONS, clock=clock)
+        self._requests = SingleFlight[tuple[ContentRoute, ClientLogin | None], None]()
+        self._logins = SingleFlight[TokenSubject, None]()
+        self._tokens = LruCache[str, TokenSubject](_MAX_TOKENS, ttl=TOKEN_LIFETIME, clock=clock)
+        self._anonymous: dict[str, Token] = {}  # one per upstream, so that requests for more push out no client's token
 
     async def __aenter__(self) -> Self:
         return self
@@ -81,89 +81,79 @@ class ClientAuthorization:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._asking.__aexit__(kind, error, trace)
-        await self._checking.__aexit__(kind, error, trace)
+        await self._requests.__aexit__(kind, error, trace)
+        await self._logins.__aexit__(kind, error, trace)
 
     def concerns(self, upstream: str) -> bool:
-        """Whether that upstream decides itself who may pull from it."""
+        """Return whether that upstream decides which clients may pull."""
         return upstream in self._registries
 
-    @property
-    def upstreams(self) -> tuple[str, ...]:
-        return tuple(self._registries)
+    def is_allowed(self, context: PullContext) -> bool:
+        """Return whether the upstream recently allowed this client to pull from the repository."""
+        decision = self._decision(context)
+        return decision is not None and decision.refusal is None
 
-    def registry(self, tenant: Tenant) -> Registry:
-        """The way to the tenant's upstream, in its name."""
-        view = self._views.get(tenant)
-        if view is None:
-            view = self._registries[tenant.upstream].on_behalf_of(tenant.login)
-            self._views.set(tenant, view)
-        return view
+    def _decision(self, context: PullContext) -> _Decision | None:
+        decision = self._decisions.get((context.repository, context.login))
+        return decision if decision is not None and self._clock() < decision.until else None
 
-    def is_admitted(self, repository: Repository, tenant: Tenant) -> bool:
-        """Whether upstream let this client pull from that repository a short while ago."""
-        verdict = self._verdict(repository, tenant)
-        return verdict is not None and verdict.refusal is None
-
-    def _verdict(self, repository: Repository, tenant: Tenant) -> _Verdict | None:
-        verdict = self._verdicts.get((repository, tenant))
-        return verdict if verdict is not None and self._clock() < verdict.until else None
-
-    async def admit(self, question: Question, tenant: Tenant) -> None:
-        """Lets pass whom upstream lets pull what is asked.
+    async def require_allowed(self, route: ContentRoute, context: PullContext) -> None:
+        """Ask the upstream whether this client may pull, and cache its decision.
 
         Raises:
-            Denied: it does not.
-            ContentUnknown: upstream has no such thing, as far as this client can see.
-            UpstreamError: it can't be asked.
+            Denied: it may not.
+            ContentUnknown: the upstream has no such content, as far as this client can see.
+            UpstreamError: the upstream cannot be asked.
         """
-        verdict = self._verdict(question.asked.repository, tenant)
-        if verdict is None:
-            await self._asking.ask((question, tenant), partial(self._ask, question, tenant))
-        elif verdict.refusal is not None:
-            raise Denied(verdict.refusal, upstream=tenant.upstream)
+        decision = self._decision(context)
+        if decision is None:
+            await self._requests.ask((route, context.login), partial(self._ask, route, context))
+        elif decision.refusal is not None:
+            raise Denied(decision.refusal, upstream=context.repository.upstream)
 
-    async def _ask(self, question: Question, tenant: Tenant) -> None:
-        repository, registry = question.asked.repository, self.registry(tenant)
+    async def _ask(self, route: ContentRoute, context: PullContext) -> None:
+        registry, key = self._registries[context.repository.upstream], (context.repository, context.login)
         try:
-            match question:
+            match route:
                 case ManifestRoute():
-                    # Where a HEAD proves nothing, only the manifest itself does.
-                    if await registry.resolve(repository.name, question.reference) is None:
-                        await registry.manifest(repository.name, question.reference)
+                    # If HEAD proves nothing, only the manifest itself does.
+                    if await registry.resolve(context, route.reference) is None:
+                        await registry.manifest(context, route.reference)
                 case BlobRoute():
-                    await registry.blob_size(repository.name, question.digest)
+                    if await registry.blob_size(context, route.digest) is None:
+                        async with registry.origin.urgent.open(context, route.digest, None):
+                            pass
         except Denied as refusal:
-            self._verdicts.set((repository, tenant), _Verdict(str(refusal), self._clock() + self._refusal_for))
+            self._decisions.set(key, _Decision(str(refusal), self._clock() + self._refused_for))
             raise
-        self._verdicts.set((repository, tenant), _Verdict(None, self._clock() + self._verdict_for))
+        self._decisions.set(key, _Decision(None, self._clock() + self._allowed_for))
 
-    def revoke(self, repository: Repository, tenant: Tenant) -> None:
-        """Upstream refused what it had let pass: its earlier word holds no longer."""
-        self._verdicts.delete((repository, tenant))
+    def revoke(self, context: PullContext) -> None:
+        """Drop a cached permission, because the upstream refused a later request."""
+        self._decisions.delete((context.repository, context.login))
 
-    async def check(self, tenant: Tenant) -> None:
-        """Whether upstream knows this login at all.
+    async def check_login(self, subject: TokenSubject) -> None:
+        """Check that the upstream accepts a client's login. A client without one is not checked.
 
         Raises:
             Denied: it does not.
-            UpstreamError: it can't be asked.
+            UpstreamError: it cannot be asked.
         """
-        if tenant.login is not None:
-            await self._checking.ask(tenant, self.registry(tenant).check_login)
+        if isinstance(subject.login, Login):
+            registry = self._registries[subject.upstream]
+            await self._logins.ask(subject, partial(registry.check_login, subject.login))
 
-    def issue(self, tenant: Tenant) -> Token:
-        """A token that stands for the tenant, for TOKEN_LIFE seconds and as long as this mirror runs."""
-        if tenant.login is None:
-            return self._nobodys.setdefault(tenant.upstream, Token(secrets.token_urlsafe(_TOKEN_BYTES)))
+    def issue(self, subject: TokenSubject) -> Token:
+        """Return a token that stands for the client, for TOKEN_LIFETIME seconds and as long as this mirror runs."""
+        if not isinstance(subject.login, Login):
+            return self._anonymous.setdefault(subject.upstream, Token(secrets.token_urlsafe(_TOKEN_BYTES)))
         token = Token(secrets.token_urlsafe(_TOKEN_BYTES))
-        self._issued.set(token.text, _Issued(tenant, self._clock() + TOKEN_LIFE))
+        self._tokens.set(token.text, subject)
         return token
 
-    def tenant_of(self, token: Token) -> Tenant | None:
-        """For whom the token stands; None where it never did, or no longer does."""
-        for upstream, nobodys in self._nobodys.items():
-            if secrets.compare_digest(nobodys.text.encode(), token.text.encode()):
-                return Tenant(upstream, None)
-        issued = self._issued.get(token.text)
-        return issued.tenant if issued is not None and self._clock() < issued.until else None
+    def subject_of(self, token: Token) -> TokenSubject | None:
+        """Return the client that the token stands for; None if the token is unknown or has expired."""
+        for upstream, anonymous in self._anonymous.items():
+            if secrets.compare_digest(anonymous.text.encode(), token.text.encode()):
+                return TokenSubject(upstream, NO_LOGIN)
+        return self._tokens.get(token.text)

@@ -1,4 +1,4 @@
-"""An endpoint: one address at which an upstream is to be had, with its own authorisation, breaker and throttle."""
+"""One endpoint: an address of an upstream, with its own authorization, circuit breaker and rate limits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import random
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from copy import copy
 from types import TracebackType
 from typing import Self
 
@@ -23,26 +22,28 @@ from mirror.errors import (
     UpstreamUnavailable,
 )
 from mirror.observability.metrics import Metrics
-from mirror.oci.authorization import Login
+from mirror.origin import ClientLogin
+from mirror.primitives.lru import LruCache
 from mirror.upstream.breaker import Breaker
 from mirror.upstream.credentials.authorizer import Authorizer
 from mirror.upstream.rate_limit import RateLimit, retry_after
 from mirror.upstream.session import Session, origin_of
 
-_TRIES = 2
-_TRY_AGAIN_WITHIN = (0.05, 0.25)  # seconds, at random: a blip is over, and not everybody comes back at once
+_ATTEMPTS = 2
+_RETRY_AFTER = (0.05, 0.25)  # seconds, at random, so that requests do not come back all at once
 _TRANSIENT = frozenset({500, 502, 503, 504})
-_LONGEST_TOLD = 60  # seconds of a Retry-After that clients hear: the mirror itself asks again by then
+_MAX_RETRY_AFTER = 60  # seconds of a Retry-After that clients receive: the mirror itself asks again by then
 _DOWN = frozenset({502, 503, 504})
+_MAX_CLIENT_LIMITS = 4096
 
 
 class Endpoint:
-    """The way to one address.
+    """One address of an upstream.
 
     Attributes:
-        upstream: the name of the upstream that it is an address of.
-        label: host, port and path, to tell it from the upstream's other ones.
-        name: what messages call it.
+        upstream: the name of the upstream.
+        label: host, port and path, which tell the upstream's endpoints apart.
+        name: the endpoint's name in messages.
     """
 
     def __init__(
@@ -55,7 +56,8 @@ class Endpoint:
         self._session = session
         self._authorizer = authorizer
         self._breaker = Breaker(self.name)
-        self._throttle = RateLimit(self.name, upstream)
+        self._own_limit = RateLimit(self.name, upstream)
+        self._client_limits = LruCache[ClientLogin, RateLimit](_MAX_CLIENT_LIMITS)
         metrics.upstream_up.labels(upstream, self.label).set_function(lambda: not self.is_down)
 
     async def __aenter__(self) -> Self:
@@ -67,76 +69,94 @@ class Endpoint:
     ) -> None:
         await self._authorizer.__aexit__(kind, error, trace)
 
-    def on_behalf_of(self, login: Login | None) -> Endpoint:
-        """The same address in a client's name, with a pull limit of its own; see Registry."""
-        own = copy(self)
-        own._authorizer = self._authorizer.on_behalf_of(login)  # noqa: SLF001 - of its own kind
-        own._throttle = RateLimit(self.name, self.upstream)  # noqa: SLF001
-        return own
-
     @property
     def is_down(self) -> bool:
-        """Whether the last requests failed, so that it can't be counted on."""
+        """Whether the circuit breaker is open: the last requests failed."""
         return self._breaker.is_open
 
     @property
     def may_be_asked(self) -> bool:
-        """Whether it is up, or it is time to try whether it is."""
+        """Whether the endpoint is up, or due for a probe."""
         return self._breaker.admits
 
     @asynccontextmanager
-    async def limited(self, seconds: float) -> AsyncIterator[None]:
-        """Ends after so much time, redirects, tokens and second tries included.
+    async def deadline(self, seconds: float) -> AsyncIterator[None]:
+        """Limit everything in the block to *seconds*: redirects, tokens and the second attempt included.
 
         Raises:
-            UpstreamTimeout
+            UpstreamTimeout: the time is over.
         """
         since = time.monotonic()
         try:
             async with asyncio.timeout(seconds):
                 yield
         except TimeoutError as error:
-            if not self._session.heard(self._url, since=since):  # or it was a storage, or a token service
+            if not self._session.heard(self._url, since=since):  # else a redirect target or a token service was silent
                 self._breaker.failed()
             raise UpstreamTimeout(
                 f"{self.name} sent nothing for {seconds:.3g} s", upstream=self.upstream, retry_after=5
             ) from error
 
     @asynccontextmanager
-    async def ask(
-        self, method: str, path: str, repository: str, headers: Mapping[str, str], *, is_pull: bool = False
+    async def request(
+        self,
+        method: str,
+        path: str,
+        repository: str,
+        headers: Mapping[str, str],
+        *,
+        login: ClientLogin | None = None,
+        is_pull: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer to a request, with authorisation and a second try; its status is for the caller to check.
+        """Send an authorized request, with a second attempt after a transient failure. The caller checks the status.
 
         Args:
             path: below /v2/, with its query.
-            is_pull: whether upstreams count it against a pull limit. It is not sent while that is reached.
+            repository: the repository to pull from; empty for a request that concerns none.
+            login: the client's login; None for the mirror's own credentials.
+            is_pull: whether upstreams count the request against a pull limit. It is not sent while that is reached.
 
         Raises:
-            UpstreamError: there is none.
+            UpstreamError: there is no response.
         """
         if is_pull:
-            self._throttle.admit()
+            self._rate_limit(login).admit()
         self._breaker.admit()
         async with AsyncExitStack() as exits:
-            yield await self._answer(exits, method, f"{self._url}/v2/{path}", repository, headers)
+            yield await self._respond(exits, method, f"{self._url}/v2/{path}", repository, headers, login)
 
-    async def check_login(self) -> bool:
-        """Asks for nothing but to be let in (distribution-spec, "Determining Support"), and is.
+    async def check_login(self, login: ClientLogin | None = None) -> bool:
+        """GET /v2/ to check that the endpoint accepts the credentials (distribution-spec, "Determining Support").
 
         Raises:
-            UpstreamError
+            UpstreamError: it does not, or cannot be asked.
         """
-        async with self.ask("GET", "", "", {}) as response:
-            self.check(response, RepositoryUnknown, "its API")
+        async with self.request("GET", "", "", {}, login=login) as response:
+            self.require_success(response, RepositoryUnknown, "its API", login)
             return True
 
-    async def _answer(
-        self, exits: AsyncExitStack, method: str, url: str, repository: str, headers: Mapping[str, str]
+    def _rate_limit(self, login: ClientLogin | None) -> RateLimit:
+        """Return the pull limit of this login: a 429 to one client is no reason to refuse another."""
+        if login is None:
+            return self._own_limit
+        limit = self._client_limits.get(login)
+        if limit is None:
+            limit = RateLimit(self.name, self.upstream)
+            self._client_limits.set(login, limit)
+        return limit
+
+    async def _respond(
+        self,
+        exits: AsyncExitStack,
+        method: str,
+        url: str,
+        repository: str,
+        headers: Mapping[str, str],
+        login: ClientLogin | None,
     ) -> aiohttp.ClientResponse:
-        for left in reversed(range(_TRIES)):
+        for left in reversed(range(_ATTEMPTS)):
             try:
-                response = await self._authorized(exits, method, url, repository, headers)
+                response = await self._authorized(exits, method, url, repository, headers, login)
             except UpstreamUnavailable as error:
                 if not isinstance(error, RedirectTargetUnavailable):
                     self._breaker.failed()
@@ -144,67 +164,81 @@ class Endpoint:
                     raise
             else:
                 if origin_of(str(response.url)) == origin_of(self._url):
-                    self._note(response, last=not left)
-                later = retry_after(response.headers.get("Retry-After"))  # no second try is that late
+                    self._note(response, is_last=not left)
+                later = retry_after(response.headers.get("Retry-After"))  # a second attempt would come too early
                 if response.status not in _TRANSIENT or not left or later or self._breaker.is_open:
                     return response
                 response.release()
-            await asyncio.sleep(random.uniform(*_TRY_AGAIN_WITHIN))  # noqa: S311 - jitter
-        raise AssertionError("the last try returns or raises")
+            await asyncio.sleep(random.uniform(*_RETRY_AFTER))  # noqa: S311 - jitter
+        raise AssertionError("the last attempt returns or raises")
 
-    def _note(self, response: aiohttp.ClientResponse, *, last: bool) -> None:
-        """Tells the breaker. A 500 may be about one image only, and counts once a request, not once a try."""
+    def _note(self, response: aiohttp.ClientResponse, *, is_last: bool) -> None:
+        """Update the circuit breaker. A 500 may concern one image only: it counts once a request, not per attempt."""
         status = response.status
         if status < 500 or status == 501:
             self._breaker.succeeded()
         elif status == 503:
             self._breaker.failed(pause=retry_after(response.headers.get("Retry-After")))
-        elif status in _DOWN or last:
+        elif status in _DOWN or is_last:
             self._breaker.failed()
 
     async def _authorized(
-        self, exits: AsyncExitStack, method: str, url: str, repository: str, headers: Mapping[str, str]
+        self,
+        exits: AsyncExitStack,
+        method: str,
+        url: str,
+        repository: str,
+        headers: Mapping[str, str],
+        login: ClientLogin | None,
     ) -> aiohttp.ClientResponse:
         async def send(authorization: str | None) -> aiohttp.ClientResponse:
             own = {} if authorization is None else {"Authorization": authorization}
             return await exits.enter_async_context(self._session.send(method, url, {**headers, **own}))
 
-        return await self._authorizer.authorized(send, repository)
+        return await self._authorizer.authorized(send, repository, login)
 
-    def check(self, response: aiohttp.ClientResponse, unknown: type[ContentUnknown], what: str) -> None:
-        """Raises what a status other than success means.
+    def require_success(
+        self,
+        response: aiohttp.ClientResponse,
+        unknown: type[ContentUnknown],
+        subject: str,
+        login: ClientLogin | None = None,
+    ) -> None:
+        """Raise the error that the status stands for, unless it is 200 or 206.
 
         Args:
-            unknown: what 404 means.
+            unknown: the error for 404.
+            subject: the requested content, for messages.
         """
         status = response.status
         if status in {200, 206}:
             return
         if status == 404:
-            raise unknown(f"{self.name} does not have {what}", upstream=self.upstream)
+            raise unknown(f"{self.name} does not have {subject}", upstream=self.upstream)
         if status == 429:
             seconds = retry_after(response.headers.get("Retry-After"))
-            self._throttle.told(seconds)
+            self._rate_limit(login).told(seconds)
             raise UpstreamThrottled(
-                f"{self.name}'s pull limit is reached (429 for {what}): wait, or set username and password_file in "
+                f"{self.name}'s pull limit is reached (429 for {subject}): wait, or set username and password_file in "
                 f'[upstreams."{self.upstream}"]',
                 retry_after=seconds,
                 upstream=self.upstream,
             )
         if status in {401, 403}:
             raise UpstreamRefused(
-                f"{self.name} refuses {what} ({status}): it does not exist, or the login does not reach it: "
-                f"{self._authorizer.cure}",
+                f"{self.name} refuses {subject} ({status}): it does not exist, or these credentials do not reach it: "
+                f"{self._authorizer.fix(login)}",
                 upstream=self.upstream,
                 status=status,
             )
         if status >= 500:
             seconds = retry_after(response.headers.get("Retry-After")) or 5
             raise UpstreamUnavailable(
-                f"{self.name} answered {status} for {what}",
-                retry_after=min(seconds, _LONGEST_TOLD),
+                f"{self.name} answered {status} for {subject}",
+                retry_after=min(seconds, _MAX_RETRY_AFTER),
                 upstream=self.upstream,
             )
         raise UpstreamUnavailable(
-            f"{self.name} answered {status} for {what}, which is not understood here", upstream=self.upstream
+            f"{self.name} answered {status} for {subject}, a status that the mirror does not expect here",
+            upstream=self.upstream,
         )

@@ -1,4 +1,4 @@
-"""Several endpoints of one upstream: the first that can answer a question does."""
+"""The endpoints of one upstream, tried in order until one answers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import structlog
 
 from mirror.errors import ContentUnknown, Denied, MirrorError, UpstreamError, UpstreamRefused
 from mirror.oci.authorization import Login
+from mirror.origin import ClientLogin
 from mirror.upstream.endpoint import Endpoint
 from mirror.upstream.selection import most_informative, time_share
 
@@ -18,84 +19,82 @@ log = structlog.get_logger()
 
 
 class Endpoints:
-    """The ways to one upstream, in the order of trying."""
+    """The endpoints of one upstream, in their configured order."""
 
     def __init__(self, endpoints: Sequence[Endpoint], *, first_byte: float) -> None:
+        """*first_byte*: seconds for an answer, over all endpoints together."""
         self._endpoints = tuple(endpoints)
-        self._first = self._endpoints[0]
+        self._upstream = endpoints[0].upstream
         self._seconds = first_byte
 
     @property
     def is_down(self) -> bool:
-        """Whether none of them can be counted on."""
+        """Whether every endpoint is down."""
         return all(endpoint.is_down for endpoint in self._endpoints)
 
     @property
     def may_be_asked(self) -> bool:
-        """Whether any of them is up, or it is time to try whether it is."""
+        """Whether any endpoint is up, or due for a probe."""
         return any(endpoint.may_be_asked for endpoint in self._endpoints)
 
     @property
-    def are_down(self) -> dict[str, bool]:
-        """Whether each of them can't be counted on, by its label."""
+    def states(self) -> dict[str, bool]:
+        """Whether each endpoint is down, by its label."""
         return {endpoint.label: endpoint.is_down for endpoint in self._endpoints}
 
-    async def first(self, ask: Callable[[Endpoint], Awaitable[_Answer]], *, last: Sequence[str] = ()) -> _Answer:
-        """The answer of the first endpoint that has one, within the time for the first byte in all.
+    async def first(
+        self, ask: Callable[[Endpoint], Awaitable[_Answer]], login: ClientLogin | None, *, last: Sequence[str] = ()
+    ) -> _Answer:
+        """Return the answer of the first endpoint that has one.
 
-        A 404 is none, as long as another one may have it: mirrors of a registry hold a part of it. Nor is None, which
-        says nothing, as long as another one may say more.
+        A 404 is no answer while another endpoint may have the content, as a registry's mirrors hold only part of it.
+        Neither is None ("no statement") while another endpoint may state more.
 
         Args:
-            last: labels of those to try after all others, in this order.
+            login: the client's login; None for the mirror's own credentials.
+            last: labels of the endpoints to try after all others, in this order.
 
         Raises:
-            ContentUnknown: each of them says so.
-            UpstreamError: the failure that tells most, if any but 404 is among them.
+            ContentUnknown: every endpoint answered 404.
+            Denied: the upstream refused the client's login.
+            UpstreamError: the most informative failure, if any endpoint failed otherwise.
         """
+        try:
+            return await self._first(ask, last)
+        except UpstreamRefused as refusal:
+            if login is None:
+                raise
+            user = login.username if isinstance(login, Login) else "clients without a login"
+            raise Denied(
+                f"{self._upstream} refuses this to {user}, or does not have it", upstream=self._upstream
+            ) from refusal
+
+    async def _first(self, ask: Callable[[Endpoint], Awaitable[_Answer]], last: Sequence[str]) -> _Answer:
         until = time.monotonic() + self._seconds
         failures: list[MirrorError] = []
         vague: list[_Answer] = []
         waiting = sorted(self._endpoints, key=lambda one: last.index(one.label) if one.label in last else -1)
         while waiting:
             endpoint = waiting.pop(0)
-            is_news = endpoint.may_be_asked
+            was_up = endpoint.may_be_asked
             try:
-                async with endpoint.limited(self._share(endpoint, waiting, until - time.monotonic())):
+                async with endpoint.deadline(self._share(endpoint, waiting, until - time.monotonic())):
                     answer = await ask(endpoint)
                 if answer is not None:
                     return answer
                 vague.append(answer)
             except (ContentUnknown, UpstreamError) as failure:
                 failures.append(failure)
-                if waiting and is_news and not isinstance(failure, ContentUnknown):
+                if waiting and was_up and not isinstance(failure, ContentUnknown):
                     log.info("endpoint_passed_over", endpoint=endpoint.name, reason=str(failure))
         if vague:
             return vague[0]
-        raise most_informative(failures)
-
-    def on_behalf_of(self, login: Login | None) -> Endpoints:
-        """The same ways in a client's name; see Registry."""
-        endpoints = [endpoint.on_behalf_of(login) for endpoint in self._endpoints]
-        return _OnBehalf(endpoints, first_byte=self._seconds, who="nobody" if login is None else login.username)
+        raise failures[0] if len(failures) == 1 else most_informative(failures)
 
     def _share(self, endpoint: Endpoint, waiting: Collection[Endpoint], left: float) -> float:
-        """Seconds for *endpoint*, so that one that says nothing leaves their time to those *waiting*."""
+        """Return the seconds for *endpoint*: one that stays silent must leave time for those *waiting*."""
+        if not waiting:
+            return left
         is_probe = endpoint.is_down and not all(one.is_down for one in waiting)
         askable = sum(one.may_be_asked for one in waiting)
         return time_share(left, total=self._seconds, waiting=askable, is_probe=is_probe)
-
-
-class _OnBehalf(Endpoints):
-    """Ways in the name of one client, or of nobody."""
-
-    def __init__(self, endpoints: Sequence[Endpoint], *, first_byte: float, who: str) -> None:
-        super().__init__(endpoints, first_byte=first_byte)
-        self._who = who
-
-    async def first(self, ask: Callable[[Endpoint], Awaitable[_Answer]], *, last: Sequence[str] = ()) -> _Answer:
-        try:
-            return await super().first(ask, last=last)
-        except UpstreamRefused as refusal:
-            upstream = self._first.upstream
-            raise Denied(f"{upstream} refuses this to {self._who}, or does not have it", upstream=upstream) from refusal

@@ -8,6 +8,7 @@ intake takes the connection over where aiohttp has come to, and reads the rest i
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import aiohttp
 
@@ -73,6 +74,20 @@ class SocketBodyReader(asyncio.BufferedProtocol):
             self._buffer = memoryview(b"")
         self._left -= size
         return size
+
+    def detach(self) -> socket.socket | None:
+        """Return a blocking duplicate of the connection's socket for a thread; None over TLS.
+
+        The event loop reads nothing more: the transport stays paused until its response is released.
+        """
+        own = self._transport.get_extra_info("socket")
+        if own is None or self._transport.get_extra_info("ssl_object") is not None or self._transport.is_closing():
+            return None
+        self._transport.pause_reading()
+        duplicate = socket.fromfd(own.fileno(), own.family, own.type)
+        duplicate.setblocking(True)
+        self._left = 0
+        return duplicate
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         return self._buffer

@@ -8,7 +8,7 @@ import os
 from mirror.errors import MirrorError, UpstreamDisconnected
 from mirror.pull.downloads import Downloads
 from tests.unit.loops import Loop
-from tests.unit.sources import Source
+from tests.unit.sources import CONTEXT, Source
 
 _SIP = 20_000  # bytes that a slow one takes at a time
 
@@ -37,7 +37,7 @@ class Follower:
 
     async def _follow(self, downloads: Downloads, told: int | None) -> None:
         try:
-            async with downloads.follow(self.source.content.digest, self.source.open, told) as download:
+            async with downloads.follow(CONTEXT, self.source.content.digest, told) as download:
                 self.promised = download.size
                 while len(self.got) < self.promised:
                     if self.is_slow:

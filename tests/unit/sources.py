@@ -8,9 +8,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from mirror.auth.rules import Caller
 from mirror.errors import MirrorError
+from mirror.oci.digest import Digest
+from mirror.oci.names import Repository
 from mirror.oci.ranges import Span
+from mirror.origin import PullContext
 from tests.unit.contents import Content
+
+CONTEXT = PullContext(Caller(None), Repository("registry.test", "app"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,7 @@ class Connection:
 
     def __init__(self, content: Content, span: Span | None, manner: Manner) -> None:
         self.span = span
+        self.validator: str | None = None
         self.start = span.start if span is not None and manner.heeds else 0
         self.size = None if manner.announces is None else max(0, len(content.body) + manner.announces)
         self.at = self.start  # where the next bytes belong
@@ -57,6 +64,9 @@ class Connection:
         if piece[size:]:
             self._pieces.appendleft(piece[size:])
         return size
+
+    def detach(self) -> None:
+        return None
 
     def send(self, piece: bytes) -> None:
         if piece:
@@ -84,9 +94,13 @@ class Source:
         """The one that is open."""
         return self.connections[-1] if self.connections and self.connections[-1].is_open else None
 
+    @property
+    def name(self) -> str:
+        return "a source"
+
     @asynccontextmanager
-    async def open(self, span: Span | None) -> AsyncIterator[Connection]:
-        """What a download is given as its source."""
+    async def open(self, context: PullContext, digest: Digest, span: Span | None) -> AsyncIterator[Connection]:
+        """The origin of a download."""
         self.was_asked_twice |= self.connection is not None
         connection = Connection(self.content, span, self.manner)
         self.connections.append(connection)

@@ -13,6 +13,7 @@ from mirror.config import TimeoutSettings, UpstreamSettings
 from mirror.errors import UpstreamRefused
 from mirror.observability.metrics import Metrics
 from mirror.oci.authorization import Login, Token
+from mirror.origin import NO_LOGIN, ClientLogin
 from mirror.upstream.credentials.authorizer import Authorizer
 from mirror.upstream.credentials.source import Credentials, FixedCredentials
 from mirror.upstream.session import Session
@@ -59,7 +60,14 @@ class Way:
     def authorizer(self) -> Authorizer:
         return Authorizer("registry.test", self.registry.url, self.source, self.session, clock=lambda: self.now)
 
-    async def ask(self, authorizer: Authorizer, repository: str = "team/app", path: str = "manifests/v1") -> int:
+    async def ask(
+        self,
+        authorizer: Authorizer,
+        repository: str = "team/app",
+        path: str = "manifests/v1",
+        *,
+        login: ClientLogin | None = None,
+    ) -> int:
         """The status that a pull ends with."""
         async with AsyncExitStack() as exits:
 
@@ -68,7 +76,7 @@ class Way:
                 url = f"{self.registry.url}/v2/{repository}/{path}" if repository else f"{self.registry.url}/v2/"
                 return await exits.enter_async_context(self.session.send("GET", url, headers))
 
-            return (await authorizer.authorized(send, repository)).status
+            return (await authorizer.authorized(send, repository, login)).status
 
     def shown(self) -> list[str | None]:
         """Every Authorization that the registry saw."""
@@ -96,8 +104,7 @@ async def test_in_a_clients_name_it_is_the_client_only(way: Way, kind: str) -> N
     """Our login is not shown for it, nor its login for us; neither uses what the other holds."""
     way.registry.gate = gates(way)[kind]
     async with way.authorizer() as ours:
-        theirs = ours.on_behalf_of(THEIRS)
-        assert await way.ask(theirs) == 200
+        assert await way.ask(ours, login=THEIRS) == 200
         everything = [*way.shown(), *(seen.headers.get("Authorization") for seen in way.tokens.asked)]
         assert basic(OURS.username, OURS.password) not in everything
         assert basic(THEIRS.username, THEIRS.password) in everything
@@ -113,8 +120,8 @@ async def test_those_who_ask_at_once_get_each_their_own(way: Way) -> None:
     valve = Valve()
     way.tokens.inject(Hold(valve))
     async with way.authorizer() as ours:
-        names = [ours, ours.on_behalf_of(THEIRS), ours.on_behalf_of(Login("they", "wrong")), ours]
-        asking = [asyncio.create_task(way.ask(name)) for name in names]
+        names = [None, THEIRS, Login("they", "wrong"), None]
+        asking = [asyncio.create_task(way.ask(ours, login=name)) for name in names]
         await way.tokens.journal.until(lambda journal: len(journal) == 3)
         valve.open()
         found = await asyncio.gather(*asking, return_exceptions=True)
@@ -128,20 +135,22 @@ async def test_in_nobodys_name_it_is_nobody(way: Way) -> None:
     async with way.authorizer() as ours:
         assert await way.ask(ours) == 200
         with pytest.raises(UpstreamRefused, match="log in to the mirror"):
-            await way.ask(ours.on_behalf_of(None))
+            await way.ask(ours, login=NO_LOGIN)
 
 
 async def test_a_token_is_shown_as_it_is(way: Way) -> None:
     """To the registry and never to a token service; refused, it is refused: no challenge draws another login."""
     way.registry.gate = Bearer(tokens=way.tokens)
     async with way.authorizer() as ours:
-        assert await way.ask(ours.on_behalf_of(Token("made-up"))) == 401
+        way.source.now = Token("made-up")
+        assert await way.ask(ours) == 401
         assert way.tokens.asked == []
+        way.source.now = OURS
         assert await way.ask(ours) == 200
         good = next(header for header in way.shown() if header and "secret-token" in header)
         asked = len(way.tokens.asked)
-        client = ours.on_behalf_of(Token(good.removeprefix("Bearer ")))
-        assert [await way.ask(client) for _ in range(3)] == [200, 200, 200]
+        way.source.now = Token(good.removeprefix("Bearer "))
+        assert [await way.ask(ours) for _ in range(3)] == [200, 200, 200]
         assert len(way.tokens.asked) == asked
 
 
@@ -150,13 +159,13 @@ async def test_a_login_can_be_tried(way: Way, kind: str) -> None:
     """Without a repository: the token is for nothing in particular, and opens nothing else."""
     way.registry.gate = gates(way)[kind]
     async with way.authorizer() as ours:
-        assert await way.ask(ours.on_behalf_of(THEIRS), "") == 200
-        wrong = ours.on_behalf_of(Login("they", "wrong"))
+        assert await way.ask(ours, "", login=THEIRS) == 200
+        wrong = Login("they", "wrong")
         if kind == "basic":
-            assert await way.ask(wrong, "") == 401
+            assert await way.ask(ours, "", login=wrong) == 401
         else:
             with pytest.raises(UpstreamRefused):
-                await way.ask(wrong, "")
+                await way.ask(ours, "", login=wrong)
     assert all("scope" not in form for form in way.tokens.forms)
 
 

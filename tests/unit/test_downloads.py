@@ -3,7 +3,8 @@
 import asyncio
 import shutil
 import tempfile
-from contextlib import AsyncExitStack
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mirror.errors import BlobUnknown, NoSpace, UpstreamDisconnected, UpstreamUn
 from mirror.observability.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.oci.ranges import Span
+from mirror.origin import PullContext
 from mirror.pull.downloads import Downloads
 from mirror.storage.disk import DiskStore
 from mirror.storage.ledger import DiskLedger
@@ -72,6 +74,18 @@ class Way:
         self.is_lost |= any(one.is_refused or one.size not in sizes for one in self.connections)
 
 
+class Sources:
+    """All sources as one origin."""
+
+    name = "sources"
+
+    def __init__(self, sources: Mapping[Content, Source]) -> None:
+        self._by_digest = {content.digest: source for content, source in sources.items()}
+
+    def open(self, context: PullContext, digest: Digest, span: Span | None) -> AbstractAsyncContextManager[Connection]:
+        return self._by_digest[digest].open(context, digest, span)
+
+
 class DownloadsMachine(RuleBasedStateMachine):
     """Sources that do what they like, followers that come and go. After each step everything happens that can."""
 
@@ -96,7 +110,7 @@ class DownloadsMachine(RuleBasedStateMachine):
         cache = CacheSettings(path=self.root, max_size=self.limit, min_free=0)
         ledger = await self.exits.enter_async_context(DiskLedger.open(self.root / "ledger"))
         self.store = await self.exits.enter_async_context(DiskStore.at(cache, ledger, Metrics()))
-        self.downloads = Downloads(self.store, Metrics())
+        self.downloads = Downloads(self.store, lambda _: [Sources(self.sources)], Metrics())
 
     def teardown(self) -> None:
         try:
@@ -215,7 +229,7 @@ class DownloadsMachine(RuleBasedStateMachine):
         assert asyncio.all_tasks(self.loop) <= waiting
         self.settle()
         assert not self.ways
-        self.downloads = Downloads(self.store, Metrics())
+        self.downloads = Downloads(self.store, lambda _: [Sources(self.sources)], Metrics())
 
     # What always holds
 

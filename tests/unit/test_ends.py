@@ -46,7 +46,7 @@ class Scene:
         self.source = Source(content)
         self._context = stores(root, limit)
         self.store = loop.run(self._context.__aenter__())
-        self.downloads = Downloads(self.store, Metrics())
+        self.downloads = Downloads(self.store, lambda _: [self.source], Metrics())
 
     def follow(self, *, told: int | None = None) -> Follower:
         follower = Follower(self.loop, self.downloads, self.source, told=told, is_slow=False)

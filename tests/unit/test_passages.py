@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from mirror.errors import DigestMismatch, IntegrityError, SizeMismatch, UpstreamDisconnected, UpstreamUnavailable
 from mirror.oci.digest import Digest
 from mirror.oci.ranges import Span
+from mirror.origin import PullContext
 from mirror.pull.unstored import UnstoredStream
 from tests.unit.contents import layer
 from tests.unit.loops import new_loop
+from tests.unit.sources import CONTEXT
 
 BLOB = layer("passing", 3_000_000)
 SIZE = len(BLOB.body)
@@ -29,7 +31,11 @@ class Stream:
     body: bytes
     is_cut: bool
     size: int | None = SIZE
+    validator: str | None = None
     step: int = 300_000
+
+    def detach(self) -> None:
+        return None
 
     async def read_into(self, buffer: memoryview) -> int:
         size = min(self.step, len(buffer), len(self.body))
@@ -47,11 +53,16 @@ class Script:
     body: bytes
     cuts: list[int]
     heeds: bool = True
+    size: int = SIZE
     asked: list[Span | None] = field(default_factory=list)
     is_open: bool = False
 
+    @property
+    def name(self) -> str:
+        return "a script"
+
     @asynccontextmanager
-    async def open(self, span: Span | None) -> AsyncIterator[Stream]:
+    async def open(self, context: PullContext, digest: Digest, span: Span | None) -> AsyncIterator[Stream]:
         assert not self.is_open
         number = len(self.asked)
         self.asked.append(span)
@@ -61,7 +72,7 @@ class Script:
             end = min(end, start + self.cuts[number])
         self.is_open = True
         try:
-            yield Stream(start, self.body[start:end], is_cut)
+            yield Stream(start, self.body[start:end], is_cut, self.size)
         finally:
             self.is_open = False
 
@@ -72,7 +83,7 @@ def passed(script: Script, span: Span, size: int = SIZE) -> tuple[bytes, type[Ex
     async def scene() -> tuple[bytes, type[Exception] | None]:
         got = b""
         try:
-            async with UnstoredStream(BLOB.digest, script.open, span, size) as passage:
+            async with UnstoredStream([script], CONTEXT, BLOB.digest, span, size) as passage:
                 async for piece in passage.pieces():
                     assert piece
                     got += piece
@@ -130,9 +141,9 @@ def test_an_upstream_that_stops_for_good_cuts_the_passage(span: Span, length: in
 async def test_an_empty_blob_passes() -> None:
     """It has nothing to hold back."""
     empty = layer("empty", 0)
-    async with UnstoredStream(empty.digest, Script(b"", []).open, Span(0, 0), 0) as passage:
+    async with UnstoredStream([Script(b"", [], size=0)], CONTEXT, empty.digest, Span(0, 0), 0) as passage:
         assert [piece async for piece in passage.pieces()] == []
-    async with UnstoredStream(Digest.of(b"other"), Script(b"", []).open, Span(0, 0), 0) as passage:
+    async with UnstoredStream([Script(b"", [], size=0)], CONTEXT, Digest.of(b"other"), Span(0, 0), 0) as passage:
         with pytest.raises(IntegrityError):
             assert [piece async for piece in passage.pieces()] == []
 
@@ -141,11 +152,12 @@ async def test_an_upstream_that_refuses_at_once_is_known_before_the_first_byte()
     """So that the client gets a status line that is true."""
 
     class Refusing:
-        async def __aenter__(self) -> Stream:
-            raise UpstreamUnavailable("refused")
+        name = "refusing"
 
-        async def __aexit__(self, *_: object) -> None:
-            raise AssertionError("it was never open")
+        @asynccontextmanager
+        async def open(self, context: PullContext, digest: Digest, span: Span | None) -> AsyncIterator[Stream]:
+            raise UpstreamUnavailable("refused")
+            yield  # type: ignore[unreachable]
 
     with pytest.raises(UpstreamUnavailable):
-        await UnstoredStream(BLOB.digest, lambda _: Refusing(), Span(0, 1), SIZE).__aenter__()
+        await UnstoredStream([Refusing()], CONTEXT, BLOB.digest, Span(0, 1), SIZE).__aenter__()

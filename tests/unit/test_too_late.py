@@ -14,11 +14,12 @@ from mirror.errors import IntegrityError
 from mirror.observability.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.oci.ranges import Span
+from mirror.origin import PullContext
 from mirror.pull.downloads import Downloads
-from mirror.pull.downloads import Source as Opens
 from mirror.storage.disk import DiskStore
 from mirror.storage.ingest import DiskIngest
 from mirror.storage.ledger import DiskLedger
+from tests.unit.sources import CONTEXT
 
 CONTENT = b"right" * 40_000
 DIGEST = Digest.of(CONTENT)
@@ -32,6 +33,10 @@ class Body:
     content: bytes
     start: int = 0
     size: int | None = len(CONTENT)
+    validator: str | None = None
+
+    def detach(self) -> None:
+        return None
 
     async def read_into(self, buffer: memoryview) -> int:
         piece, self.content = self.content[: len(buffer)], self.content[len(buffer) :]
@@ -39,19 +44,22 @@ class Body:
         return len(piece)
 
 
-@asynccontextmanager
-async def right(_: Span | None) -> AsyncIterator[Body]:
-    yield Body(CONTENT)
+class Changing:
+    """An origin whose content a test changes."""
+
+    name = "changing"
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    @asynccontextmanager
+    async def open(self, context: PullContext, digest: Digest, span: Span | None) -> AsyncIterator[Body]:
+        yield Body(self.content)
 
 
-@asynccontextmanager
-async def wrong(_: Span | None) -> AsyncIterator[Body]:
-    yield Body(CONTENT[:-1] + b"!")
-
-
-async def read(downloads: Downloads, source: Opens) -> bytes:
+async def read(downloads: Downloads) -> bytes:
     """All of it."""
-    async with downloads.follow(DIGEST, source, len(CONTENT)) as download:
+    async with downloads.follow(CONTEXT, DIGEST, len(CONTENT)) as download:
         at = 0
         while at < len(CONTENT):
             at = await download.reach(at)
@@ -67,19 +75,21 @@ async def test_who_comes_too_late_gets_a_download_of_his_own(tmp_path: Path, mon
         await may_close.wait()
         await close(ingest)
 
+    origin = Changing(CONTENT[:-1] + b"!")
     monkeypatch.setattr(DiskIngest, "close", slow)
     async with (
         DiskLedger.open(tmp_path / "ledger") as ledger,
         DiskStore.at(CacheSettings(path=tmp_path, max_size=2**20, min_free=0), ledger, Metrics()) as store,
-        Downloads(store, Metrics()) as downloads,
+        Downloads(store, lambda _: [origin], Metrics()) as downloads,
         asyncio.timeout(WITHIN),
     ):
-        first = asyncio.create_task(read(downloads, wrong))
+        first = asyncio.create_task(read(downloads))
         await closing.wait()
         with pytest.raises(IntegrityError):
             await first
         assert DIGEST not in downloads
-        late = [asyncio.create_task(read(downloads, right)) for _ in range(3)]
+        origin.content = CONTENT
+        late = [asyncio.create_task(read(downloads)) for _ in range(3)]
         for _ in range(5):
             await asyncio.sleep(0)
         may_close.set()

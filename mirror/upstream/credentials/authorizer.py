@@ -1,7 +1,8 @@
-"""Authorisation at one upstream: Basic, or Bearer tokens (distribution's token specification).
+"""Authorization at one endpoint: Basic, or Bearer tokens (the distribution token specification).
 
-No state is sticky: whatever upstream refuses is forgotten, and the next challenge is answered afresh. What opened a
-repository is held for as long as the credentials that it was had with are in force, and no longer.
+No state is sticky: a header that the endpoint refuses is dropped, and the next challenge is answered afresh. A header
+is reused as long as the credentials behind it are in force, and no longer. Headers of the mirror's own credentials and
+of each client's login are kept apart.
 """
 
 from __future__ import annotations
@@ -18,31 +19,42 @@ import aiohttp
 from mirror.errors import UpstreamRefused
 from mirror.oci.authorization import Login, Token
 from mirror.oci.challenge import Basic, Bearer, Challenge, parse_challenges
+from mirror.origin import ClientLogin, NoLogin
 from mirror.primitives.lru import LruCache
 from mirror.primitives.singleflight import SingleFlight
 from mirror.upstream.credentials.bearer_tokens import BearerTokens
 from mirror.upstream.credentials.source import Credentials, CredentialSource, FixedCredentials
 from mirror.upstream.session import Session, origin_of
 
-_MARGIN = 0.8  # of its life a token is used: it must not die between here and upstream
-_SHOWN_FOR = 600.0  # seconds in which a login is sent unasked, before its source is asked for it anew
-_MOST_HELD = 4096
+_MARGIN = 0.8  # of its lifetime a token is used: it must not expire on its way to the endpoint
+_REUSED_FOR = 600.0  # seconds for which a login is sent without a challenge, before its source is read again
+_MAX_OWN = 4096
+_MAX_CLIENTS = 65_536  # a client that tries many repositories must not push out the mirror's own headers
 
 _Send = Callable[[str | None], Awaitable[aiohttp.ClientResponse]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
-    """A header that opens something, and whose it is."""
+class _Header:
+    """An Authorization header that was accepted, and the credentials it was made from.
+
+    Attributes:
+        expires: on the monotonic clock.
+        any_repository: whether it is valid for every repository, or only for the one it was requested for.
+    """
 
     header: str = field(repr=False)
     credentials: Credentials | None
-    until: float
-    everywhere: bool  # or in one repository
+    expires: float
+    any_repository: bool
+
+
+_Key = tuple[ClientLogin | None, str | None]
+"""The client's login (None: the mirror's own credentials), and the repository (None: any)."""
 
 
 class Authorizer:
-    """Gets requests to one upstream let in."""
+    """Authorizes requests to one endpoint, with the mirror's credentials or with a client's login."""
 
     def __init__(
         self,
@@ -55,129 +67,148 @@ class Authorizer:
     ) -> None:
         self._upstream = upstream
         self._url = url
-        self._source = source
+        self._own_source = source
         self._session = session
         self._clock = clock
         self._tokens = BearerTokens(upstream, url, session)
-        self._collapsed = SingleFlight[tuple[str, Credentials | None], _Held]()
-        self._held = LruCache[str | None, _Held](_MOST_HELD)  # by repository; None for what opens them all
+        self._requests = SingleFlight[tuple[str, Credentials | None], _Header]()
+        self._own_headers = LruCache[_Key, _Header](_MAX_OWN)
+        self._client_headers = LruCache[_Key, _Header](_MAX_CLIENTS)
 
     async def __aenter__(self) -> Self:
-        await self._collapsed.__aenter__()
+        await self._requests.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._collapsed.__aexit__(kind, error, trace)
+        await self._requests.__aexit__(kind, error, trace)
 
-    def on_behalf_of(self, shown: Login | Token | None) -> Authorizer:
-        """The same upstream with a client's credentials, or with none, and never with the mirror's own.
+    def fix(self, login: ClientLogin | None) -> str:
+        """Return what a person can do if the endpoint refuses, in the imperative."""
+        return self._source(login).cure
 
-        It is cheap, holds tokens of its own, and ends with this one.
-        """
-        source = FixedCredentials(
-            shown, cure=f"log in to the mirror with a login for {self._upstream} that may pull it"
-        )
-        own = Authorizer(self._upstream, self._url, source, self._session, clock=self._clock)
-        own._collapsed = self._collapsed
-        return own
+    def _source(self, login: ClientLogin | None) -> CredentialSource:
+        if login is None:
+            return self._own_source
+        shown = None if isinstance(login, NoLogin) else login
+        return FixedCredentials(shown, cure=f"log in to the mirror with a login for {self._upstream} that may pull it")
 
-    @property
-    def cure(self) -> str:
-        """What to do where upstream refuses, in the imperative."""
-        return self._source.cure
+    def _headers(self, login: ClientLogin | None) -> LruCache[_Key, _Header]:
+        return self._own_headers if login is None else self._client_headers
 
-    async def authorized(self, send: _Send, repository: str) -> aiohttp.ClientResponse:
-        """The answer to a request, with whatever it takes to be let in. Its status may still say no.
+    async def authorized(
+        self, send: _Send, repository: str, login: ClientLogin | None = None
+    ) -> aiohttp.ClientResponse:
+        """Send a request, answer the endpoint's challenge if there is one, and return the response.
+
+        The response may still be a refusal.
 
         Args:
-            send: sends the request with this Authorization header; None for without.
-            repository: to pull from; empty for a request that is about none.
+            send: sends the request with the given Authorization header; None for without.
+            repository: the repository to pull from; empty for a request that concerns none.
+            login: the client's login; None for the mirror's own credentials.
 
         Raises:
-            UpstreamRefused: there is no way in with the credentials at hand.
-            UpstreamUnavailable, UpstreamThrottled: credentials or tokens can't be had now.
+            UpstreamRefused: the endpoint's challenge cannot be answered with these credentials.
+            UpstreamUnavailable, UpstreamThrottled: credentials or tokens are not available now.
         """
-        held = self._known(repository)
-        response = await send(None if held is None else held.header)
-        if held is not None and self._refuses(response):
-            self._forget(repository, held)
-            if response.status == 403 and not await self._source.renewed(held.credentials):
+        source = self._source(login)
+        known = self._known(source, repository, login)
+        response = await send(None if known is None else known.header)
+        if known is not None and self._is_refusal(response):
+            self._forget(repository, login, known)
+            if response.status == 403 and not await source.renewed(known.credentials):
                 return response
-            # Asked again without anything: nvcr.io answers an expired token with a challenge that leads nowhere.
+            # Sent again without a header: nvcr.io answers an expired token with a challenge that leads nowhere.
             response.release()
             response = await send(None)
-        if response.status != 401 or not self._refuses(response):
+        if response.status != 401 or not self._is_refusal(response):
             return response
         challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))
         response.release()
-        held = await self._answer(challenges, repository)
-        response = await send(held.header)
-        if self._refuses(response):
-            self._forget(repository, held)
-            # ECR's passwords end after 12 hours, with 403, and helpers keep some for too long.
-            if await self._source.renewed(held.credentials):
+        header = await self._answer(source, challenges, repository, login)
+        response = await send(header.header)
+        if self._is_refusal(response):
+            self._forget(repository, login, header)
+            # ECR's passwords expire after 12 hours, with 403, and credential helpers cache some for too long.
+            if await source.renewed(header.credentials):
                 response.release()
-                held = await self._answer(challenges, repository)
-                response = await send(held.header)
-                if self._refuses(response):
-                    self._forget(repository, held)
+                header = await self._answer(source, challenges, repository, login)
+                response = await send(header.header)
+                if self._is_refusal(response):
+                    self._forget(repository, login, header)
         return response
 
-    def _refuses(self, response: aiohttp.ClientResponse) -> bool:
-        """Whether upstream does. A host that it redirects to has seen none of our credentials, and is to see none."""
+    def _is_refusal(self, response: aiohttp.ClientResponse) -> bool:
+        """Return whether the endpoint itself refused. A redirect's target has seen no credentials, and must not."""
         return response.status in {401, 403} and origin_of(str(response.url)) == origin_of(self._url)
 
-    def _known(self, repository: str) -> _Held | None:
-        """What to send without being asked."""
-        held = self._held.get(repository) or self._held.get(None)
-        if held is None or (self._clock() < held.until and self._source.holds(held.credentials)):
-            return held
-        self._forget(repository, held)
+    def _known(self, source: CredentialSource, repository: str, login: ClientLogin | None) -> _Header | None:
+        """Return a header to send without waiting for a challenge."""
+        headers = self._headers(login)
+        found = headers.get((login, repository)) or headers.get((login, None))
+        if found is None or (self._clock() < found.expires and source.holds(found.credentials)):
+            return found
+        self._forget(repository, login, found)
         return None
 
-    def _forget(self, repository: str, held: _Held) -> None:
-        """Drops what upstream just refused, unless it was renewed in the meantime."""
-        key = None if held.everywhere else repository
-        if self._held.get(key) == held:
-            self._held.delete(key)
+    def _forget(self, repository: str, login: ClientLogin | None, header: _Header) -> None:
+        """Drop a header that was just refused, unless it was renewed in the meantime."""
+        key = (login, None if header.any_repository else repository)
+        headers = self._headers(login)
+        if headers.get(key) == header:
+            headers.delete(key)
 
-    async def _answer(self, challenges: Iterable[Challenge], repository: str) -> _Held:
-        """What answers upstream's challenge."""
-        credentials = await self._source.credentials()
+    async def _answer(
+        self, source: CredentialSource, challenges: Iterable[Challenge], repository: str, login: ClientLogin | None
+    ) -> _Header:
+        """Return a header that answers the endpoint's challenge."""
+        credentials = await source.credentials()
         try:
-            held = await self._answer_as(credentials, challenges, repository)
+            header = await self._answer_as(source, credentials, challenges, repository, login)
         except UpstreamRefused:
-            if not await self._source.renewed(credentials):
+            if not await source.renewed(credentials):
                 raise
-            held = await self._answer_as(await self._source.credentials(), challenges, repository)
-        self._held.set(None if held.everywhere else repository, held)
-        return held
+            header = await self._answer_as(source, await source.credentials(), challenges, repository, login)
+        self._headers(login).set((login, None if header.any_repository else repository), header)
+        return header
 
     async def _answer_as(
-        self, credentials: Credentials | None, challenges: Iterable[Challenge], repository: str
-    ) -> _Held:
+        self,
+        source: CredentialSource,
+        credentials: Credentials | None,
+        challenges: Iterable[Challenge],
+        repository: str,
+        login: ClientLogin | None,
+    ) -> _Header:
         for challenge in challenges:
             match challenge, credentials:
                 case (_, Token() as shown) | (Basic(), Login() as shown):
-                    return _Held(shown.header(), shown, self._clock() + _SHOWN_FOR, everywhere=True)
+                    return _Header(shown.header(), shown, self._clock() + _REUSED_FOR, any_repository=True)
                 case Bearer(), _:
-                    ask = partial(self._bearer, challenge, repository, credentials)
-                    held, _ = await self._collapsed.ask((repository, credentials), ask)
-                    return held
+                    fetch = partial(self._bearer, source, challenge, repository, credentials, login)
+                    header, _ = await self._requests.ask((repository, credentials), fetch)
+                    return header
         raise UpstreamRefused(
             f"{self._upstream} wants credentials for {repository or 'its API'} and there are none that it takes: "
-            f"{self._source.cure}",
+            f"{source.cure}",
             upstream=self._upstream,
             repository=repository,
         )
 
-    async def _bearer(self, challenge: Bearer, repository: str, credentials: Credentials | None) -> _Held:
-        """A new token, unless another asker's came between the challenge and now."""
-        held = self._held.get(repository)
-        if held is not None and held.credentials == credentials and self._clock() < held.until:
-            return held
+    async def _bearer(
+        self,
+        source: CredentialSource,
+        challenge: Bearer,
+        repository: str,
+        credentials: Credentials | None,
+        login: ClientLogin | None,
+    ) -> _Header:
+        """Request a token, unless another request's token arrived between the challenge and now."""
+        known = self._headers(login).get((login, repository))
+        if known is not None and known.credentials == credentials and self._clock() < known.expires:
+            return known
         scope = challenge.scope or (f"repository:{repository}:pull" if repository else None)
-        token, life = await self._tokens.token(challenge, scope, credentials, cure=self._source.cure)
-        return _Held(f"Bearer {token}", credentials, self._clock() + life * _MARGIN, everywhere=False)
+        token, lifetime = await self._tokens.token(challenge, scope, credentials, cure=source.cure)
+        return _Header(f"Bearer {token}", credentials, self._clock() + lifetime * _MARGIN, any_repository=False)

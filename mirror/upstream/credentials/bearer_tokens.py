@@ -10,6 +10,7 @@ import aiohttp
 from mirror.errors import RedirectTargetUnavailable, UpstreamRefused, UpstreamThrottled, UpstreamUnavailable
 from mirror.oci.authorization import Login
 from mirror.oci.challenge import Bearer
+from mirror.primitives.lru import LruCache
 from mirror.upstream.credentials.source import Credentials, IdentityToken
 from mirror.upstream.rate_limit import RateLimit, retry_after
 from mirror.upstream.session import Session, content_of
@@ -18,6 +19,7 @@ _CLIENT = "oci-mirror"
 _LIFE = 60.0  # seconds, where a token does not say (token specification, "expires_in")
 _LONGEST_LIFE = 86_400.0
 _LONGEST_ANSWER = 2**18
+_MAX_RATE_LIMITS = 4096
 
 
 class BearerTokens:
@@ -27,7 +29,7 @@ class BearerTokens:
         self._upstream = upstream
         self._url = url
         self._session = session
-        self._throttle = RateLimit(f"{upstream}'s token service", upstream)
+        self._rate_limits = LruCache[Credentials | None, RateLimit](_MAX_RATE_LIMITS)
 
     async def token(
         self, challenge: Bearer, scope: str | None, credentials: Credentials | None, *, cure: str
@@ -42,7 +44,8 @@ class BearerTokens:
             UpstreamRefused: not for these credentials.
             UpstreamUnavailable, UpstreamThrottled: tokens can't be had now.
         """
-        self._throttle.admit()
+        limit = self._rate_limit(credentials)
+        limit.admit()
         self._check_realm(challenge.realm)
         asked = {"service": challenge.service, "scope": scope}
         method, url, headers, form = "GET", challenge.realm, {}, None
@@ -57,11 +60,19 @@ class BearerTokens:
             url += ("&" if "?" in url else "?") + urlencode(_known(asked))
         try:
             async with self._session.send(method, url, headers, named_by=self._url, form=form) as response:
-                self._check_status(response, scope, cure)
+                self._check_status(response, scope, cure, limit)
                 answer = await content_of(self._upstream, response, _LONGEST_ANSWER)
             return self._parse(answer)
         except UpstreamUnavailable as error:
             raise RedirectTargetUnavailable(str(error), upstream=self._upstream) from error
+
+    def _rate_limit(self, credentials: Credentials | None) -> RateLimit:
+        """Return the rate limit of these credentials: a 429 to one client is no reason to refuse another."""
+        limit = self._rate_limits.get(credentials)
+        if limit is None:
+            limit = RateLimit(f"{self._upstream}'s token service", self._upstream)
+            self._rate_limits.set(credentials, limit)
+        return limit
 
     def _check_realm(self, realm: str) -> None:
         scheme = realm.partition("://")[0].lower()
@@ -71,14 +82,14 @@ class BearerTokens:
                 upstream=self._upstream,
             )
 
-    def _check_status(self, response: aiohttp.ClientResponse, scope: str | None, cure: str) -> None:
+    def _check_status(self, response: aiohttp.ClientResponse, scope: str | None, cure: str, limit: RateLimit) -> None:
         status = response.status
         if status == 200:
             return
         asked = f"{self._upstream}'s token service answered {status} for {scope or 'a login'}"
         if status == 429:
             seconds = retry_after(response.headers.get("Retry-After"))
-            self._throttle.told(seconds)
+            limit.told(seconds)
             raise UpstreamThrottled(asked, retry_after=seconds, upstream=self._upstream)
         if status >= 500:
             raise UpstreamUnavailable(asked, upstream=self._upstream, status=status)
