@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mirror.errors import DigestInvalid, DigestMismatch, SizeMismatch
 
@@ -17,11 +17,12 @@ _DIGEST = re.compile(r"(sha256):([0-9a-f]{64})|(sha512):([0-9a-f]{128})")
 class Digest:
     """The name of a blob: an algorithm and the lower-case hex of its hash."""
 
-    algorithm: str
+    algorithm: str = field(hash=False)
     hex: str
+    text: str = field(init=False, repr=False, compare=False)
 
-    def __hash__(self) -> int:
-        return hash(self.hex)  # a string's hash is kept with it; that of a tuple would be made anew each time
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", f"{self.algorithm}:{self.hex}")  # every answer and log event needs it
 
     @classmethod
     def parse(cls, text: str) -> Digest:

@@ -24,15 +24,12 @@ _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 class Repository:
     """A repository of one upstream. All spellings of an image make equal values; equal names of two upstreams don't."""
 
-    upstream: str
-    name: str
-    key: str = field(init=False, compare=True)
+    upstream: str = field(hash=False)
+    name: str = field(hash=False)
+    key: str = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", f"{self.upstream}/{self.name}")
-
-    def __hash__(self) -> int:
-        return hash(self.key)
 
     def __str__(self) -> str:
         return self.key
@@ -43,9 +40,6 @@ class Tag:
     """A name within a repository that can move from one manifest to another."""
 
     text: str
-
-    def __hash__(self) -> int:
-        return hash(self.text)
 
     @classmethod
     def parse(cls, text: str) -> Tag:

@@ -279,13 +279,19 @@ class PullService:
             BlobUnknown, Denied, UpstreamError, StorageFailed
         """
         async with AsyncExitStack() as exits:
-            async with self._guard.deadline(context.repository):
-                result = await self._blob(exits, context, digest)
+            held = await self._catalog.holds(context.repository, digest)
+            result = await self._stored(exits, digest) if held else None
+            if result is None:
+                async with self._guard.deadline(context.repository):
+                    result = await self._blob(exits, context, digest, held=held)
             yield result
 
-    async def _blob(self, exits: AsyncExitStack, context: PullContext, digest: Digest) -> BlobResult:
+    async def _stored(self, exits: AsyncExitStack, digest: Digest) -> BlobResult | None:
+        blob = await exits.enter_async_context(self._store.open(digest))
+        return None if blob is None else BlobResult(blob.size, CacheOutcome.HIT, StoredContent(blob))
+
+    async def _blob(self, exits: AsyncExitStack, context: PullContext, digest: Digest, *, held: bool) -> BlobResult:
         repository = context.repository
-        held = await self._catalog.holds(repository, digest)
         if not self._is_here(digest):
             await self._guard.require_askable(context, digest, BlobUnknown)
             size = self._catalog.expected_size(repository, digest)
@@ -294,9 +300,8 @@ class PullService:
         if not held and self._is_here(digest) and not self._downloads.is_started_by(digest, repository):
             await self._require_held(context, digest)
         # From here on nothing waits before the blob is open, or its download joined or started: the right still holds.
-        blob = await exits.enter_async_context(self._store.open(digest))
-        if blob is not None:
-            return BlobResult(blob.size, CacheOutcome.HIT, StoredContent(blob))
+        if (stored := await self._stored(exits, digest)) is not None:
+            return stored
         outcome = CacheOutcome.COLLAPSED if digest in self._downloads else CacheOutcome.STORED
         if self._downloads.has_whole(digest):
             outcome = CacheOutcome.HIT

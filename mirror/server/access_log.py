@@ -56,7 +56,7 @@ class AccessLog:
             upstream=asked.repository.upstream,
             repository=asked.repository.name,
             reference=reference,
-            digest=str(digest),
+            digest=digest.text,
             outcome=outcome,
             bytes=size,
             seconds=round(time.perf_counter() - started, 4),

@@ -43,6 +43,7 @@ from mirror.storage.disk_health import DiskHealth
 from mirror.upstream.registry import Registry
 
 _ROUTES = 8192  # request targets whose meaning is kept at hand
+_HTTP_1_1 = (1, 1)
 _UNTAKEN = 2**20  # bytes of answers that a client may leave unread before it gets no more of them
 _VERSION = version("oci-mirror")
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -81,7 +82,8 @@ class App:
         route: Route | None = None
         caller = ANYBODY
         try:
-            check_framing(request)
+            if request.version != _HTTP_1_1 or "Upgrade" in request.headers:
+                check_framing(request)
             await taken(request, most=_UNTAKEN)
             if self._authenticator is not None:  # before it is known whether there is such a path
                 caller = await self._authenticator.admit(request)

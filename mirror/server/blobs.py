@@ -1,4 +1,4 @@
-"""Answers to blob requests: whole, in part, in several parts (RFC 9110, 14)."""
+"""Blob requests: the whole blob, one range, or several ranges (RFC 9110, 14)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from mirror.oci.digest import Digest
 from mirror.oci.ranges import Span, requested_spans
 from mirror.oci.routes import BlobRoute
 from mirror.origin import PullContext
+from mirror.primitives.lru import LruCache
 from mirror.pull.blob_content import FileSpan
-from mirror.pull.results import BlobResult
+from mirror.pull.results import BlobResult, CacheOutcome
 from mirror.pull.service import PullService
 from mirror.server.access_log import AccessLog
 from mirror.server.answers import blob_headers, is_known, multipart_headers, part_headers, part_opening
 from mirror.server.response import ClientGone, Sent, answer, not_modified, render, sent
 from mirror.server.response_writer import ResponseWriter, writer_for
 
+_MAX_HEADS = 4096
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What to send: a head, parts (each with the bytes to say before it), and the bytes to end with."""
+    """An answer to send: its head, its parts, each with the framing before it, and the framing at the end."""
 
     status: int
     head: bytes
@@ -43,23 +45,47 @@ class Blobs:
     def __init__(self, pulls: PullService, record: AccessLog) -> None:
         self._pulls = pulls
         self._record = record
+        self._heads = LruCache[tuple[Digest, str | None], bytes](_MAX_HEADS)  # of whole hits, by digest and ns
 
     async def answer(self, request: web.BaseRequest, route: BlobRoute, context: PullContext, started: float) -> Sent:
-        known = is_known(request.headers.getall("If-None-Match", ()), route.digest)
+        """Answer GET or HEAD.
+
+        Raises:
+            BlobUnknown, Denied, RangeUnsatisfiable, UpstreamError, StorageFailed
+        """
+        headers = request.headers
+        known = "If-None-Match" in headers and is_known(headers.getall("If-None-Match"), route.digest)
         if known or request.method == "HEAD":
-            size, outcome = await self._pulls.blob_size(context, route.digest)
-        else:
-            async with self._pulls.blob(context, route.digest) as blob:
-                return await self._stream(request, route, blob, _plan(request, route, blob), context, started)
+            return await self._head_only(request, route, context, started, known=known)
+        async with self._pulls.blob(context, route.digest) as blob:
+            plan = _plan_ranges(request, route, blob) if "Range" in headers else None
+            plan = plan or _Plan(200, self._head(route, blob), ((b"", Span(0, blob.size)),))
+            return await self._stream(request, route, blob, plan, context, started)
+
+    async def _head_only(
+        self, request: web.BaseRequest, route: BlobRoute, context: PullContext, started: float, *, known: bool
+    ) -> Sent:
+        size, outcome = await self._pulls.blob_size(context, route.digest)
         head = render(200, blob_headers(route.asked, route.digest, size, outcome))
         if known:
             head = not_modified(head)
         self._record.first_byte(started)
         done = answer(request, head)
         self._record.served(
-            request, context.caller, "blob", route.asked, str(route.digest), route.digest, outcome.value, 0, started
+            request, context.caller, "blob", route.asked, route.digest.text, route.digest, outcome.value, 0, started
         )
         return done
+
+    def _head(self, route: BlobRoute, blob: BlobResult) -> bytes:
+        """Return the head of a whole answer; of a hit it is the same bytes every time."""
+        if blob.outcome is not CacheOutcome.HIT:
+            return render(200, blob_headers(route.asked, route.digest, blob.size, blob.outcome))
+        key = (route.digest, route.asked.ns)
+        head = self._heads.get(key)
+        if head is None:
+            head = render(200, blob_headers(route.asked, route.digest, blob.size, blob.outcome))
+            self._heads.set(key, head)
+        return head
 
     async def _stream(
         self,
@@ -70,9 +96,9 @@ class Blobs:
         context: PullContext,
         started: float,
     ) -> Sent:
-        """Sends what is planned. A failure before the head is an error answer; one after it cuts the connection."""
+        """Send the planned answer. A failure before the head is an error answer; one after it ends the connection."""
         channel = writer_for(request)
-        name = str(route.digest)
+        name = route.digest.text
         outcome = blob.outcome.value
         reason: str | None = None
         try:
@@ -102,12 +128,13 @@ class Blobs:
         return sent(keep_alive=reason is None and request.keep_alive)
 
 
-def _plan(request: web.BaseRequest, route: BlobRoute, blob: BlobResult) -> _Plan:
+def _plan_ranges(request: web.BaseRequest, route: BlobRoute, blob: BlobResult) -> _Plan | None:
+    """Return the plan for the requested ranges; None to send the whole blob (RFC 9110, 14.2)."""
     asked, digest, size = route.asked, route.digest, blob.size
     spans = requested_spans(_range(request, digest), size)
-    # Each part of what is only passed through would be a request to upstream.
+    # Each part of a blob that is only passed through would be a request to the upstream.
     if spans is None or (len(spans) > 1 and blob.content.readable is None):
-        return _Plan(200, render(200, blob_headers(asked, digest, size, blob.outcome)), ((b"", Span(0, size)),))
+        return None
     if len(spans) == 1:
         head = render(206, part_headers(asked, digest, spans[0], size, blob.outcome))
         return _Plan(206, head, ((b"", spans[0]),))
@@ -120,7 +147,7 @@ def _plan(request: web.BaseRequest, route: BlobRoute, blob: BlobResult) -> _Plan
 
 
 def _range(request: web.BaseRequest, digest: Digest) -> str | None:
-    """The Range header, unless If-Range says that it is about other content (RFC 9110, 13.1.5)."""
+    """Return the Range header, unless If-Range names other content (RFC 9110, 13.1.5)."""
     condition = request.headers.get("If-Range")
     return request.headers.get("Range") if condition in {None, f'"{digest}"'} else None
 
@@ -128,11 +155,11 @@ def _range(request: web.BaseRequest, digest: Digest) -> str | None:
 async def _transmit(channel: ResponseWriter, blob: BlobResult, plan: _Plan, on_first_byte: Callable[[], None]) -> None:
     for number, (opening, span) in enumerate(plan.parts):
         async with aclosing(blob.content.read(span)) as content:
-            # No status line before there is a byte to follow it: nobody recovers from a 200 with nothing behind it.
+            # No status line before there is a byte to follow it: no client recovers from a 200 with an empty body.
             piece = await anext(content, b"")
             if not number:
                 on_first_byte()
-                await channel.head(plan.head, more=any(span for _, span in plan.parts))
+                await channel.head(plan.head, more=blob.size > 0)
             await channel.say(opening)
             await _send(channel, piece)
             async for piece in content:

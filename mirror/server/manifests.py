@@ -44,7 +44,7 @@ class Manifests:
         self._record.first_byte(started)
         done = answer(request, head, body)
         self._record.served(
-            request, context.caller, "manifest", route.asked, str(reference), digest, outcome, len(body), started
+            request, context.caller, "manifest", route.asked, reference.text, digest, outcome, len(body), started
         )
         return done
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -44,6 +44,7 @@ class Endpoint:
         upstream: the name of the upstream.
         label: host, port and path, which tell the upstream's endpoints apart.
         name: the endpoint's name in messages.
+        is_down: whether the circuit breaker is open, because the last requests failed.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class Endpoint:
         self._breaker = Breaker(self.name)
         self._own_limit = RateLimit(self.name, upstream)
         self._client_limits = LruCache[ClientLogin, RateLimit](_MAX_CLIENT_LIMITS)
+        self.is_down = False
+        self._on_change: Callable[[], None] = lambda: None
         metrics.upstream_up.labels(upstream, self.label).set_function(lambda: not self.is_down)
 
     async def __aenter__(self) -> Self:
@@ -69,10 +72,22 @@ class Endpoint:
     ) -> None:
         await self._authorizer.__aexit__(kind, error, trace)
 
-    @property
-    def is_down(self) -> bool:
-        """Whether the circuit breaker is open: the last requests failed."""
-        return self._breaker.is_open
+    def on_change(self, notify: Callable[[], None]) -> None:
+        """Call *notify* whenever `is_down` changes: every hit reads the state, so it is pushed, not computed."""
+        self._on_change = notify
+
+    def _succeeded(self) -> None:
+        self._breaker.succeeded()
+        self._update_state()
+
+    def _failed(self, *, pause: float | None = None) -> None:
+        self._breaker.failed(pause=pause)
+        self._update_state()
+
+    def _update_state(self) -> None:
+        if self.is_down != self._breaker.is_open:
+            self.is_down = self._breaker.is_open
+            self._on_change()
 
     @property
     def may_be_asked(self) -> bool:
@@ -92,7 +107,7 @@ class Endpoint:
                 yield
         except TimeoutError as error:
             if not self._session.heard(self._url, since=since):  # else a redirect target or a token service was silent
-                self._breaker.failed()
+                self._failed()
             raise UpstreamTimeout(
                 f"{self.name} sent nothing for {seconds:.3g} s", upstream=self.upstream, retry_after=5
             ) from error
@@ -159,7 +174,7 @@ class Endpoint:
                 response = await self._authorized(exits, method, url, repository, headers, login)
             except UpstreamUnavailable as error:
                 if not isinstance(error, RedirectTargetUnavailable):
-                    self._breaker.failed()
+                    self._failed()
                 if not left or self._breaker.is_open:
                     raise
             else:
@@ -176,11 +191,11 @@ class Endpoint:
         """Update the circuit breaker. A 500 may concern one image only: it counts once a request, not per attempt."""
         status = response.status
         if status < 500 or status == 501:
-            self._breaker.succeeded()
+            self._succeeded()
         elif status == 503:
-            self._breaker.failed(pause=retry_after(response.headers.get("Retry-After")))
+            self._failed(pause=retry_after(response.headers.get("Retry-After")))
         elif status in _DOWN or is_last:
-            self._breaker.failed()
+            self._failed()
 
     async def _authorized(
         self,

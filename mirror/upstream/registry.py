@@ -67,6 +67,7 @@ class Registry:
         name: the upstream's canonical name.
         quota: the pull limit that the upstream announced, and so how long its tags stay fresh.
         origin: the upstream as an origin of blobs.
+        is_down: whether every endpoint's circuit breaker is open. Read with every hit, so a plain attribute.
     """
 
     def __init__(
@@ -81,9 +82,9 @@ class Registry:
     ) -> None:
         self.name = name
         self.quota = quota
+        self.is_down = False
         self._lifetimes = AsyncExitStack()
         self._all = endpoints
-        self._first = endpoints[0]
         self._endpoints = Endpoints(endpoints, first_byte=timeouts.first_byte)
         self._first_byte = timeouts.first_byte
         self._metrics = metrics
@@ -98,6 +99,7 @@ class Registry:
 
     async def __aenter__(self) -> Self:
         for endpoint in self._all:
+            endpoint.on_change(self._update_state)
             await self._lifetimes.enter_async_context(endpoint)
         return self
 
@@ -107,15 +109,8 @@ class Registry:
         self.quota.forget()
         await self._lifetimes.aclose()
 
-    @property
-    def fresh_for(self) -> float:
-        """Seconds for which a tag stays fresh: longer while few pulls are left."""
-        return self.quota.fresh_for
-
-    @property
-    def is_down(self) -> bool:
-        """Whether every endpoint's circuit breaker is open."""
-        return self._first.is_down and self._endpoints.is_down  # read with every hit, and the first is mostly up
+    def _update_state(self) -> None:
+        self.is_down = self._endpoints.is_down
 
     @property
     def endpoints(self) -> dict[str, bool]:
