@@ -22,6 +22,7 @@ from mirror.errors import (
     NoSpace,
     StorageFailed,
     UpstreamError,
+    UpstreamMalformed,
     UpstreamUnavailable,
 )
 from mirror.oci.digest import Digest
@@ -267,8 +268,9 @@ class PullService:
         registry = self._registries[context.repository.upstream]
         size = await registry.blob_size(context, digest)
         if size is None:
-            async with registry.origin.urgent.open(context, digest, None) as stream:
-                size = stream.size
+            with suppress(UpstreamMalformed):  # the upstream has the blob, encoded: its own length says nothing
+                async with registry.origin.urgent.open(context, digest, None) as stream:
+                    size = stream.size
         return size
 
     @asynccontextmanager
