@@ -36,7 +36,7 @@ from mirror.server.blobs import Blobs
 from mirror.server.framing import check_framing
 from mirror.server.listings import Listings
 from mirror.server.manifests import Manifests
-from mirror.server.response import ClientGone, Headers, Sent, answer, render, sent, taken
+from mirror.server.response import ClientGone, Headers, WrittenResponse, answer, drained, render, written_response
 from mirror.server.token_service import Pulling, TokenService
 from mirror.storage.disk_health import DiskHealth
 from mirror.upstream.registry import Registry
@@ -82,7 +82,7 @@ class App:
         caller = ANYBODY
         try:
             check_framing(request)
-            await taken(request, most=_UNTAKEN)
+            await drained(request, limit=_UNTAKEN)
             if self._door is not None:  # before it is known whether there is such a path
                 caller = await self._door.admit(request)
             _check_method(request)
@@ -93,13 +93,13 @@ class App:
         except MirrorError as failure:
             return self._failed(request, route, caller, failure, started)
         except ClientGone:
-            return sent(keep_alive=False)
+            return written_response(keep_alive=False)
         except Exception as error:
             log.exception("request_crashed", target=shown(request.raw_path, LONGEST_TARGET))
             crash = MirrorError("the mirror failed; its log says more", error=type(error).__name__)
             return self._failed(request, route, caller, crash, started)
 
-    async def _answer(self, request: web.BaseRequest, route: Route, caller: Caller, started: float) -> Sent:
+    async def _answer(self, request: web.BaseRequest, route: Route, caller: Caller, started: float) -> WrittenResponse:
         match route:
             case ManifestRoute() | BlobRoute() | TagsRoute() | ReferrersRoute():
                 if self._tenants is None or not self._tenants.concern(route):
@@ -121,7 +121,7 @@ class App:
 
     async def _content(
         self, request: web.BaseRequest, route: Pulling, pulls: PullService, caller: Caller, started: float
-    ) -> Sent:
+    ) -> WrittenResponse:
         match route:
             case ManifestRoute():
                 return await self._manifests.answer(request, route, pulls, caller, started)
@@ -130,7 +130,7 @@ class App:
             case _:
                 return await self._listings.answer(request, route, pulls, started)
 
-    async def _token(self, request: web.BaseRequest, route: TokenRoute) -> Sent:
+    async def _token(self, request: web.BaseRequest, route: TokenRoute) -> WrittenResponse:
         if self._tenants is None:
             raise RouteUnknown("this mirror gives no tokens: it wants none")
         body = await self._tenants.token(request, route)
@@ -144,7 +144,7 @@ class App:
 
     def _failed(
         self, request: web.BaseRequest, route: Route | None, caller: Caller, failure: MirrorError, started: float
-    ) -> Sent:
+    ) -> WrittenResponse:
         asked = getattr(route, "asked", None)
         failure = for_client(failure, by_path=asked is not None and asked.by_path)
         self._record.failed(request, caller, failure, started)
@@ -152,9 +152,9 @@ class App:
         try:
             return answer(request, render(status, headers), body)
         except ClientGone:
-            return sent(keep_alive=False)
+            return written_response(keep_alive=False)
 
-    def _probe(self, request: web.BaseRequest, probe: Probe) -> Sent:
+    def _probe(self, request: web.BaseRequest, probe: Probe) -> WrittenResponse:
         match probe.name:
             case "healthz":
                 media_type, body = "application/json", b'{"status":"alive"}'

@@ -20,7 +20,7 @@ from mirror.pull.results import BlobResult, FileSpan
 from mirror.pull.service import PullService
 from mirror.server.access_log import AccessLog
 from mirror.server.answers import blob_headers, is_known, multipart_headers, part_headers, part_opening
-from mirror.server.response import ClientGone, Sent, answer, not_modified, render, sent
+from mirror.server.response import ClientGone, WrittenResponse, answer, not_modified, render, written_response
 from mirror.server.response_writer import ResponseWriter, writer_for
 
 log = structlog.get_logger()
@@ -44,7 +44,7 @@ class Blobs:
 
     async def answer(
         self, request: web.BaseRequest, route: BlobRoute, pulls: PullService, caller: Caller, started: float
-    ) -> Sent:
+    ) -> WrittenResponse:
         known = is_known(request.headers.getall("If-None-Match", ()), route.digest)
         if known or request.method == "HEAD":
             size, outcome = await pulls.blob_size(route.asked.repository, route.digest)
@@ -69,7 +69,7 @@ class Blobs:
         plan: _Plan,
         caller: Caller,
         started: float,
-    ) -> Sent:
+    ) -> WrittenResponse:
         """Sends what is planned. A failure before the head is an error answer; one after it cuts the connection."""
         channel = writer_for(request)
         name = str(route.digest)
@@ -98,7 +98,7 @@ class Blobs:
                 self._record.served(
                     request, caller, "blob", route.asked, name, route.digest, outcome, channel.sent, started, reason
                 )
-        return sent(keep_alive=reason is None and request.keep_alive)
+        return written_response(keep_alive=reason is None and request.keep_alive)
 
 
 def _plan(request: web.BaseRequest, route: BlobRoute, pull: BlobResult) -> _Plan:
@@ -132,15 +132,15 @@ async def _transmit(channel: ResponseWriter, pull: BlobResult, plan: _Plan, on_f
             if not number:
                 on_first_byte()
                 await channel.head(plan.head, more=any(span for _, span in plan.parts))
-            await channel.say(opening)
+            await channel.write_framing(opening)
             await _send(channel, piece)
             async for piece in content:
                 await _send(channel, piece)
-    await channel.say(plan.ending)
+    await channel.write_framing(plan.ending)
 
 
 async def _send(channel: ResponseWriter, piece: FileSpan | bytes) -> None:
     if isinstance(piece, bytes):
         await channel.write(piece)
     else:
-        await channel.copy(piece.readable, piece.span.start, piece.span.end)
+        await channel.send_file(piece.readable, piece.span.start, piece.span.end)

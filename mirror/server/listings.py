@@ -9,7 +9,7 @@ from mirror.oci.routes import ReferrersRoute, TagsRoute
 from mirror.pull.service import PullService
 from mirror.server.access_log import AccessLog
 from mirror.server.answers import cache_status, staleness
-from mirror.server.response import Sent, answer, render
+from mirror.server.response import WrittenResponse, answer, render
 
 
 class Listings:
@@ -20,7 +20,7 @@ class Listings:
 
     async def answer(
         self, request: web.BaseRequest, route: TagsRoute | ReferrersRoute, pulls: PullService, started: float
-    ) -> Sent:
+    ) -> WrittenResponse:
         asked = route.asked
         if isinstance(route, TagsRoute):
             kind, path = "tags", f"{asked.path}/tags/list"

@@ -13,7 +13,7 @@ from mirror.pull.results import CacheOutcome, ManifestResult
 from mirror.pull.service import PullService
 from mirror.server.access_log import AccessLog
 from mirror.server.answers import is_known, manifest_headers
-from mirror.server.response import Sent, answer, not_modified, render
+from mirror.server.response import WrittenResponse, answer, not_modified, render
 
 _HEADS = 4096
 
@@ -27,7 +27,7 @@ class Manifests:
 
     async def answer(
         self, request: web.BaseRequest, route: ManifestRoute, pulls: PullService, caller: Caller, started: float
-    ) -> Sent:
+    ) -> WrittenResponse:
         repository, reference = route.asked.repository, route.reference
         head_only = request.method == "HEAD"
         manifest = pulls.manifest_nowait(repository, reference)
