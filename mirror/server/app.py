@@ -68,7 +68,7 @@ class App:
         self._metrics = metrics
         self._cache = cache
         self._door = door
-        self._record = AccessLog(metrics)
+        self._record = AccessLog(metrics, registries)
         self._pulls = pulls
         self._tenants = tenants
         self._manifests = Manifests(self._record)
@@ -147,7 +147,7 @@ class App:
     ) -> WrittenResponse:
         asked = getattr(route, "asked", None)
         failure = for_client(failure, by_path=asked is not None and asked.by_path)
-        self._record.failed(request, caller, failure, started)
+        self._record.failed(request, caller, failure, "" if asked is None else asked.repository.upstream, started)
         status, headers, body = error_answer(failure)
         try:
             return answer(request, render(status, headers), body)

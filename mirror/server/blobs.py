@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from aiohttp import web
@@ -54,7 +55,7 @@ class Blobs:
         head = render(200, blob_headers(route.asked, route.digest, size, outcome))
         if known:
             head = not_modified(head)
-        self._record.first_byte(started)
+        self._record.first_byte(started, route.asked.repository.upstream)
         done = answer(request, head)
         self._record.served(
             request, caller, "blob", route.asked, str(route.digest), route.digest, outcome.value, 0, started
@@ -72,12 +73,13 @@ class Blobs:
     ) -> WrittenResponse:
         """Sends what is planned. A failure before the head is an error answer; one after it cuts the connection."""
         channel = writer_for(request)
+        on_first_byte = partial(self._record.first_byte, started, route.asked.repository.upstream)
         name = str(route.digest)
         outcome = pull.outcome.value
         reason: str | None = None
         try:
             async with channel:
-                await _transmit(channel, pull, plan, lambda: self._record.first_byte(started))
+                await _transmit(channel, pull, plan, on_first_byte)
         except MirrorError as failure:
             pull.failed(failure)
             if not channel.begun:

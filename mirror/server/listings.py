@@ -40,6 +40,6 @@ class Listings:
             headers.append(("Link", link_to(path, page.following, asked.ns)))
         if page.filtered:
             headers.append(("OCI-Filters-Applied", "artifactType"))
-        self._record.first_byte(started)
-        self._record.count(kind, pull.outcome.value)
+        self._record.first_byte(started, asked.repository.upstream)
+        self._record.count(kind, pull.outcome.value, asked.repository.upstream)
         return answer(request, render(200, headers), page.body)

@@ -40,7 +40,7 @@ class Manifests:
         body = b"" if manifest is None or head_only else manifest.body
         if "If-None-Match" in request.headers and is_known(request.headers.getall("If-None-Match"), digest):
             head, body = not_modified(head), b""
-        self._record.first_byte(started)
+        self._record.first_byte(started, repository.upstream)
         done = answer(request, head, body)
         self._record.served(
             request, caller, "manifest", route.asked, str(reference), digest, outcome, len(body), started
