@@ -52,16 +52,12 @@ async def listening(
     shutdown: float,
     hurry: asyncio.Event,
 ) -> AsyncIterator[str]:
-    """Serve *app* until the context ends.
+    """Serve *app* until the context ends, then shut down gracefully. Yield the address as a URL.
 
-    Then accept no more connections, and wait until the responses in progress end: at most *shutdown* seconds, or until
-    *hurry* is set.
+    The shutdown waits until the responses in progress end: at most *shutdown* seconds, or until *hurry* is set.
 
     Args:
         certificate: the server certificate for TLS; None for plain HTTP.
-
-    Yields:
-        the address, as a URL.
 
     Raises:
         ConfigurationInvalid: if the address can't be bound.
@@ -74,9 +70,7 @@ async def listening(
     listener = Listener(sockets, connections, certificate)
     enforcing = asyncio.create_task(connections.enforce_time_limits(), name="time limits of connections")
     try:
-        host, port = sockets[0].getsockname()[:2]
-        scheme = "http" if certificate is None else "https"
-        url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        url = _url(sockets[0], "http" if certificate is None else "https")
         log.info("listening", url=url)
         yield url
     finally:
@@ -86,6 +80,11 @@ async def listening(
         await listener.wait_closed()
         enforcing.cancel()
         await asyncio.wait([enforcing])
+
+
+def _url(listener: socket.socket, scheme: str) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 async def _bind(settings: ServerSettings) -> list[socket.socket]:
