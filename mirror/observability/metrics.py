@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 _FIRST_BYTE = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+def _empty_buckets() -> list[int]:
+    return [0] * (len(_FIRST_BYTE) + 1)
 
 
 class Metrics:
@@ -22,10 +27,10 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._requests = Tally[tuple[str, str]]()
-        self._first_bytes = [0] * (len(_FIRST_BYTE) + 1)
-        self._first_byte_seconds = 0.0
-        self.served_bytes = 0
+        self._requests = Tally[tuple[str, str, str]]()
+        self._first_bytes = defaultdict[str, list[int]](_empty_buckets)  # by upstream
+        self._first_byte_seconds = defaultdict[str, float](float)  # by upstream
+        self.served_bytes = Tally[str]()  # by upstream
         self.pulls: dict[str, tuple[int, int | None]] = {}  # by upstream: how many it still grants, and of how many
         self._registry.register(self)
         self.upstream_requests = Counter(
@@ -75,24 +80,43 @@ class Metrics:
         self.tasks = Gauge("mirror_tasks", "Tasks of the event loop", registry=self._registry)
         ProcessCollector(registry=self._registry)  # memory, processor time and descriptors: process_…
 
-    def count_request(self, kind: str, outcome: str) -> None:
-        """An answered request, by kind (manifest, blob, tags, referrers, api, error) and outcome."""
-        self._requests[kind, outcome] += 1
+    def add_upstreams(self, upstreams: Iterable[str]) -> None:
+        """Start the figures of these upstreams at 0, so that Prometheus sees the first increase."""
+        for upstream in upstreams:
+            self.served_bytes[upstream] += 0
+            self._first_bytes.setdefault(upstream, _empty_buckets())
 
-    def observe_first_byte(self, seconds: float) -> None:
-        """The time from a request to the first byte of its answer."""
-        self._first_bytes[bisect_left(_FIRST_BYTE, seconds)] += 1
-        self._first_byte_seconds += seconds
+    def count_request(self, kind: str, outcome: str, upstream: str) -> None:
+        """Count an answered request.
+
+        Args:
+            kind: manifest, blob, tags, referrers, api, token or error.
+            upstream: empty if the request is about no upstream.
+        """
+        self._requests[kind, outcome, upstream] += 1
+
+    def observe_first_byte(self, seconds: float, upstream: str) -> None:
+        """Count the time from a request to the first byte of its response."""
+        self._first_bytes[upstream][bisect_left(_FIRST_BYTE, seconds)] += 1
+        self._first_byte_seconds[upstream] += seconds
 
     def collect(self) -> Iterator[Metric]:
         """What is kept as plain numbers (prometheus_client's Collector)."""
         requests = CounterMetricFamily(
-            "mirror_requests", "Answered requests, by kind and outcome", labels=("kind", "outcome")
+            "mirror_requests",
+            "Answered requests, by kind, outcome and upstream",
+            labels=("kind", "outcome", "upstream"),
         )
         for labels, count in self._requests.items():
             requests.add_metric(labels, count)
         yield requests
-        yield CounterMetricFamily("mirror_served_bytes", "Bytes of content sent to clients", value=self.served_bytes)
+        served = CounterMetricFamily(
+            "mirror_served_bytes", "Bytes of content sent to clients, by upstream", labels=("upstream",)
+        )
+        for upstream, size in self.served_bytes.items():
+            served.add_metric((upstream,), size)
+        yield served
+        yield self._first_byte_histogram()
         left = GaugeMetricFamily(
             "mirror_upstream_pulls_left", "Pulls that upstream still grants (ratelimit-remaining)", labels=("upstream",)
         )
@@ -104,13 +128,18 @@ class Metrics:
             if most is not None:
                 limit.add_metric((upstream,), most)
         yield from (left, limit)
+
+    def _first_byte_histogram(self) -> Metric:
         bounds = (*map(str, _FIRST_BYTE), "+Inf")
-        yield HistogramMetricFamily(
+        histogram = HistogramMetricFamily(
             "mirror_first_byte_seconds",
-            "Seconds from a request to the first byte of its answer",
-            buckets=list(zip(bounds, accumulate(self._first_bytes), strict=True)),
-            sum_value=self._first_byte_seconds,
+            "Seconds from a request to the first byte of its response, by upstream",
+            labels=("upstream",),
         )
+        for upstream, counts in self._first_bytes.items():
+            buckets = list(zip(bounds, accumulate(counts), strict=True))
+            histogram.add_metric((upstream,), buckets, self._first_byte_seconds[upstream])
+        return histogram
 
     def exposition(self) -> bytes:
         """All figures in Prometheus' text format."""

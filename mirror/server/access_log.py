@@ -1,8 +1,9 @@
-"""The record of answered requests: one event and a few figures for each."""
+"""The access log: one event and the request metrics for each answered request."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 import structlog
 from aiohttp import web
@@ -13,20 +14,21 @@ from mirror.observability.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.oci.routes import RequestedRepository, shown
 
-LONGEST_TARGET = 256  # characters of it in an event
+LONGEST_TARGET = 256  # characters of the request target in an event
 log = structlog.get_logger()
 
 
 class AccessLog:
-    """Writes down what became of requests, where that is known."""
+    """Logs and counts answered requests. *upstreams*: the names of all configured upstreams."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, upstreams: Iterable[str]) -> None:
         self._metrics = metrics
+        metrics.add_upstreams(upstreams)
         self._log = log.bind()
 
-    def first_byte(self, started: float) -> None:
-        """The head of an answer to a request that came at *started* (time.perf_counter) is leaving now."""
-        self._metrics.observe_first_byte(time.perf_counter() - started)
+    def first_byte(self, started: float, upstream: str) -> None:
+        """Count the time until now, just before the head is sent, since *started* (time.perf_counter)."""
+        self._metrics.observe_first_byte(time.perf_counter() - started, upstream)
 
     def served(
         self,
@@ -41,19 +43,21 @@ class AccessLog:
         started: float,
         reason: str | None = None,
     ) -> None:
-        """A pull was answered with *size* bytes of content.
+        """Record a pull that was answered with *size* bytes of content.
 
         Args:
-            outcome: how, or "left" (the client went before the end) or "cut" (the mirror had to end it).
-            reason: why it ended before its end; None where it did not.
+            outcome: the cache outcome, or "left" (the client disconnected before the end) or "cut" (the mirror had to
+                abort the response).
+            reason: why the response ended early; None if it is complete.
         """
-        self.count(kind, outcome)
-        self._metrics.served_bytes += size
+        upstream = asked.repository.upstream
+        self.count(kind, outcome, upstream)
+        self._metrics.served_bytes[upstream] += size
         (self._log.warning if outcome == "cut" else log.info)(
             "pull_served",
             kind=kind,
             method=request.method,
-            upstream=asked.repository.upstream,
+            upstream=upstream,
             repository=asked.repository.name,
             reference=reference,
             digest=digest.text,
@@ -65,9 +69,11 @@ class AccessLog:
             **({} if reason is None else {"reason": reason}),
         )
 
-    def failed(self, request: web.BaseRequest, caller: Caller, failure: MirrorError, started: float) -> None:
-        """A request was answered with an error."""
-        self.count("error", failure.code.lower())
+    def failed(
+        self, request: web.BaseRequest, caller: Caller, failure: MirrorError, upstream: str, started: float
+    ) -> None:
+        """Record a request that was answered with an error; *upstream* is empty if the request names none."""
+        self.count("error", failure.code.lower(), upstream)
         (log.warning if failure.status >= 500 else log.info)(
             "pull_failed",
             method=request.method,
@@ -80,6 +86,6 @@ class AccessLog:
             **({} if caller.user is None else {"user": caller.user}),
         )
 
-    def count(self, kind: str, outcome: str) -> None:
-        """One more answer of that kind, with that outcome."""
-        self._metrics.count_request(kind, outcome)
+    def count(self, kind: str, outcome: str, upstream: str = "") -> None:
+        """Count an answered request; *upstream* is empty if the request is about no upstream."""
+        self._metrics.count_request(kind, outcome, upstream)

@@ -37,7 +37,7 @@ from mirror.server.blobs import Blobs
 from mirror.server.framing import check_framing
 from mirror.server.listings import Listings
 from mirror.server.manifests import Manifests
-from mirror.server.response import ClientGone, Headers, Sent, answer, render, sent, taken
+from mirror.server.response import ClientGone, Headers, WrittenResponse, answer, drained, render, written_response
 from mirror.server.token_service import ContentRoute, TokenService
 from mirror.storage.disk_health import DiskHealth
 from mirror.upstream.registry import Registry
@@ -70,7 +70,7 @@ class App:
         self._metrics = metrics
         self._cache = cache
         self._authenticator = authenticator
-        self._record = AccessLog(metrics)
+        self._record = AccessLog(metrics, registries)
         self._tokens = tokens
         self._manifests = Manifests(pulls, self._record)
         self._blobs = Blobs(pulls, self._record)
@@ -84,7 +84,7 @@ class App:
         try:
             if request.version != _HTTP_1_1 or "Upgrade" in request.headers:
                 check_framing(request)
-            await taken(request, most=_UNTAKEN)
+            await drained(request, limit=_UNTAKEN)
             if self._authenticator is not None:  # before it is known whether there is such a path
                 caller = await self._authenticator.admit(request)
             _check_method(request)
@@ -95,13 +95,13 @@ class App:
         except MirrorError as failure:
             return self._failed(request, route, caller, failure, started)
         except ClientGone:
-            return sent(keep_alive=False)
+            return written_response(keep_alive=False)
         except Exception as error:
             log.exception("request_crashed", target=shown(request.raw_path, LONGEST_TARGET))
             crash = MirrorError("the mirror failed; its log says more", error=type(error).__name__)
             return self._failed(request, route, caller, crash, started)
 
-    async def _answer(self, request: web.BaseRequest, route: Route, caller: Caller, started: float) -> Sent:
+    async def _answer(self, request: web.BaseRequest, route: Route, caller: Caller, started: float) -> WrittenResponse:
         match route:
             case ManifestRoute() | BlobRoute() | TagsRoute() | ReferrersRoute():
                 if self._tokens is None or not self._tokens.concerns(route):
@@ -123,7 +123,7 @@ class App:
 
     async def _content(
         self, request: web.BaseRequest, route: ContentRoute, context: PullContext, started: float
-    ) -> Sent:
+    ) -> WrittenResponse:
         match route:
             case ManifestRoute():
                 return await self._manifests.answer(request, route, context, started)
@@ -132,7 +132,7 @@ class App:
             case _:
                 return await self._listings.answer(request, route, context, started)
 
-    async def _token(self, request: web.BaseRequest, route: TokenRoute) -> Sent:
+    async def _token(self, request: web.BaseRequest, route: TokenRoute) -> WrittenResponse:
         if self._tokens is None:
             raise RouteUnknown("this mirror gives no tokens: it wants none")
         body = await self._tokens.token(request, route)
@@ -146,17 +146,17 @@ class App:
 
     def _failed(
         self, request: web.BaseRequest, route: Route | None, caller: Caller, failure: MirrorError, started: float
-    ) -> Sent:
+    ) -> WrittenResponse:
         asked = getattr(route, "asked", None)
         failure = for_client(failure, by_path=asked is not None and asked.by_path)
-        self._record.failed(request, caller, failure, started)
+        self._record.failed(request, caller, failure, "" if asked is None else asked.repository.upstream, started)
         status, headers, body = error_answer(failure)
         try:
             return answer(request, render(status, headers), body)
         except ClientGone:
-            return sent(keep_alive=False)
+            return written_response(keep_alive=False)
 
-    def _probe(self, request: web.BaseRequest, probe: Probe) -> Sent:
+    def _probe(self, request: web.BaseRequest, probe: Probe) -> WrittenResponse:
         match probe.name:
             case "healthz":
                 media_type, body = "application/json", b'{"status":"alive"}'

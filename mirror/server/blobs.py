@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from aiohttp import web
@@ -22,7 +23,7 @@ from mirror.pull.results import BlobResult, CacheOutcome
 from mirror.pull.service import PullService
 from mirror.server.access_log import AccessLog
 from mirror.server.answers import blob_headers, is_known, multipart_headers, part_headers, part_opening
-from mirror.server.response import ClientGone, Sent, answer, not_modified, render, sent
+from mirror.server.response import ClientGone, WrittenResponse, answer, not_modified, render, written_response
 from mirror.server.response_writer import ResponseWriter, writer_for
 
 _MAX_HEADS = 4096
@@ -47,7 +48,9 @@ class Blobs:
         self._record = record
         self._heads = LruCache[tuple[Digest, str | None], bytes](_MAX_HEADS)  # of whole hits, by digest and ns
 
-    async def answer(self, request: web.BaseRequest, route: BlobRoute, context: PullContext, started: float) -> Sent:
+    async def answer(
+        self, request: web.BaseRequest, route: BlobRoute, context: PullContext, started: float
+    ) -> WrittenResponse:
         """Answer GET or HEAD.
 
         Raises:
@@ -64,12 +67,12 @@ class Blobs:
 
     async def _head_only(
         self, request: web.BaseRequest, route: BlobRoute, context: PullContext, started: float, *, known: bool
-    ) -> Sent:
+    ) -> WrittenResponse:
         size, outcome = await self._pulls.blob_size(context, route.digest)
         head = render(200, blob_headers(route.asked, route.digest, size, outcome))
         if known:
             head = not_modified(head)
-        self._record.first_byte(started)
+        self._record.first_byte(started, route.asked.repository.upstream)
         done = answer(request, head)
         self._record.served(
             request, context.caller, "blob", route.asked, route.digest.text, route.digest, outcome.value, 0, started
@@ -95,15 +98,16 @@ class Blobs:
         plan: _Plan,
         context: PullContext,
         started: float,
-    ) -> Sent:
+    ) -> WrittenResponse:
         """Send the planned answer. A failure before the head is an error answer; one after it ends the connection."""
         channel = writer_for(request)
         name = route.digest.text
         outcome = blob.outcome.value
         reason: str | None = None
+        on_first_byte = partial(self._record.first_byte, started, route.asked.repository.upstream)
         try:
             async with channel:
-                await _transmit(channel, blob, plan, lambda: self._record.first_byte(started))
+                await _transmit(channel, blob, plan, on_first_byte)
         except MirrorError as failure:
             blob.content.failed(failure)
             if not channel.begun:
@@ -125,7 +129,7 @@ class Blobs:
                     *(request, context.caller, "blob", route.asked, name, route.digest, outcome, channel.sent, started),
                     reason,
                 )
-        return sent(keep_alive=reason is None and request.keep_alive)
+        return written_response(keep_alive=reason is None and request.keep_alive)
 
 
 def _plan_ranges(request: web.BaseRequest, route: BlobRoute, blob: BlobResult) -> _Plan | None:
@@ -160,15 +164,15 @@ async def _transmit(channel: ResponseWriter, blob: BlobResult, plan: _Plan, on_f
             if not number:
                 on_first_byte()
                 await channel.head(plan.head, more=blob.size > 0)
-            await channel.say(opening)
+            await channel.write_framing(opening)
             await _send(channel, piece)
             async for piece in content:
                 await _send(channel, piece)
-    await channel.say(plan.ending)
+    await channel.write_framing(plan.ending)
 
 
 async def _send(channel: ResponseWriter, piece: FileSpan | bytes) -> None:
     if isinstance(piece, bytes):
         await channel.write(piece)
     else:
-        await channel.copy(piece.readable, piece.span.start, piece.span.end)
+        await channel.send_file(piece.readable, piece.span.start, piece.span.end)

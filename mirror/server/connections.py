@@ -1,11 +1,10 @@
-"""Connections of clients: what each may take, of time, of memory, of descriptors.
+"""Client connections and their limits on time, memory and descriptors.
 
-aiohttp reads the requests and calls for the answers. A connection waits for a request to arrive (reading), for the next
-one (idle), or is being answered. Who keeps the mirror waiting for longer than the limits say is let go, and when there
-are too many, whoever has waited longest goes first.
+aiohttp parses the requests and calls the handler. A connection is reading (a request has started to arrive, or the
+first one has not), idle (between requests) or answering. A connection that exceeds a time limit is closed; when there
+are too many connections, the one that has waited longest is closed first.
 
-Nothing is written down for a request: how long a connection waits is read off what aiohttp keeps anyhow. What of that
-is private to it is read here, and nowhere else.
+Keeping the limits costs nothing per request: the waiting time is derived from aiohttp's own state.
 """
 
 from __future__ import annotations
@@ -17,179 +16,145 @@ import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
 from operator import itemgetter
-from typing import Protocol, cast
+from typing import cast
 
 import structlog
 from aiohttp import web
 
 from mirror.config import LimitSettings
 from mirror.observability.log import RateLimitedLog
+from mirror.server.aiohttp_private import InspectableHandler, RequestBody
 
-_receive = web.RequestHandler.data_received  # with each request: found once
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Refusal = Callable[[web.BaseRequest, BaseException | None], web.StreamResponse]
-_AHEAD = 64 * 2**10  # bytes of a request that may be here before it is whole
-_HEADERS = 128  # in one request
-_BODY = 64 * 2**10  # bytes of a request's body that wait for nobody: the mirror reads none
-_PIPELINED = 256 * 2**10  # bytes of requests that wait for the answer to one before them
-_BUSY_FOR = (
-    0.1  # seconds in which all are taken for busy that were; to look for each new one would be a load of its own
-)
-_TURN = 1000  # connections to look at before others have their turn
-_LOOK_AGAIN = 0.02  # seconds
-_AT_ONCE = 0.01  # seconds; none at all would mean any number of them
-_ACKNOWLEDGED = 120  # where struct tcp_info has tcpi_bytes_acked (linux/tcp.h)
+_MAX_PARTIAL = 64 * 2**10  # bytes of an incomplete request head
+_MAX_HEADERS = 128  # in one request
+_BODY_BUFFER = 64 * 2**10  # bytes of a request body that aiohttp buffers; the mirror reads no body
+_MAX_PIPELINED = 256 * 2**10  # bytes of the headers of requests that wait for an earlier response
+_BUSY_INTERVAL = 0.1  # seconds without a new search after one found no connection to evict: each search costs CPU time
+_CHECK_BATCH = 1000  # connections to check before the event loop runs other tasks
+_CLOSE_POLL = 0.02  # seconds
+_ABORT_TIMEOUT = 0.01  # seconds; aiohttp takes 0 for no time-out
+_TCPI_BYTES_ACKED = 120  # the offset of tcpi_bytes_acked in struct tcp_info (linux/tcp.h)
 log = structlog.get_logger()
 
 
-class Body(Protocol):
-    """What is asked of a request's body."""
-
-    def is_eof(self) -> bool: ...
-
-
-class Connection(web.RequestHandler):
-    """A client's connection, from the moment that it was accepted.
+class Connection(InspectableHandler):
+    """A client's connection, from the moment it is accepted.
 
     Attributes:
-        limits: what it may take.
+        limits: the limits that apply to it.
         client: the address of the client's machine.
-        is_tls: whether it speaks TLS, so that bytes must go through the transport.
-        common_name: of the certificate that the client showed and one of the known authorities signed; or None.
+        is_tls: whether it uses TLS, so that bytes must go through the transport.
+        common_name: the common name of the verified client certificate, or None.
     """
 
     __slots__ = (
-        *("_ahead", "_begun", "_body", "_home", "_line", "_outlet", "_room"),
-        *("client", "common_name", "is_tls", "limits"),
+        *("_last_body", "_owner", "_partial_bytes", "_request_started_at", "_socket", "_transport"),
+        *("_writable", "client", "common_name", "is_tls", "limits"),
     )
 
-    def __init__(self, home: Connections, line: socket.socket, client: str) -> None:
-        self.limits = home.limits
+    def __init__(self, owner: Connections, accepted: socket.socket, client: str) -> None:
+        self.limits = owner.limits
         loop = asyncio.get_running_loop()
         super().__init__(
-            home.server,
+            owner.server,
             loop=loop,
-            # Longer than the limits here allow: aiohttp's own timer never comes to it.
+            # Longer than the limits here, so that aiohttp's own timer never fires.
             keepalive_timeout=self.limits.idle + self.limits.head + 60,
-            access_log=None,  # type: ignore[arg-type]  # which is how it is switched off
+            access_log=None,  # type: ignore[arg-type]  # None disables aiohttp's access log
             max_line_size=self.limits.head_size,
             max_field_size=self.limits.head_size,
-            max_headers=_HEADERS,
-            read_bufsize=_BODY,
+            max_headers=_MAX_HEADERS,
+            read_bufsize=_BODY_BUFFER,
         )
         self.client = client
         self.common_name: str | None = None
         self.is_tls = False
-        self._home = home
-        self._line = line
-        self._outlet: asyncio.Transport | None = None  # also when aiohttp has closed it, until it is lost
-        self._begun: float | None = loop.time()  # when the request began that is not here yet; the first, with the line
-        self._ahead = 0  # bytes of it
-        self._body: Body | None = None  # of the last request
-        self._room: asyncio.Future[None] | None = None
-
-    # What aiohttp does not tell.
+        self._owner = owner
+        self._socket = accepted
+        self._transport: asyncio.Transport | None = None  # kept when aiohttp has closed it, until connection_lost
+        self._request_started_at: float | None = loop.time()  # of the incomplete request; None if there is none
+        self._partial_bytes = 0  # of the incomplete request
+        self._last_body: RequestBody | None = None
+        self._writable: asyncio.Future[None] | None = None
 
     @property
-    def _is_answering(self) -> bool:
-        """Whether a request is here that is not answered yet: the task of the connection waits for no other."""
-        task, waiter = self._task_handler, self._waiter
-        return task is not None and not task.done() and (waiter is None or waiter.done())
-
-    @property
-    def _answered_at(self) -> float:
-        """When the last request was answered."""
-        return self._next_keepalive_close_time - self._keepalive_timeout
-
-    def _waiting_bytes(self) -> int:
-        """Bytes of the headers of requests that wait for their turn."""
-        heads = (getattr(message, "raw_headers", ()) for message, _ in self._messages)
-        return sum(len(name) + len(value) for head in heads for name, value in head)
-
-    # Until here.
-
-    @property
-    def is_made(self) -> bool:
-        """Whether the protocol knows its transport, or did."""
-        return self._outlet is not None
+    def has_transport(self) -> bool:
+        """Return whether the transport exists, so that connection_lost will be called."""
+        return self._transport is not None
 
     @property
     def is_reading(self) -> bool:
-        """Whether a request has begun to come, or the first one is still to."""
-        return self._begun is not None
+        """Return whether a request has started to arrive, or the first one has not."""
+        return self._request_started_at is not None
 
     @property
-    def waits_since(self) -> float | None:
-        """When it began to wait for a request to come, or for the rest of it; None while requests are answered."""
-        if self._is_answering:
+    def waiting_since(self) -> float | None:
+        """Return when the connection began to wait for a request or the rest of one; None while it is answering."""
+        if self.is_answering:
             return None
-        return self._answered_at if self._begun is None else self._begun
+        return self.answered_at if self._request_started_at is None else self._request_started_at
 
     @property
     def unsent(self) -> int:
-        """Bytes that wait in this process for the client to take others."""
-        return 0 if self._outlet is None else self._outlet.get_write_buffer_size()
+        """Return how many bytes wait in this process until the client acknowledges earlier ones."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
 
-    def taken(self) -> int:
-        """Bytes that the client's machine has acknowledged so far."""
+    def acknowledged_bytes(self) -> int:
+        """Return how many bytes the client's machine has acknowledged so far; 0 if the socket is closed."""
         try:
-            facts = self._line.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED + 8)
-        except OSError:  # closed
+            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCPI_BYTES_ACKED + 8)
+        except OSError:
             return 0
-        (count,) = struct.unpack_from("Q", facts, _ACKNOWLEDGED)
+        (count,) = struct.unpack_from("Q", info, _TCPI_BYTES_ACKED)
         return int(count)
 
-    def room(self) -> asyncio.Future[None] | None:
-        """Done when the client has taken what was written through the transport; None when nothing has to wait."""
+    def writable(self) -> asyncio.Future[None] | None:
+        """Return a future that is done when the transport accepts more bytes; None if it does now."""
         if not self.writing_paused or self.transport is None:
             return None
-        if self._room is None:
-            self._room = asyncio.get_running_loop().create_future()
-        return self._room
+        if self._writable is None:
+            self._writable = asyncio.get_running_loop().create_future()
+        return self._writable
 
-    def drop(self) -> None:
-        """Ends it now; what was not sent is lost."""
-        if self._outlet is not None:
-            self._outlet.abort()
+    def abort(self) -> None:
+        """Close the connection now and discard unsent bytes."""
+        if self._transport is not None:
+            self._transport.abort()
         else:
             with contextlib.suppress(OSError):
-                self._line.shutdown(socket.SHUT_RDWR)
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._outlet = cast(asyncio.Transport, transport)  # uvloop's are not of that class
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclass
         self.is_tls = transport.get_extra_info("ssl_object") is not None
         if self.is_tls:
-            self._outlet.set_write_buffer_limits(high=1)
+            self._transport.set_write_buffer_limits(high=1)
             self.common_name = _common_name(transport.get_extra_info("peercert"))
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._home.lost(self)
-        self._make_room()
+        self._owner.discard(self)
+        self._wake_writer()
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
-        before = self._request_count
-        _receive(self, data)
-        if self._request_count == before:
-            self._comes_on(len(data))
-            return
-        self._body = self._messages[-1][1]
-        if self._begun is not None:
-            self._begun = None
-            self._ahead = 0
-        if len(self._messages) > 1 and self._waiting_bytes() > _PIPELINED:
-            self._home.too_much(self)
+    def requests_received(self, body: RequestBody) -> None:
+        self._last_body = body
+        if self._request_started_at is not None:
+            self._request_started_at = None
+            self._partial_bytes = 0
+        if self.queued_requests > 1 and self.queued_header_bytes() > _MAX_PIPELINED:
+            self._owner.abort_oversized(self)
 
-    def _comes_on(self, size: int) -> None:
-        """A part of a request, and not its end."""
-        if self._body is not None and not self._body.is_eof():
-            return  # aiohttp reads none that is not asked for, and closes where too much comes
-        if self._begun is None:
-            self._begun = self._loop.time()
-        self._ahead += size
-        if self._ahead > max(_AHEAD, 2 * self.limits.head_size):
-            self._home.too_much(self)
+    def partial_request_received(self, size: int) -> None:
+        if not size or (self._last_body is not None and not self._last_body.is_eof()):
+            return  # aiohttp limits a body by itself: it reads none that no handler asks for
+        if self._request_started_at is None:
+            self._request_started_at = asyncio.get_running_loop().time()
+        self._partial_bytes += size
+        if self._partial_bytes > max(_MAX_PARTIAL, 2 * self.limits.head_size):
+            self._owner.abort_oversized(self)
 
     def handle_error(
         self,
@@ -198,164 +163,173 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        unread = status == 400
-        return self._home.refuse(request, exc) if unread else super().handle_error(request, status, exc, message)
+        if status == 400:  # aiohttp could not parse the request
+            return self._owner.refuse(request, exc)
+        return super().handle_error(request, status, exc, message)
 
-    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's says bool; aiohttp's never needs it
-        """The client sends no more. What it asked for before, it may still be waiting for (RFC 9112, 9.6).
+    def eof_received(self) -> bool:  # type: ignore[override]  # as in asyncio; aiohttp's returns None
+        """Return whether to keep the connection open when the client has closed its sending side.
 
-        TLS knows no such thing here: its transport closes.
+        The client may still wait for the responses to earlier requests (RFC 9112, 9.6). Over TLS asyncio closes the
+        transport in any case.
         """
-        stays = self._is_answering and not self.is_tls
-        if stays:
-            self._close_when_answered()
-        return stays
+        keep_open = self.is_answering and not self.is_tls
+        if keep_open:
+            self._close_after_responses()
+        return keep_open
 
-    def _close_when_answered(self) -> None:
-        if self._messages:  # of which, told to close, aiohttp would answer one at most
-            self._loop.call_later(_LOOK_AGAIN, self._close_when_answered)
-        elif self._is_answering:
+    def _close_after_responses(self) -> None:
+        if self.queued_requests:  # after close(), aiohttp would answer only one of them
+            asyncio.get_running_loop().call_later(_CLOSE_POLL, self._close_after_responses)
+        elif self.is_answering:
             self.close()
         else:
             self.force_close()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._make_room()
+        self._wake_writer()
 
-    def _make_room(self) -> None:
-        room, self._room = self._room, None
-        if room is not None and not room.done():
-            room.set_result(None)
+    def _wake_writer(self) -> None:
+        waiter, self._writable = self._writable, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
 
 class Connections:
-    """All of them."""
+    """All client connections of the server."""
 
-    def __init__(self, handler: Handler, refuse: Refusal, limits: LimitSettings, *, most: int) -> None:
-        """*refuse* answers what could not be read as a request."""
+    def __init__(self, handler: Handler, refuse: Refusal, limits: LimitSettings, *, limit: int) -> None:
+        """Create an empty set.
+
+        Args:
+            handler: answers a request.
+            refuse: answers a request that aiohttp could not parse.
+            limit: how many connections may be open at once.
+        """
         self.refuse = refuse
         self.limits = limits
         self.server = web.Server(handler, handler_cancellation=True)
-        self._most = most
-        self._all: set[Connection] = set()
-        self._leaving: dict[Connection, tuple[float, int]] = {}  # since when, and what they had taken then
-        self._next: deque[tuple[bool, float, Connection]] = (
-            deque()
-        )  # to be evicted, as they waited when that was sorted
-        self._sort_after = 0.0
+        self._limit = limit
+        self._open: set[Connection] = set()
+        self._closing: dict[Connection, tuple[float, int]] = {}  # time and acknowledged bytes at the last progress
+        self._candidates: deque[tuple[bool, float, Connection]] = deque()  # for eviction, in order, when last sorted
+        self._no_search_before = 0.0
         self._now = asyncio.get_running_loop().time
         self._rate_limited_log = RateLimitedLog(log)
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self._open)
 
-    def opened(self, line: socket.socket, client: str) -> Connection | None:
-        """Takes a new one in; None where there are too many, and none that can go for it."""
-        if len(self._all) >= self._most:
-            self._rate_limited_log.warning("connections_full", limit=self._most)
+    def add(self, accepted: socket.socket, client: str) -> Connection | None:
+        """Return a connection for an accepted socket; None if the limit is reached and no other can be evicted."""
+        if len(self._open) >= self._limit:
+            self._rate_limited_log.warning("connections_full", limit=self._limit)
             if not self.evict():
                 return None
-        connection = Connection(self, line, client)
-        self._all.add(connection)
+        connection = Connection(self, accepted, client)
+        self._open.add(connection)
         return connection
 
-    def lost(self, connection: Connection) -> None:
-        """It is no more."""
-        self._all.discard(connection)
-        self._leaving.pop(connection, None)
+    def discard(self, connection: Connection) -> None:
+        """Remove a connection that is closed."""
+        self._open.discard(connection)
+        self._closing.pop(connection, None)
 
-    def too_much(self, connection: Connection) -> None:
-        """It sent more before an answer than any request needs."""
+    def abort_oversized(self, connection: Connection) -> None:
+        """Abort a connection that sent more bytes before a response than any valid request needs."""
         self._rate_limited_log.info("head_too_large", client=connection.client)
-        connection.drop()
+        connection.abort()
 
     def evict(self) -> bool:
-        """Lets one go that waits for a request, if any does: the one that waits for its next longest of all.
+        """Abort the connection that has been idle longest; return whether there was one.
 
-        Those that are in the middle of a request, or never made one, go after those.
+        Connections in the middle of a request, or without a first one, are evicted only if none is idle.
         """
-        longest = self._longest()
-        if longest is None and self._now() >= self._sort_after:
-            waiting = ((one.is_reading, one.waits_since, one) for one in self._all)
-            known = [(reading, since, one) for reading, since, one in waiting if since is not None]
-            self._next = deque(sorted(known, key=itemgetter(0, 1)))
-            if not known:
-                self._sort_after = self._now() + _BUSY_FOR
-            longest = self._longest()
-        if longest is None:
+        candidate = self._next_candidate()
+        if candidate is None and self._now() >= self._no_search_before:
+            states = ((one.is_reading, one.waiting_since, one) for one in self._open)
+            waiting = [(reading, since, one) for reading, since, one in states if since is not None]
+            self._candidates = deque(sorted(waiting, key=itemgetter(0, 1)))
+            if not waiting:
+                self._no_search_before = self._now() + _BUSY_INTERVAL
+            candidate = self._next_candidate()
+        if candidate is None:
             return False
-        self.lost(longest)
-        longest.drop()
+        self.discard(candidate)
+        candidate.abort()
         return True
 
-    def _longest(self) -> Connection | None:
-        """Of those that were sorted, the first that still waits as it did."""
-        while self._next:
-            reading, since, connection = self._next.popleft()
-            if connection in self._all and (connection.is_reading, connection.waits_since) == (reading, since):
+    def _next_candidate(self) -> Connection | None:
+        """Return the first of the sorted connections whose state has not changed since they were sorted."""
+        while self._candidates:
+            reading, since, connection = self._candidates.popleft()
+            if connection in self._open and (connection.is_reading, connection.waiting_since) == (reading, since):
                 return connection
         return None
 
-    async def keep_limits(self) -> None:
-        """Lets go whoever waits too long. Runs until it is cancelled."""
+    async def enforce_time_limits(self) -> None:
+        """Close connections that wait for too long. Run until cancelled."""
         limits = self.limits
         interval = min(1.0, limits.head / 4, limits.idle / 4, limits.unread / 4)
         while True:
             await asyncio.sleep(interval)
-            for number, connection in enumerate(list(self._all)):
-                self._look(connection, self._now())
-                if number % _TURN == _TURN - 1:
+            for number, connection in enumerate(list(self._open)):
+                self._check_time_limits(connection, self._now())
+                if number % _CHECK_BATCH == _CHECK_BATCH - 1:
                     await asyncio.sleep(0)
 
-    def _look(self, connection: Connection, now: float) -> None:
-        since = connection.waits_since
+    def _check_time_limits(self, connection: Connection, now: float) -> None:
+        since = connection.waiting_since
         if since is None:
-            self._leaving.pop(connection, None)
+            self._closing.pop(connection, None)
         elif not connection.is_reading:
             if now - since > self.limits.idle:
-                self._see_off(connection, now)
+                self._close_idle(connection, now)
         elif now - since > self.limits.head:
             self._rate_limited_log.info("head_late", client=connection.client)
-            connection.drop()
+            connection.abort()
 
-    def _see_off(self, connection: Connection, now: float) -> None:
-        """Closes it; but what it is still taking it may take."""
-        taken = connection.taken()
-        since, before = self._leaving.setdefault(connection, (now, taken))
-        if taken != before:
-            self._leaving[connection] = (now, taken)
+    def _close_idle(self, connection: Connection, now: float) -> None:
+        """Close an idle connection, but wait while the client still acknowledges bytes.
+
+        Abort it after `limits.unread` seconds without progress.
+        """
+        acknowledged = connection.acknowledged_bytes()
+        since, before = self._closing.setdefault(connection, (now, acknowledged))
+        if acknowledged != before:
+            self._closing[connection] = (now, acknowledged)
         elif now - since > self.limits.unread:
-            connection.drop()
+            connection.abort()
         elif not connection.unsent:
-            connection.force_close()  # it is lost when TLS, too, has said goodbye
+            connection.force_close()  # over TLS, connection_lost follows after the closing handshake
 
-    async def end(self, seconds: float, hurry: asyncio.Event) -> None:
-        """Lets running answers end, for so many *seconds* at most or until *hurry* is set; then ends them all."""
-        await asyncio.sleep(0)  # what has just come is an answer that runs
+    async def shut_down(self, seconds: float, hurry: asyncio.Event) -> None:
+        """Wait until the responses in progress end, at most *seconds* or until *hurry* is set; then abort the rest."""
+        await asyncio.sleep(0)  # lets the handlers of requests that have just been parsed start
         self.server.pre_shutdown()
-        for connection in [connection for connection in self._all if not connection.is_made]:
-            connection.drop()
-        # aiohttp waits twice: for answers to end, and then again before it cancels them.
-        ending = asyncio.create_task(self.server.shutdown(seconds / 2))
+        for connection in [connection for connection in self._open if not connection.has_transport]:
+            connection.abort()
+        # aiohttp applies the time-out twice: before it cancels the handlers, and again after it.
+        graceful = asyncio.create_task(self.server.shutdown(seconds / 2))
         hurried = asyncio.create_task(hurry.wait())
-        await asyncio.wait([ending, hurried], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([graceful, hurried], return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
-        if not ending.done():
-            ending.cancel()
-            await asyncio.wait([ending])
-            await self.server.shutdown(_AT_ONCE)
-        await asyncio.gather(ending, hurried, return_exceptions=True)
+        if not graceful.done():
+            graceful.cancel()
+            await asyncio.wait([graceful])
+            await self.server.shutdown(_ABORT_TIMEOUT)
+        await asyncio.gather(graceful, hurried, return_exceptions=True)
 
 
 def common_name(request: web.BaseRequest) -> str | None:
-    """Of the certificate that came with the request's connection; None where none did, or none that is trusted."""
+    """Return the common name of the verified client certificate of the request's connection; None without one."""
     connection = request.protocol
     return connection.common_name if isinstance(connection, Connection) else None
 
 
 def _common_name(certificate: object) -> str | None:
-    """None also where there are several: whose it is must not be a matter of taste."""
+    """Return the only common name of a certificate; None if there are several, as clients disagree which one counts."""
     subject = certificate.get("subject", ()) if isinstance(certificate, dict) else ()
     names = [value for relative in subject for key, value in relative if key == "commonName"]
     return str(names[0]) if len(names) == 1 and names[0] else None

@@ -1,4 +1,4 @@
-"""Descriptors: how many there may be, and how many connections that is enough for."""
+"""File descriptors: the process limit (RLIMIT_NOFILE), and how many connections fit into it."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import resource
 
 import structlog
 
-_PLENTY = 2**20  # more than any mirror needs; where a system allows a thousand times that, children pay for it
-_OWN = 256  # for blobs, the ledger, upstreams and the log, beside what clients take
-_EACH = 2  # the connection, and the socket's second descriptor or a file while it is answered
-_LEAST = 8
+_MAX_LIMIT = 2**20  # more than any mirror needs; child processes pay for a limit a thousand times as high
+_RESERVED = 256  # for blobs, the ledger, upstream connections and the log
+_PER_CONNECTION = 2  # its socket, and while it is answered a second descriptor of the socket, or a file
+_MIN_CONNECTIONS = 8
 log = structlog.get_logger()
 
 
 def raise_limit() -> int:
-    """Raises the process' limit of open descriptors as far as it may, and returns it."""
+    """Raise the soft limit on open descriptors to the hard limit, at most 2**20; return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _PLENTY if hard == resource.RLIM_INFINITY else min(hard, _PLENTY)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        return most
-    return _PLENTY if soft == resource.RLIM_INFINITY else soft
+    wanted = _MAX_LIMIT if hard == resource.RLIM_INFINITY else min(hard, _MAX_LIMIT)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return _MAX_LIMIT if soft == resource.RLIM_INFINITY else soft
 
 
 def affordable_connections(connections: int, descriptors: int) -> int:
-    """How many of the wanted *connections* may be had with so many *descriptors*; says so where it is fewer."""
-    most = max(_LEAST, (descriptors - min(_OWN, descriptors // 2)) // _EACH)
-    if most >= connections:
+    """Return *connections*, or the smaller number that *descriptors* allow; log a warning in that case."""
+    possible = max(_MIN_CONNECTIONS, (descriptors - min(_RESERVED, descriptors // 2)) // _PER_CONNECTION)
+    if possible >= connections:
         return connections
     log.warning(
         "connections_limited",
         wanted=connections,
-        possible=most,
+        possible=possible,
         reason=f"only {descriptors} descriptors are allowed; raise the limit (ulimit -n, LimitNOFILE=)",
     )
-    return most
+    return possible

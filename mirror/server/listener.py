@@ -1,4 +1,4 @@
-"""The listener: a port, and who comes in by it."""
+"""The listener: binds the port, accepts connections, and starts TLS on them."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from mirror.server.framing import malformed
 from mirror.server.tls import Certificate
 
 _BACKLOG = 1024
-_AT_ONCE = 64  # connections to accept before anybody else has a turn
-_BREATH = 0.1  # seconds without accepting, when the system has no descriptor or no memory left
+_ACCEPT_BATCH = 64  # connections to accept before the event loop runs other tasks
+_ACCEPT_PAUSE = 0.1  # seconds without accepting when the system is out of descriptors or memory
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_HANDSHAKE = b"\x16"  # the first byte of a TLS connection (RFC 8446, 5.1)
-_HEARD = 64 * 2**10  # bytes
-_CURES = {
+_TLS_HANDSHAKE = b"\x16"  # the first byte of a TLS connection (RFC 8446, 5.1)
+_MAX_DISCARDED = 64 * 2**10  # bytes of a plain HTTP request on a TLS port
+_FIXES = {
     errno.EADDRINUSE: "another program listens there; stop it, or choose another port with --listen",
-    errno.EACCES: "ports below 1024 are for root; choose another with --listen",
-    errno.EADDRNOTAVAIL: "this machine has no such address; 0.0.0.0 means all that it has",
+    errno.EACCES: "only root may use ports below 1024; choose another with --listen",
+    errno.EADDRNOTAVAIL: "this machine has no such address; 0.0.0.0 means all its addresses",
 }
-_SPEAKS_TLS = (
+_TLS_ONLY_BODY = (
     b'{"errors":[{"code":"UNSUPPORTED","message":"this port speaks TLS: use https://","detail":{"tls":true}}]}'
 )
-_NOT_PLAIN = (
+_TLS_ONLY = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
-    b"Content-Length: %d\r\n\r\n%s" % (len(_SPEAKS_TLS), _SPEAKS_TLS)
+    b"Content-Length: %d\r\n\r\n%s" % (len(_TLS_ONLY_BODY), _TLS_ONLY_BODY)
 )
 log = structlog.get_logger()
 
@@ -52,41 +52,43 @@ async def listening(
     shutdown: float,
     hurry: asyncio.Event,
 ) -> AsyncIterator[str]:
-    """Listens until the context ends; then lets running answers end, for *shutdown* seconds at most, or until *hurry*.
+    """Serve *app* until the context ends, then shut down gracefully. Yield the address as a URL.
+
+    The shutdown waits until the responses in progress end: at most *shutdown* seconds, or until *hurry* is set.
 
     Args:
-        certificate: what to speak TLS with; None for plain HTTP.
-
-    Yields:
-        the address, as a URL.
+        certificate: the server certificate for TLS; None for plain HTTP.
 
     Raises:
-        ConfigurationInvalid: nobody can listen there.
+        ConfigurationInvalid: if the address can't be bound.
     """
-    most = affordable_connections(limits.connections, raise_limit())
-    connections = Connections(app.handle, malformed, limits, most=most)
+    limit = affordable_connections(limits.connections, raise_limit())
+    connections = Connections(app.handle, malformed, limits, limit=limit)
     metrics.connections.set_function(lambda: len(connections))
-    metrics.connections_limit.set(most)
-    sockets = await _bound(settings)
+    metrics.connections_limit.set(limit)
+    sockets = await _bind(settings)
     listener = Listener(sockets, connections, certificate)
-    keeping = asyncio.create_task(connections.keep_limits(), name="limits of connections")
+    enforcing = asyncio.create_task(connections.enforce_time_limits(), name="time limits of connections")
     try:
-        host, port = sockets[0].getsockname()[:2]
-        scheme = "http" if certificate is None else "https"
-        url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        url = _url(sockets[0], "http" if certificate is None else "https")
         log.info("listening", url=url)
         yield url
     finally:
         log.info("stopping", seconds_at_most=shutdown)
         listener.close()
-        await connections.end(shutdown, hurry)
-        await listener.ended()
-        keeping.cancel()
-        await asyncio.wait([keeping])
+        await connections.shut_down(shutdown, hurry)
+        await listener.wait_closed()
+        enforcing.cancel()
+        await asyncio.wait([enforcing])
 
 
-async def _bound(settings: ServerSettings) -> list[socket.socket]:
-    """Sockets that listen, one for each address that the host's name stands for."""
+def _url(listener: socket.socket, scheme: str) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+async def _bind(settings: ServerSettings) -> list[socket.socket]:
+    """Return listening sockets, one for each address that the host name resolves to."""
     sockets: list[socket.socket] = []
     try:
         found = await asyncio.get_running_loop().getaddrinfo(
@@ -104,109 +106,116 @@ async def _bound(settings: ServerSettings) -> list[socket.socket]:
     except OSError as error:
         for listener in sockets:
             listener.close()
-        cure = _CURES.get(error.errno or 0, "see --listen")
-        raise ConfigurationInvalid(f"can't listen on {settings.listen}: {error.strerror or error}; {cure}") from error
+        fix = _FIXES.get(error.errno or 0, "see --listen")
+        raise ConfigurationInvalid(f"can't listen on {settings.listen}: {error.strerror or error}; {fix}") from error
     return sockets
 
 
 class Listener:
-    """Accepts connections, and brings each to where its requests are read."""
+    """Accepts connections and sets them up: registers each with `Connections`, then starts HTTP or TLS on it."""
 
     def __init__(self, sockets: list[socket.socket], connections: Connections, certificate: Certificate | None) -> None:
         self._loop = asyncio.get_running_loop()
         self._sockets = sockets
         self._connections = connections
         self._certificate = certificate
-        self._arriving: set[asyncio.Task[None]] = set()
+        self._setups: set[asyncio.Task[None]] = set()
         self._rate_limited_log = RateLimitedLog(log)
         for listener in sockets:
             self._loop.add_reader(listener, self._accept, listener)
 
     def close(self) -> None:
-        """Accepts no more."""
+        """Accept no more connections."""
         for listener in self._sockets:
             self._loop.remove_reader(listener)
             listener.close()
 
-    async def ended(self) -> None:
-        """Ends what has not come as far as a connection."""
-        for task in self._arriving:
+    async def wait_closed(self) -> None:
+        """Cancel the connections that are still being set up, and wait until they are closed."""
+        for task in self._setups:
             task.cancel()
-        await asyncio.gather(*self._arriving, return_exceptions=True)
+        await asyncio.gather(*self._setups, return_exceptions=True)
 
     def _accept(self, listener: socket.socket) -> None:
-        for _ in range(_AT_ONCE):
+        for _ in range(_ACCEPT_BATCH):
             try:
-                line, address = listener.accept()
+                accepted, address = listener.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    self._take_a_breath(listener, error)
+                    self._pause_accepting(listener, error)
                     return
-                continue  # the client was gone before its connection was there
-            self._admit(line, str(address[0]))
+                continue  # the client disconnected before its connection was accepted
+            self._admit(accepted, str(address[0]))
 
-    def _take_a_breath(self, listener: socket.socket, error: OSError) -> None:
-        """The connection stays where it is, and would be told of again at once, and again."""
+    def _pause_accepting(self, listener: socket.socket, error: OSError) -> None:
+        """Stop polling the listener for a while, and evict a connection to free a descriptor.
+
+        The connection stays in the backlog, so the event loop would report the listener as readable again at once.
+        """
         self._rate_limited_log.warning("descriptors_exhausted", reason=error.strerror or str(error))
         self._connections.evict()
         self._loop.remove_reader(listener)
-        self._loop.call_later(_BREATH, self._go_on, listener)
+        self._loop.call_later(_ACCEPT_PAUSE, self._resume_accepting, listener)
 
-    def _go_on(self, listener: socket.socket) -> None:
+    def _resume_accepting(self, listener: socket.socket) -> None:
         if listener.fileno() >= 0:
             self._loop.add_reader(listener, self._accept, listener)
 
-    def _admit(self, line: socket.socket, client: str) -> None:
-        connection = self._connections.opened(line, client)
+    def _admit(self, accepted: socket.socket, client: str) -> None:
+        connection = self._connections.add(accepted, client)
         if connection is None:
-            line.close()
+            accepted.close()
             return
-        line.setblocking(False)
-        task = self._loop.create_task(self._arrive(line, connection))
-        self._arriving.add(task)
-        task.add_done_callback(self._arriving.discard)
+        accepted.setblocking(False)
+        task = self._loop.create_task(self._set_up(accepted, connection))
+        self._setups.add(task)
+        task.add_done_callback(self._setups.discard)
 
-    async def _arrive(self, line: socket.socket, connection: Connection) -> None:
+    async def _set_up(self, accepted: socket.socket, connection: Connection) -> None:
         try:
             if self._certificate is None:
-                await self._loop.connect_accepted_socket(lambda: connection, line)
+                await self._loop.connect_accepted_socket(lambda: connection, accepted)
             else:
-                await self._greet(line, connection, self._certificate)
-        except OSError as error:  # ssl.SSLError too
+                await self._start_tls(accepted, connection, self._certificate)
+        except OSError as error:  # includes ssl.SSLError
             if self._certificate is not None:
                 reason = getattr(error, "reason", None) or str(error) or type(error).__name__
                 self._rate_limited_log.info("handshake_failed", client=connection.client, reason=reason)
         finally:
-            if not connection.is_made:  # or else it is told when it is lost
-                self._connections.lost(connection)
-                line.close()
+            if not connection.has_transport:  # otherwise connection_lost does this
+                self._connections.discard(connection)
+                accepted.close()
 
-    async def _greet(self, line: socket.socket, connection: Connection, certificate: Certificate) -> None:
-        """Waits for a first byte before anything is made for the client, and goes on with TLS if it is TLS."""
-        await self._readable(line)
-        first = line.recv(1, socket.MSG_PEEK)
-        if first == _HANDSHAKE:
+    async def _start_tls(self, accepted: socket.socket, connection: Connection, certificate: Certificate) -> None:
+        """Start TLS when the first byte is that of a handshake; otherwise tell the client to use https.
+
+        No TLS state is allocated for a client that sends nothing.
+        """
+        await self._wait_until_readable(accepted)
+        first = accepted.recv(1, socket.MSG_PEEK)
+        if first == _TLS_HANDSHAKE:
             limits = self._connections.limits
             await self._loop.connect_accepted_socket(
                 lambda: connection,
-                line,
+                accepted,
                 ssl=certificate.context,
                 ssl_handshake_timeout=limits.head,
-                ssl_shutdown_timeout=limits.unread,  # which is also the time for what was not yet taken
+                ssl_shutdown_timeout=limits.unread,  # also limits how long unsent bytes are kept
             )
         elif first:
-            line.recv(_HEARD)  # closed with something unread, the client might never see the answer
-            line.send(_NOT_PLAIN)
+            # Closing a socket with unread bytes sends a reset, and the client might never see the response.
+            accepted.recv(_MAX_DISCARDED)
+            accepted.send(_TLS_ONLY)
 
-    async def _readable(self, line: socket.socket) -> None:
+    async def _wait_until_readable(self, accepted: socket.socket) -> None:
         ready = self._loop.create_future()
-        self._loop.add_reader(line, _wake, ready)
+        self._loop.add_reader(accepted, _wake, ready)
         try:
             await ready
         finally:
-            self._loop.remove_reader(line)
+            self._loop.remove_reader(accepted)
 
 
 def _wake(ready: asyncio.Future[None]) -> None:

@@ -10,7 +10,7 @@ from mirror.origin import PullContext
 from mirror.pull.service import PullService
 from mirror.server.access_log import AccessLog
 from mirror.server.answers import cache_status, staleness
-from mirror.server.response import Sent, answer, render
+from mirror.server.response import WrittenResponse, answer, render
 
 
 class Listings:
@@ -22,7 +22,7 @@ class Listings:
 
     async def answer(
         self, request: web.BaseRequest, route: TagsRoute | ReferrersRoute, context: PullContext, started: float
-    ) -> Sent:
+    ) -> WrittenResponse:
         asked = route.asked
         if isinstance(route, TagsRoute):
             kind, path = "tags", f"{asked.path}/tags/list"
@@ -42,6 +42,6 @@ class Listings:
             headers.append(("Link", link_to(path, page.following, asked.ns)))
         if page.filtered:
             headers.append(("OCI-Filters-Applied", "artifactType"))
-        self._record.first_byte(started)
-        self._record.count(kind, pull.outcome.value)
+        self._record.first_byte(started, route.asked.repository.upstream)
+        self._record.count(kind, pull.outcome.value, asked.repository.upstream)
         return answer(request, render(200, headers), page.body)

@@ -13,7 +13,7 @@ from mirror.pull.results import CacheOutcome, ManifestResult
 from mirror.pull.service import PullService
 from mirror.server.access_log import AccessLog
 from mirror.server.answers import is_known, manifest_headers
-from mirror.server.response import Sent, answer, not_modified, render
+from mirror.server.response import WrittenResponse, answer, not_modified, render
 
 _HEADS = 4096
 
@@ -28,7 +28,7 @@ class Manifests:
 
     async def answer(
         self, request: web.BaseRequest, route: ManifestRoute, context: PullContext, started: float
-    ) -> Sent:
+    ) -> WrittenResponse:
         reference = route.reference
         head_only = request.method == "HEAD"
         manifest = self._pulls.manifest_nowait(context, reference)
@@ -41,7 +41,7 @@ class Manifests:
         body = b"" if manifest is None or head_only else manifest.body
         if "If-None-Match" in request.headers and is_known(request.headers.getall("If-None-Match"), digest):
             head, body = not_modified(head), b""
-        self._record.first_byte(started)
+        self._record.first_byte(started, route.asked.repository.upstream)
         done = answer(request, head, body)
         self._record.served(
             request, context.caller, "manifest", route.asked, reference.text, digest, outcome, len(body), started

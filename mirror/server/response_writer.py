@@ -1,8 +1,8 @@
-"""Channels: how an answer that is too large for memory gets onto a connection, as fast as the client takes it.
+"""The streaming response writer: sends a blob to a connection as fast as the client reads it.
 
-Over plain TCP a blob goes from file to socket in the kernel (sendfile). uvloop has no sendfile of its own, so the bytes
-pass it by on a second descriptor of the connection's socket. Over TLS they have to go through the transport, piece by
-piece, each written when the one before has left this process.
+Over plain TCP the kernel sends a blob from the file to the socket (sendfile). uvloop has no sendfile, so the writer
+bypasses it with a second descriptor of the connection's socket. Over TLS the bytes go through the transport, piece by
+piece: each piece is written when the previous one has left this process.
 """
 
 from __future__ import annotations
@@ -20,43 +20,50 @@ from aiohttp import web
 
 from mirror.errors import MirrorError, StorageFailed, UpstreamDisconnected
 from mirror.server.connections import Connection
-from mirror.server.response import ClientGone, ending, taken
+from mirror.server.response import ClientGone, drained, head_end
 from mirror.storage.protocols import Readable
 
-_STRETCH = 2**19  # bytes to send before others have their turn, and the page cache is looked at again
-_ROUND = 2**23  # bytes for all of them together, while the loop goes round once; then everybody sends little
-_PIECE = 64 * 2**10  # bytes that are written to a transport at once: to begin with, and
-_PIECES = 2**20  # to a client that is fast enough
-_AT_ONCE = 0.1  # seconds in which a fast one takes a piece
-_SHORT = {errno.EMFILE, errno.ENFILE}
+_MAX_CHUNK = 2**19  # bytes to send before the event loop runs other tasks and the page cache is checked again
+_ITERATION_BYTES = 2**23  # bytes that all responses together send in one iteration of the event loop
+_MIN_PIECE = 64 * 2**10  # bytes: the first piece of a response, and every piece once _ITERATION_BYTES are used up
+_MAX_PIECE = 2**20  # bytes: pieces written to a TLS transport grow to this size for a fast client
+_FAST_WRITE = 0.1  # seconds: a client is fast if it receives a piece within this time
+_DESCRIPTORS_EXHAUSTED = {errno.EMFILE, errno.ENFILE}
 
 
-class _Pace:
-    """What is left to send in this round of the loop: some hundred who begin at once would stop it for everybody."""
+class _IterationBudget:
+    """Bytes that may still be sent in this iteration of the event loop.
+
+    Without it, some hundred responses that start together would block the loop for all other connections.
+    """
 
     def __init__(self) -> None:
         self._spent = 0
 
-    def share(self, loop: asyncio.AbstractEventLoop, wanted: int) -> int:
-        """So many bytes of *wanted* are to be sent at once."""
+    def take(self, loop: asyncio.AbstractEventLoop, wanted: int) -> int:
+        """Return how many of the *wanted* bytes to send now."""
         if not self._spent:
-            loop.call_soon(self._begin)
-        share = wanted if self._spent < _ROUND else min(wanted, _PIECE)
-        self._spent += share
-        return share
+            loop.call_soon(self._reset)
+        granted = wanted if self._spent < _ITERATION_BYTES else min(wanted, _MIN_PIECE)
+        self._spent += granted
+        return granted
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._spent = 0
 
 
-_pace = _Pace()
+_budget = _IterationBudget()
 
 
 class ResponseWriter(ABC):
-    """A connection, for one answer.
+    """A streaming writer of one response to one connection, used as an async context manager.
+
+    Attributes:
+        begun: whether the head has been written, so that no error response is possible any more.
+        sent: the bytes of content written so far.
 
     Raises:
-        ClientGone: from its context, whenever it shows that nobody listens any more.
+        ClientGone: from any method or from the context, when the client has disconnected or does not read.
     """
 
     def __init__(self, request: web.BaseRequest, connection: Connection) -> None:
@@ -64,7 +71,7 @@ class ResponseWriter(ABC):
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self.begun = False
-        self.sent = 0  # bytes of content
+        self.sent = 0
 
     async def __aenter__(self) -> Self:
         transport = self._request.transport
@@ -83,36 +90,37 @@ class ResponseWriter(ABC):
             raise ClientGone from error
 
     async def head(self, head: bytes, *, more: bool) -> None:
-        """Sends the head; in one packet with content, if *more* is to follow."""
+        """Write the head; if *more* content follows, in one packet with its beginning."""
         self.begun = True
-        await self._send(memoryview(head + ending(self._request)), more=more)
+        await self._send(memoryview(head + head_end(self._request)), more=more)
 
-    async def say(self, framing: bytes) -> None:
-        """Sends what is no content."""
+    async def write_framing(self, framing: bytes) -> None:
+        """Write multipart boundaries and part headers, which do not count as content."""
         await self._send(memoryview(framing))
 
     async def write(self, content: bytes) -> None:
-        """Sends content that is in memory."""
+        """Write content from memory."""
         await self._send(memoryview(content))
         self.sent += len(content)
 
-    async def copy(self, readable: Readable, start: int, end: int) -> None:
-        """Sends content from *start* up to *end*, as it becomes readable.
+    async def send_file(self, readable: Readable, start: int, end: int) -> None:
+        """Write the content from *start* up to *end*, as it becomes readable.
 
         Raises:
-            MirrorError: it ends too early.
+            MirrorError: if the content ends before *end*.
         """
-        stretch = _PIECE
+        chunk = _MIN_PIECE
         while start < end:
             reach = min(await readable.reach(start), end)
             while start < reach:
-                sent = await self._copy(readable.fileno(), start, _pace.share(self._loop, min(reach - start, stretch)))
-                stretch = min(2 * stretch, _STRETCH)
+                count = _budget.take(self._loop, min(reach - start, chunk))
+                sent = await self._send_file(readable.fileno(), start, count)
+                chunk = min(2 * chunk, _MAX_CHUNK)
                 if not sent:
                     raise UpstreamDisconnected("the file ended before the blob")
                 start += sent
                 self.sent += sent
-                # A hundred who begin together fill megabytes of the system's memory each: others have their turn.
+                # Yield to the other responses: each fills megabytes of socket buffer before it would block.
                 await asyncio.sleep(0)
 
     @abstractmethod
@@ -125,46 +133,49 @@ class ResponseWriter(ABC):
     async def _send(self, content: memoryview, *, more: bool = False) -> None: ...
 
     @abstractmethod
-    async def _copy(self, file: int, start: int, count: int) -> int:
-        """Sends up to *count* bytes of *file* from *start* on; says how many, 0 at its end."""
+    async def _send_file(self, file: int, start: int, count: int) -> int:
+        """Send up to *count* bytes of *file* from *start*; return how many were sent, 0 at the end of the file."""
 
-    async def _until(self, room: asyncio.Future[None]) -> None:
-        """Waits for *room* for as long as the client takes anything at all."""
+    async def _wait_for_space(self, writable: asyncio.Future[None]) -> None:
+        """Wait for *writable*; raise ClientGone if no byte is acknowledged for `limits.unread` seconds."""
         while True:
-            taken = self._connection.taken()
-            done, _ = await asyncio.wait([room], timeout=self._connection.limits.unread)
+            acknowledged = self._connection.acknowledged_bytes()
+            done, _ = await asyncio.wait([writable], timeout=self._connection.limits.unread)
             if done:
                 return
-            if self._connection.taken() == taken:
+            if self._connection.acknowledged_bytes() == acknowledged:
                 raise ClientGone
 
-    async def _on_thread(self, act: Callable[[], int]) -> int:
-        """Comes back only when the thread has: until then nobody may close the descriptors that it uses."""
-        acting = self._loop.run_in_executor(None, act)
+    async def _in_thread(self, operation: Callable[[], int]) -> int:
+        """Run *operation* in a thread; return only when it has ended, even if cancelled.
+
+        Until then its descriptors must stay open: a closed number may be reused for another client's connection.
+        """
+        running = self._loop.run_in_executor(None, operation)
         try:
-            return await asyncio.shield(acting)
+            return await asyncio.shield(running)
         except asyncio.CancelledError:
-            await asyncio.wait([acting])
+            await asyncio.wait([running])
             raise
 
 
 class PlainWriter(ResponseWriter):
-    """Past the transport, on a second descriptor."""
+    """A writer that bypasses the transport with a second descriptor of the socket, and uses sendfile."""
 
     _socket: socket.socket
 
     async def _open(self, transport: asyncio.Transport) -> None:
-        await taken(self._request, most=0)
+        await drained(self._request, limit=0)
         if transport.is_closing():
             raise ClientGone
-        own: socket.socket = transport.get_extra_info("socket")
+        original: socket.socket = transport.get_extra_info("socket")
         try:
-            self._socket = socket.fromfd(own.fileno(), own.family, own.type)
+            self._socket = socket.fromfd(original.fileno(), original.family, original.type)
         except OSError as error:
-            if error.errno not in _SHORT:
+            if error.errno not in _DESCRIPTORS_EXHAUSTED:
                 raise ClientGone from error
             raise MirrorError(
-                "the mirror has no descriptor left; raise its limit (ulimit -n) or lower limits.connections"
+                "the mirror has no file descriptor left; raise its limit (ulimit -n) or lower limits.connections"
             ) from error
         self._socket.setblocking(False)
 
@@ -176,80 +187,80 @@ class PlainWriter(ResponseWriter):
             try:
                 content = content[self._socket.send(content, socket.MSG_MORE if more else 0) :]
             except BlockingIOError:
-                await self._writable()
+                await self._wait_until_writable()
 
-    async def _copy(self, file: int, start: int, count: int) -> int:
+    async def _send_file(self, file: int, start: int, count: int) -> int:
         while True:
             try:
                 if _is_in_memory(file, start + count - 1):
                     return os.sendfile(self._socket.fileno(), file, start, count)
-                # The disk would stop the loop, and with it everybody else.
-                return await self._on_thread(lambda: os.sendfile(self._socket.fileno(), file, start, count))
+                # Waiting for the disk here would block the event loop, and with it every other connection.
+                return await self._in_thread(lambda: os.sendfile(self._socket.fileno(), file, start, count))
             except BlockingIOError:
-                await self._writable()
+                await self._wait_until_writable()
 
-    async def _writable(self) -> None:
+    async def _wait_until_writable(self) -> None:
         ready = self._loop.create_future()
         self._loop.add_writer(self._socket, _wake, ready)
         try:
-            await self._until(ready)
+            await self._wait_for_space(ready)
         finally:
             self._loop.remove_writer(self._socket)
 
 
 class TlsWriter(ResponseWriter):
-    """Through the transport, which encrypts.
+    """A writer that goes through the transport, which encrypts.
 
-    At most two pieces are in this process: one that the system does not take yet, and one behind it. A client that is
-    slow gets small ones, so that a thousand of them take little memory.
+    At most two pieces are in this process: one that the kernel does not accept yet, and the one behind it. Pieces are
+    small for a slow client, so that a thousand slow clients need little memory.
     """
 
     _transport: asyncio.Transport
 
     async def _open(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._buffer = memoryview(bytearray(_PIECES))  # untouched pages take no memory
-        self._piece = _PIECE
+        self._buffer = memoryview(bytearray(_MAX_PIECE))  # untouched pages occupy no memory
+        self._piece_size = _MIN_PIECE
 
     def _close(self, *, failed: bool) -> None:
         if failed and self.begun:
-            self._transport.abort()  # a goodbye would say that this was all
+            self._transport.abort()  # an orderly TLS close would mark the truncated response as complete
 
     async def _send(self, content: memoryview, *, more: bool = False) -> None:  # noqa: ARG002
         while content:
-            piece, content = content[: self._piece], content[self._piece :]
-            await self._put(piece)
+            piece, content = content[: self._piece_size], content[self._piece_size :]
+            await self._write_piece(piece)
 
-    async def _copy(self, file: int, start: int, count: int) -> int:
-        piece = self._buffer[: min(count, self._piece)]
+    async def _send_file(self, file: int, start: int, count: int) -> int:
+        piece = self._buffer[: min(count, self._piece_size)]
         try:
             read = os.preadv(file, [piece], start, os.RWF_NOWAIT)
         except BlockingIOError:
-            read = await self._on_thread(lambda: os.preadv(file, [piece], start))
+            read = await self._in_thread(lambda: os.preadv(file, [piece], start))
         except OSError as error:
-            if error.errno != errno.EOPNOTSUPP:  # a file system that can't tell what is in memory
+            if error.errno != errno.EOPNOTSUPP:  # the file system does not support RWF_NOWAIT
                 raise
             read = os.preadv(file, [piece], start)
-        await self._put(piece[:read])
+        await self._write_piece(piece[:read])
         return read
 
-    async def _put(self, piece: memoryview) -> None:
-        """Comes back when *piece* is encrypted and may be overwritten."""
+    async def _write_piece(self, piece: memoryview) -> None:
+        """Write *piece*; return when it is encrypted and its memory may be overwritten."""
         if self._request.transport is None or self._transport.is_closing():
             raise ClientGone
         self._transport.write(piece)
-        room = self._connection.room()
-        if room is None:
-            self._piece = min(2 * self._piece, _PIECES)
+        writable = self._connection.writable()
+        if writable is None:
+            self._piece_size = min(2 * self._piece_size, _MAX_PIECE)
             return
-        began = self._loop.time()
-        await self._until(room)
-        quick = self._loop.time() - began < _AT_ONCE
-        self._piece = min(2 * self._piece, _PIECES) if quick else _PIECE
+        started = self._loop.time()
+        await self._wait_for_space(writable)
+        is_fast = self._loop.time() - started < _FAST_WRITE
+        self._piece_size = min(2 * self._piece_size, _MAX_PIECE) if is_fast else _MIN_PIECE
 
 
 def writer_for(request: web.BaseRequest) -> ResponseWriter:
-    """For the answer to *request*."""
+    """Return the writer for the response to *request*: TlsWriter or PlainWriter."""
     connection = request.protocol
     assert isinstance(connection, Connection)  # noqa: S101
     return (TlsWriter if connection.is_tls else PlainWriter)(request, connection)
@@ -261,11 +272,11 @@ def _wake(ready: asyncio.Future[None]) -> None:
 
 
 def _is_in_memory(file: int, offset: int) -> bool:
-    """Whether the byte at *offset* can be read without waiting for the disk."""
+    """Return whether the byte at *offset* can be read without waiting for the disk."""
     try:
         os.preadv(file, [bytearray(1)], offset, os.RWF_NOWAIT)
     except BlockingIOError:
         return False
-    except OSError:  # a file system that can't tell
+    except OSError:  # the file system does not support RWF_NOWAIT
         return True
     return True

@@ -36,6 +36,7 @@ class SocketBodyReader(asyncio.BufferedProtocol):
         Returns:
             the intake, and what aiohttp had read ahead; None where there is too little left, or no connection.
         """
+        # Undocumented parts of aiohttp: each is listed in tests/unit/test_aiohttp_private.py.
         connection = response.connection
         transport = None if connection is None else connection.transport
         if connection is None or connection.protocol is None or transport is None or left < WORTH_IT:

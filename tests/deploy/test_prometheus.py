@@ -75,7 +75,7 @@ async def all_is_there(scraping: Prometheus, expression: str) -> None:
 
 def as_grafana_asks(expression: str) -> str:
     """With the values that Grafana fills in."""
-    for name, value in {"$instance": ".*", "$__rate_interval": "1m", "$__range": "1h"}.items():
+    for name, value in {"$instance": ".*", "$upstream": ".*", "$__rate_interval": "1m", "$__range": "1h"}.items():
         expression = expression.replace(name, value)
     assert "$" not in expression, expression
     return expression

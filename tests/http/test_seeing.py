@@ -96,13 +96,32 @@ async def test_every_request_is_counted_once(client: Client, upstream: Upstream,
 
         return total(after) - total(before)
 
-    assert growth("mirror_requests_total") == len(targets)
+    own = f'upstream="{upstream.name}"'
+    assert growth("mirror_requests_total") == growth("mirror_requests_total", own) == len(targets)
     assert growth("mirror_served_bytes_total") == 2 * (manifest.size + layer.size)
+    assert growth("mirror_served_bytes_total", own) == 2 * (manifest.size + layer.size)
     assert growth("mirror_upstream_bytes_total") == manifest.size + layer.size
-    assert growth("mirror_upstream_requests_total", f'upstream="{upstream.name}"') == len(upstream.registry.journal)
+    assert growth("mirror_upstream_requests_total", own) == len(upstream.registry.journal)
     assert growth("mirror_upstream_requests_total", 'status="404"') == 2
     assert growth("mirror_cache_bytes") == manifest.size + layer.size
-    assert growth("mirror_first_byte_seconds_count") >= 4
+    assert growth("mirror_first_byte_seconds_count") == growth("mirror_first_byte_seconds_count", own) >= 4
+
+
+async def test_requests_about_no_upstream_have_an_empty_label(client: Client, upstream: Upstream) -> None:
+    """The registry check and an unknown path have none; an error about an upstream has its name."""
+    text = await _metrics_after(client, "/v2/", "/nothing", upstream.manifest("none"))
+    assert re.search(r'(?m)^mirror_requests_total\{kind="api",outcome="answered",upstream=""\} \d', text)
+    assert re.search(r'(?m)^mirror_requests_total\{kind="error",outcome="[a-z_]+",upstream=""\} \d', text)
+    assert re.search(
+        rf'(?m)^mirror_requests_total\{{kind="error",outcome="manifest_unknown",upstream="{upstream.name}"\}} \d', text
+    )
+    assert 'mirror_served_bytes_total{upstream=""}' not in text
+
+
+async def _metrics_after(client: Client, *targets: str) -> str:
+    for target in targets:
+        await client.get(target)
+    return (await client.get("/metrics")).body.decode()
 
 
 async def test_of_many_at_once_each_is_counted_once(client: Client, upstream: Upstream, mirror: Mirror) -> None:

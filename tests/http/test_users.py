@@ -228,14 +228,14 @@ async def test_what_was_wrong_is_not_checked_again(client: Client) -> None:
 async def test_refusals_are_counted(client: Client) -> None:
     """As errors, by their code."""
     assert (await client.get("/v2/")).status == 401
-    assert (await figures(client))['mirror_requests_total{kind="error",outcome="unauthorized"}'] >= 1
+    assert (await figures(client))['mirror_requests_total{kind="error",outcome="unauthorized",upstream=""}'] >= 1
 
 
 async def test_answers_that_are_not_read_are_not_made(client: Client, mirror: Mirror) -> None:
     """A stranger that asks on one connection without reading fills neither memory nor log: it has to wait."""
 
     async def refused() -> float:
-        return (await figures(client))['mirror_requests_total{kind="error",outcome="unauthorized"}']
+        return (await figures(client))['mirror_requests_total{kind="error",outcome="unauthorized",upstream=""}']
 
     before = await refused() if (await client.get("/v2/")).status == 401 else 0
     with socket.socket() as stranger:

@@ -1,4 +1,4 @@
-"""A connection's socket and a blob's file, lent to a thread: nobody closes them before it is done."""
+"""The response writer: descriptors that a thread uses stay open until the thread has finished."""
 
 import asyncio
 import contextlib
@@ -17,29 +17,29 @@ from mirror.config import LimitSettings
 from mirror.server.connections import Connections
 from mirror.server.framing import malformed
 from mirror.server.listener import Listener
-from mirror.server.response import sent
+from mirror.server.response import written_response
 from mirror.server.response_writer import writer_for
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
 SIZE = 2**20
-TURNS = 100  # of the loop, in which whoever was cancelled could end
+LOOP_ITERATIONS = 100  # enough for a cancelled task to end
 
 
 class BusyThreads(ThreadPoolExecutor):
-    """Threads that get the processor only when a test lets them have it."""
+    """An executor whose thread waits for the test before it runs its function."""
 
     def __init__(self) -> None:
         super().__init__(max_workers=1)
-        self.taken = threading.Event()
+        self.started = threading.Event()
         self.free = threading.Event()
 
     def submit(
         self, fn: Callable[_Arguments, _Result], /, *args: _Arguments.args, **kwargs: _Arguments.kwargs
     ) -> Future[_Result]:
         def late() -> _Result:
-            self.taken.set()
+            self.started.set()
             self.free.wait(10)
             return fn(*args, **kwargs)
 
@@ -47,7 +47,7 @@ class BusyThreads(ThreadPoolExecutor):
 
 
 class WholeFile:
-    """Content that is all there."""
+    """Content that is completely readable."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -65,7 +65,7 @@ class WholeFile:
 
 @pytest.fixture
 def file_on_disk() -> Iterator[IO[bytes]]:
-    """A file of which nothing is in memory, so that a thread has to send it."""
+    """Yield a file that is not in the page cache, so that a thread has to send it."""
     with tempfile.TemporaryFile(dir="/var/tmp") as file:
         file.write(b"A" * SIZE)
         file.flush()
@@ -76,66 +76,66 @@ def file_on_disk() -> Iterator[IO[bytes]]:
 
 @contextlib.asynccontextmanager
 async def sending(file: IO[bytes]) -> AsyncIterator[tuple[asyncio.Task[None], asyncio.StreamReader]]:
-    """The task that sends a file over a Channel, and the client's end of its connection."""
-    begun: asyncio.Future[asyncio.Task[None]] = asyncio.get_running_loop().create_future()
+    """Yield the task that sends a file with a response writer, and the client's end of its connection."""
+    started: asyncio.Future[asyncio.Task[None]] = asyncio.get_running_loop().create_future()
 
     async def send(request: web.BaseRequest) -> None:
-        async with writer_for(request) as channel:
-            await channel.copy(WholeFile(file), 0, SIZE)
+        async with writer_for(request) as writer:
+            await writer.send_file(WholeFile(file), 0, SIZE)
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         task = asyncio.create_task(send(request))
-        begun.set_result(task)
+        started.set_result(task)
         await asyncio.wait([task])
-        return sent(keep_alive=False)
+        return written_response(keep_alive=False)
 
     port = socket.create_server(("127.0.0.1", 0))
     port.setblocking(False)
-    connections = Connections(handle, malformed, LimitSettings(), most=16)
+    connections = Connections(handle, malformed, LimitSettings(), limit=16)
     listener = Listener([port], connections, None)
     reader, writer = await asyncio.open_connection(*port.getsockname())
     writer.write(b"GET / HTTP/1.1\r\nHost: mirror.test\r\n\r\n")
     try:
-        yield await begun, reader
+        yield await started, reader
     finally:
         writer.close()
         await writer.wait_closed()
         listener.close()
-        await connections.end(1, asyncio.Event())
-        await listener.ended()
+        await connections.shut_down(1, asyncio.Event())
+        await listener.wait_closed()
 
 
-async def test_who_is_cancelled_waits_for_the_thread_that_sends(file_on_disk: IO[bytes]) -> None:
-    """The client leaves while a thread is about to send: the socket's descriptor stays open until it has, then goes.
+async def test_cancelled_writer_waits_for_its_thread(file_on_disk: IO[bytes]) -> None:
+    """A client disconnects while a thread is about to send: the socket's descriptor stays open until the thread ends.
 
-    Closed sooner, its number would be the next client's, and the bytes would be sent to that one.
+    If it were closed earlier, another client could get the same descriptor number, and the blob's bytes.
     """
     threads = BusyThreads()
     asyncio.get_running_loop().set_default_executor(threads)
     async with sending(file_on_disk) as (task, reader):
-        await _busy(threads)
-        held = _sockets()
+        await _thread_started(threads)
+        before = _sockets()
         task.cancel()
-        for _ in range(TURNS):
+        for _ in range(LOOP_ITERATIONS):
             await asyncio.sleep(0)
-        still = _sockets()
+        after = _sockets()
         threads.free.set()
-        assert (task.done(), still) == (False, held)
+        assert (task.done(), after) == (False, before)
         await asyncio.wait([task])
         assert task.cancelled()
-        assert _sockets() < held
+        assert _sockets() < before
         assert await reader.read(10) == b"A" * 10
 
 
-async def _busy(threads: BusyThreads) -> None:
-    """Wait until a thread is about to send; where /var/tmp is in memory, none ever is."""
+async def _thread_started(threads: BusyThreads) -> None:
+    """Wait until a thread is about to send. If /var/tmp is in memory, no thread is used and this times out."""
     async with asyncio.timeout(10):
-        while not threads.taken.is_set():  # noqa: ASYNC110 - it is set by a thread
+        while not threads.started.is_set():  # noqa: ASYNC110 - a thread sets it
             await asyncio.sleep(0.001)
 
 
 def _sockets() -> int:
-    """How many descriptors of this process are sockets."""
+    """Return how many descriptors of this process are sockets."""
     found = 0
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
