@@ -69,7 +69,7 @@ def anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_paths_named_in_documents_exist(document: Path) -> None:
     """Files, folders, and tests of a file."""
     for path, test in named_paths(document):
@@ -78,7 +78,7 @@ def test_paths_named_in_documents_exist(document: Path) -> None:
         assert not test or any(re.search(rf"def {test}\b", one.read_text()) for one in found), f"{path}::{test}"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_in_documents_lead_to_files_and_sections(document: Path) -> None:
     """Links within the project; `#section` is a heading of the document that it leads to."""
     for token in tokens(document):
