@@ -1,11 +1,13 @@
-# make run    the mirror, on its defaults, in an environment of its own
-# make test   everything that is checked, with what it needs installed first
-# make demo   a pull through the mirror, missed and hit, in figures
-# make bench  the mirror beside other caches, in figures; ONLY=ci for one measurement
-# make reference   docs/configuration.md and config/mirror.toml, written from the settings
-# make fuzz   inputs that nobody would send, COUNT=100000 of them
-# make crash  kill -9 at any moment, 200 times
-# make soak   pulls, faults, evictions and restarts against a model, for MINUTES=5
+# make run        start the mirror with defaults, in its own Python environment
+# make test       run every check, after installing its prerequisites
+# make lint       run ruff and mypy only
+# make demo       pull an image through the mirror, a miss and a hit, with figures
+# make bench      measure the mirror beside other caches; ONLY=ci runs one measurement
+# make reference  generate docs/configuration.md, config/mirror.toml and the docstring of mirror/__init__.py
+# make fuzz       send COUNT=100000 hostile inputs
+# make crash      kill -9 the mirror at chosen moments, 200 rounds
+# make soak       run pulls, faults, evictions and restarts against a model for MINUTES=5
+# make lock       renew the locks in requirements/
 
 PYTHON ?= python3
 MINUTES ?= 5
@@ -57,12 +59,12 @@ soak: .venv/dev
 	@$(PIP) --require-hashes --requirement requirements/dev.txt
 	@touch $@
 
-# The real registries and clients that tests run against: installed when that is possible, named when it is not.
+# Install the real registries and clients that tests use, as root on Debian; otherwise each test names a missing program.
 .PHONY: programs
 programs:
 	@./tests/real/install $(PROGRAMS)
 
-# The locks: hashes of every package, for every platform, and no address of where they come from.
+# Lock files with hashes of every package for every platform, without the address of an index.
 lock:
 	@$(BIN)/python -m uv pip compile --quiet pyproject.toml --group build --generate-hashes --no-emit-index-url \
 		--no-header --universal --python-version 3.11 --output-file requirements/run.txt
