@@ -180,7 +180,7 @@ class PullService:
 
     async def _fetched(self, repository: Repository, reference: Reference) -> ManifestResult:
         await self._questions.check(repository, reference, ManifestUnknown)
-        manifest, joined = await self._fetches.ask(
+        manifest, joined = await self._fetches.do(
             (self._asker, repository, reference), partial(self._fetch, repository, reference)
         )
         stored = CacheOutcome.STORED if manifest.digest in self._store else CacheOutcome.PASSED
@@ -201,7 +201,7 @@ class PullService:
     async def _revalidated(self, repository: Repository, tag: Tag, fact: TagFact) -> ManifestResult:
         try:
             asking = partial(self._revalidate, repository, tag, fact)
-            manifest, _ = await self._fetches.ask((self._asker, repository, tag), asking)
+            manifest, _ = await self._fetches.do((self._asker, repository, tag), asking)
         except MirrorError as failure:
             if is_gone(failure):
                 await self._catalog.drop_tag(repository, tag)
@@ -360,7 +360,7 @@ class PullService:
             BlobUnknown, UpstreamError: upstream does not confirm it.
         """
         if not await self._catalog.holds(repository, digest):
-            await self._checks.ask((self._asker, repository, digest), partial(self._ask_holds, repository, digest))
+            await self._checks.do((self._asker, repository, digest), partial(self._ask_holds, repository, digest))
 
     async def _ask_holds(self, repository: Repository, digest: Digest) -> None:
         await self._questions.check(repository, digest, BlobUnknown)

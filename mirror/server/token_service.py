@@ -93,7 +93,7 @@ class TokenService:
         shown = parse_authorization(request.headers.get("Authorization"))
         if not isinstance(shown, Login) or self.tenancy.is_admitted(route.asked.repository, tenant):
             return nullcontext()
-        return self.guesses.guess(request.remote or "")
+        return self.guesses.attempt(request.remote or "")
 
     def _tenant(self, request: web.BaseRequest, asked: RequestedRepository) -> Tenant:
         upstream = asked.repository.upstream
@@ -125,7 +125,7 @@ class TokenService:
         login = shown if isinstance(shown, Login) and self.tenancy.concerns(upstream) else None
         tenant = Tenant(upstream, login)
         try:
-            with nullcontext() if login is None else self.guesses.guess(request.remote or ""):
+            with nullcontext() if login is None else self.guesses.attempt(request.remote or ""):
                 await self.tenancy.check(tenant)
         except Denied as refusal:
             challenge = f'Basic realm="{upstream}"'

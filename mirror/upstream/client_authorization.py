@@ -119,7 +119,7 @@ class ClientAuthorization:
         """
         verdict = self._verdict(question.asked.repository, tenant)
         if verdict is None:
-            await self._asking.ask((question, tenant), partial(self._ask, question, tenant))
+            await self._asking.do((question, tenant), partial(self._ask, question, tenant))
         elif verdict.refusal is not None:
             raise Denied(verdict.refusal, upstream=tenant.upstream)
 
@@ -150,7 +150,7 @@ class ClientAuthorization:
             UpstreamError: it can't be asked.
         """
         if tenant.login is not None:
-            await self._checking.ask(tenant, self.registry(tenant).check_login)
+            await self._checking.do(tenant, self.registry(tenant).check_login)
 
     def issue(self, tenant: Tenant) -> Token:
         """A token that stands for the tenant, for TOKEN_LIFE seconds and as long as this mirror runs."""

@@ -79,7 +79,7 @@ class Registry:
         self.allowance = allowance
         self._turns = turns
         self._passing = FairSemaphore(
-            max(1, turns.most // 2)
+            max(1, turns.capacity // 2)
         )  # clients set the pace of these: some turns are not for them
         self._blamed = LruCache[Digest, tuple[str, ...]](_MOST_BLAMED)  # labels of endpoints, the last one last
         self._lifetimes = AsyncExitStack()
@@ -89,7 +89,7 @@ class Registry:
         self._first_byte = timeouts.first_byte
         self._silence = timeouts.silence
         self._metrics = metrics
-        metrics.upstream_blobs.labels(name, "fetching").set_function(lambda: turns.taken)
+        metrics.upstream_blobs.labels(name, "fetching").set_function(lambda: turns.held)
         passing = self._passing
         metrics.upstream_blobs.labels(name, "waiting").set_function(lambda: turns.waiting + passing.waiting)
 
@@ -250,12 +250,12 @@ class Registry:
         try:
             async with asyncio.timeout(self._first_byte * _WAITING if is_awaited else None):
                 if is_awaited:
-                    await exits.enter_async_context(self._passing.turn(repository))
-                await exits.enter_async_context(self._turns.turn(repository))
+                    await exits.enter_async_context(self._passing.acquire(repository))
+                await exits.enter_async_context(self._turns.acquire(repository))
         except TimeoutError as error:
             raise UpstreamUnavailable(
-                f"{self._turns.taken} blobs are being fetched from {self.name} already: ask again, or set connections "
-                f'above {self._turns.most} in [upstreams."{self.name}"]',
+                f"{self._turns.held} blobs are being fetched from {self.name} already: ask again, or set connections "
+                f'above {self._turns.capacity} in [upstreams."{self.name}"]',
                 retry_after=5,
                 upstream=self.name,
             ) from error

@@ -164,7 +164,7 @@ class Authorizer:
                     return _Held(shown.header(), shown, self._clock() + _SHOWN_FOR, everywhere=True)
                 case Bearer(), _:
                     ask = partial(self._bearer, challenge, repository, credentials)
-                    held, _ = await self._collapsed.ask((repository, credentials), ask)
+                    held, _ = await self._collapsed.do((repository, credentials), ask)
                     return held
         raise UpstreamRefused(
             f"{self._upstream} wants credentials for {repository or 'its API'} and there are none that it takes: "
