@@ -1,4 +1,4 @@
-"""Guesses: logins that turned out wrong, by the address that they came from. Too many, and no more are passed on."""
+"""Rate limit on failed logins (password guessing), by client address."""
 
 from __future__ import annotations
 
@@ -10,46 +10,46 @@ from dataclasses import dataclass
 from mirror.errors import Denied, TooManyLogins
 from mirror.primitives.lru import LruCache
 
-_MOST = 60  # wrong ones within so much time
-_WITHIN = 60.0  # seconds
-_ADDRESSES = 65_536
+_MAX_FAILURES = 60  # per address and window
+_WINDOW = 60.0  # seconds
+_MAX_ADDRESSES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
-class _Wrong:
+class _Failures:
     count: int
     since: float
 
 
 class FailedLoginLimiter:
-    """Keeps an upstream from being asked for one password after another in the mirror's name."""
+    """Keeps a client from using the mirror to guess an upstream's passwords."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._wrong = LruCache[str, _Wrong](_ADDRESSES)
+        self._failures = LruCache[str, _Failures](_MAX_ADDRESSES)
 
     @contextmanager
-    def guess(self, address: str) -> Iterator[None]:
-        """A login from *address* is tried in the block, which raises Denied where it is wrong.
+    def attempt(self, address: str) -> Iterator[None]:
+        """Check a login from *address* in the block, and count it as failed if the block raises Denied.
 
         Raises:
-            TooManyLogins: too many were wrong lately; this one is not to be tried.
+            TooManyLogins: if too many logins from *address* failed within the last minute. The block does not run.
         """
-        wrong = self._lately(address)
-        if wrong.count >= _MOST:
-            left = max(1, round(wrong.since + _WITHIN - self._clock()))
+        failures = self._recent(address)
+        if failures.count >= _MAX_FAILURES:
+            left = max(1, round(failures.since + _WINDOW - self._clock()))
             raise TooManyLogins(
-                f"{_MOST} logins from {address} were wrong within a minute: the next is tried in {left} s",
+                f"{_MAX_FAILURES} logins from {address} failed within a minute: try again in {left} s",
                 retry_after=left,
             )
         try:
             yield
         except Denied:
-            wrong = self._lately(address)
-            self._wrong.set(address, _Wrong(wrong.count + 1, wrong.since))
+            failures = self._recent(address)
+            self._failures.set(address, _Failures(failures.count + 1, failures.since))
             raise
 
-    def _lately(self, address: str) -> _Wrong:
-        wrong = self._wrong.get(address)
+    def _recent(self, address: str) -> _Failures:
+        failures = self._failures.get(address)
         now = self._clock()
-        return wrong if wrong is not None and now < wrong.since + _WITHIN else _Wrong(0, now)
+        return failures if failures is not None and now < failures.since + _WINDOW else _Failures(0, now)

@@ -1,7 +1,8 @@
-"""Users: who they are (htpasswd), and whether a login is one of theirs.
+"""Users of the mirror (htpasswd) and the check of their passwords.
 
-Only bcrypt is known here: the other hashes of htpasswd files are tried by the billion a second. A check takes 50 to
-500 ms of a core, so it is done beside the loop, once for each login, and a flood of wrong ones has one thread to fill.
+Only bcrypt is accepted: the other hashes of htpasswd files can be guessed at billions a second. A check takes 50 to
+500 ms of a core. It runs in a thread outside the event loop, once for each login, and a flood of wrong logins occupies
+that one thread only.
 """
 
 from __future__ import annotations
@@ -30,29 +31,29 @@ from mirror.oci.authorization import Login
 from mirror.primitives.lru import LruCache
 from mirror.primitives.singleflight import SingleFlight
 
-# The last letter of a salt holds two bits. A cost above 14 would keep a core busy for seconds with each login.
+# The last letter of a salt holds two bits. A cost above 14 would occupy a core for seconds with each login.
 _HASH = re.compile(r"\$2[aby]\$(?:0[4-9]|1[0-4])\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
 _BCRYPT = re.compile(r"\$2[abxy]?\$")
-_LONGEST_PASSWORD = 72  # bytes; of longer ones bcrypt would read the beginning only
-_REMEMBERED = 8192  # logins that were right
-_REFUSED = 2048  # logins that were wrong: clients say the same again and again
-_MOST_WAITING = 32  # logins to be checked; a few seconds' work
-_NICE = 10  # the loop comes first where cores are scarce
-_RETRY = 2  # seconds
+_MAX_PASSWORD_BYTES = 72  # of a longer password, bcrypt would read only the beginning
+_MAX_RIGHT = 8192  # cached logins that were right
+_MAX_WRONG = 2048  # cached logins that were wrong: clients repeat them
+_MAX_WAITING = 32  # logins that wait for a check: a few seconds of work
+_NICE = 10  # so that the event loop has priority on a busy machine
+_RETRY_AFTER = 2  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Users:
-    """Names, each with the bcrypt hash of its password."""
+    """User names, each with the bcrypt hash of its password."""
 
     hashes: Mapping[str, bytes] = field(repr=False)
 
     @classmethod
     def read(cls, file: Path) -> Users:
-        """The users in an htpasswd file.
+        """Read an htpasswd file.
 
         Raises:
-            ConfigurationInvalid: it can't be read, or a line is not what it should be.
+            ConfigurationInvalid: if the file can't be read, or a line is invalid.
         """
         try:
             text = file.read_bytes().decode()
@@ -64,18 +65,18 @@ class Users:
         return cls(parse_htpasswd(text, file=str(file)))
 
     def decoy(self, seed: bytes) -> bytes:
-        """The hash to check a name against that nobody has: some user's, always the same for the same seed.
+        """Return the hash against which the password of an unknown user is checked; equal seeds give equal hashes.
 
-        The answer is no, whatever the check says; but the time it takes is that of any other name.
+        The login fails whatever the check says, but it takes as long as that of a known user.
         """
         return list(self.hashes.values())[int.from_bytes(seed[:8]) % len(self.hashes)]
 
 
 def parse_htpasswd(text: str, *, file: str) -> dict[str, bytes]:
-    """The hash of each user in *text*: lines of `name:hash`; empty ones, and those that begin with `#`, say nothing.
+    """Return the hash of each user: lines of `name:hash`. Empty lines and lines that begin with `#` are ignored.
 
     Raises:
-        ConfigurationInvalid: the message names *file* and line, and never a hash.
+        ConfigurationInvalid: if a line is invalid. The message names *file* and the line, never a hash.
     """
     hashes: dict[str, bytes] = {}
     lines: dict[str, int] = {}
@@ -84,9 +85,9 @@ def parse_htpasswd(text: str, *, file: str) -> dict[str, bytes]:
         if not entry or entry.startswith("#"):
             continue
         user, colon, hashed = entry.partition(":")
-        fault = _fault(user, hashed) if colon else "write name:hash"
+        fault = _entry_fault(user, hashed) if colon else "write name:hash"
         if user in hashes:
-            fault = f"the name stands in line {lines[user]} already"
+            fault = f"line {lines[user]} has the same name"
         if fault is not None:
             raise ConfigurationInvalid(f"users_file {file}, line {number}: {fault}")
         hashes[user], lines[user] = hashed.encode(), number
@@ -95,29 +96,30 @@ def parse_htpasswd(text: str, *, file: str) -> dict[str, bytes]:
     return hashes
 
 
-def _fault(user: str, hashed: str) -> str | None:
+def _entry_fault(user: str, hashed: str) -> str | None:
     if user == ANONYMOUS:
-        return f"the name {ANONYMOUS!r} stands for whoever has none; take another"
+        return f"the name {ANONYMOUS!r} is reserved for clients without a login; choose another name"
     if not is_user(user):
-        return "a name is 1 to 255 characters that can be printed, without a blank at its ends"
+        return "a name has 1 to 255 printable characters and no blank at its ends"
     if _HASH.fullmatch(hashed):
         return None
     if _BCRYPT.match(hashed):
         return (
-            "the hash is none of $2a$, $2b$, $2y$ with a cost of 4 to 14, or not whole; make it anew with htpasswd -B"
+            "the hash must begin with $2a$, $2b$ or $2y$, be complete and have a cost of 4 to 14; "
+            "create it again with htpasswd -B"
         )
-    return "the hash is not bcrypt; make it anew with htpasswd -B"
+    return "the hash is not bcrypt; create it again with htpasswd -B"
 
 
 class Logins:
-    """Says whether a login is a user's. What was checked is remembered until the users are read anew."""
+    """Authenticates logins against the users file. Results are cached until the file is read again."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._key = secrets.token_bytes(32)  # memory holds keyed hashes of logins, and no passwords
+        self._key = secrets.token_bytes(32)  # the caches hold keyed hashes of logins, no passwords
         self._checks = SingleFlight[bytes, bool]()
         self._waiting = Counter[str]()  # by address
-        self._threads = ThreadPoolExecutor(1, "logins", initializer=_step_back)
+        self._threads = ThreadPoolExecutor(1, "logins", initializer=_lower_priority)
         self._users: Users
         self._right: LruCache[bytes, Caller]
         self._wrong: LruCache[bytes, bool]
@@ -133,39 +135,40 @@ class Logins:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def reload(self) -> None:
-        """Reads the users anew; every login is checked again.
+        """Read the users file again, and drop all cached results.
 
         Raises:
-            ConfigurationInvalid: the file is not what it should be; the users stay as they were.
+            ConfigurationInvalid: if the file is invalid. The previous users stay in force.
         """
         self._users = Users.read(self._file)
-        self._right = LruCache(_REMEMBERED)
-        self._wrong = LruCache(_REFUSED)
+        self._right = LruCache(_MAX_RIGHT)
+        self._wrong = LruCache(_MAX_WRONG)
 
-    def known(self, header: str) -> Caller | None:
-        """Who sends this Authorization header, if it was right before. Nearly every request of a user ends here."""
+    def cached(self, header: str) -> Caller | None:
+        """Return the caller of an Authorization header that was right before: the path of nearly every request."""
         return self._right.get(self._hashed(header))
 
-    async def admitted(self, header: str, login: Login, address: str) -> Caller | None:
-        """The user whose *login* it is, as *header* shows it; None where it is nobody's.
+    async def authenticate(self, header: str, login: Login, address: str) -> Caller | None:
+        """Return the caller of *login*, or None if the name or the password is wrong.
 
-        A name that nobody has takes as long as others.
+        An unknown name takes as long as a known one.
 
         Args:
-            address: where it comes from; nobody there can keep all others waiting.
+            header: the Authorization header that carried *login*; the key of the cache.
+            address: of the client. One address can't occupy all places in the queue of checks.
 
         Raises:
-            TooManyLogins: too many logins wait to be checked.
+            TooManyLogins: if too many logins wait for a check.
         """
         key, password = self._hashed(header), login.password.encode()
-        if self._wrong.get(key) or len(password) > _LONGEST_PASSWORD:
+        if self._wrong.get(key) or len(password) > _MAX_PASSWORD_BYTES:
             return None
         users = self._users
         own = users.hashes.get(login.username)
         stored = users.decoy(self._hashed(login.username)) if own is None else own
-        right, _ = await self._checks.ask(key + stored, partial(self._check, password, stored, address))
+        right, _ = await self._checks.do(key + stored, partial(self._verify, password, stored, address))
         if users is not self._users:
-            return await self.admitted(header, login, address)  # they were read anew meanwhile
+            return await self.authenticate(header, login, address)  # the file was read again during the check
         if not right or own is None:
             self._wrong.set(key, True)
             return None
@@ -174,19 +177,21 @@ class Logins:
         return caller
 
     def _hashed(self, text: str) -> bytes:
-        # A header may hold bytes that are no text (PEP 383).
+        # A header may hold bytes that are not UTF-8 (PEP 383).
         return hashlib.blake2b(text.encode(errors="surrogateescape"), key=self._key, digest_size=32).digest()
 
-    async def _check(self, password: bytes, stored: bytes, address: str) -> bool:
-        """Takes its turn. An address may have as many places as are left for others: a flood leaves half of them.
+    async def _verify(self, password: bytes, stored: bytes, address: str) -> bool:
+        """Queue for the checking thread, and return whether the password is right.
+
+        An address may occupy as many places as it leaves free, so that a flood from one address leaves half of them.
 
         Raises:
-            TooManyLogins
+            TooManyLogins: if *address* has its share of places.
         """
-        if self._waiting[address] >= _MOST_WAITING - self._waiting.total():
+        if self._waiting[address] >= _MAX_WAITING - self._waiting.total():
             raise TooManyLogins(
-                "more logins wait to be checked than the mirror takes on at once; ask again in a moment",
-                retry_after=_RETRY,
+                f"too many logins wait to be checked; try again in {_RETRY_AFTER} s",
+                retry_after=_RETRY_AFTER,
             )
         self._waiting[address] += 1
         try:
@@ -194,17 +199,17 @@ class Logins:
             return await loop.run_in_executor(self._threads, _is_password, password, stored)
         finally:
             self._waiting[address] -= 1
-            self._waiting += Counter()  # without those that have none
+            self._waiting += Counter()  # drops addresses whose count is 0
 
 
 def _is_password(password: bytes, stored: bytes) -> bool:
-    """Compares in constant time; a password that bcrypt doesn't take is wrong."""
+    """Compare in constant time. A password that bcrypt rejects is wrong."""
     try:
         return bcrypt.checkpw(password, stored)
     except ValueError:
         return False
 
 
-def _step_back() -> None:
+def _lower_priority() -> None:
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

@@ -1,7 +1,7 @@
-"""Clients: what makes each of them use the mirror, as the text of the file that it reads.
+"""Configuration files that make container clients (docker, containerd, podman, …) use the mirror.
 
-Pure: from what the file says now to what it has to say. Nothing in it is lost, and once is enough: what was merged
-stays as it is when it is merged again.
+Pure except `file`: each client maps the current text of its file to the new text. Merging keeps everything else in the
+file, and is idempotent.
 """
 
 from mirror.clients.address import Address, Mirrored

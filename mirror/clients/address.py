@@ -1,4 +1,4 @@
-"""Where the mirror is, as clients see it, and what it stands for."""
+"""The address of the mirror as clients reach it, and the upstreams that it serves."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _LOOPBACK = re.compile(r"localhost|127(?:\.[0-9]{1,3}){3}|::1")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address of the mirror.
+    """The address of the mirror.
 
     Attributes:
         scheme: http or https.
-        host: host and perhaps port, as image names have them in front.
+        host: host and optional port, as in front of an image name.
     """
 
     scheme: str
@@ -27,15 +27,16 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """The address that *text* spells.
+        """Parse *text*.
 
         Raises:
-            ConfigurationInvalid: it is none, or one that not all clients can be told: with a path, say.
+            ConfigurationInvalid: if it is not a URL that every client can use, for example because it has a path.
         """
         found = _ADDRESS.fullmatch(text)
         if found is None or (found[3] is not None and not 0 < int(found[3]) < 65536):
             raise ConfigurationInvalid(
-                f"--mirror {text!r}: write http:// or https://, a host and perhaps a port, such as http://127.0.0.1:5000"
+                f"--mirror {text!r} is invalid: write http:// or https://, a host and optionally a port, "
+                f"such as http://127.0.0.1:5000"
             )
         host = found[2].lower()
         return cls(found[1], host if found[3] is None else f"{host}:{int(found[3])}")
@@ -46,23 +47,23 @@ class Address:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is HTTP without TLS."""
+        """Whether the mirror serves HTTP without TLS."""
         return self.scheme == "http"
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine reaches it."""
+        """Whether only this machine reaches the address."""
         return _LOOPBACK.fullmatch(urlsplit(self.url).hostname or "") is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Mirrored:
-    """What a client is told.
+    """The facts about a mirror that go into a client's configuration.
 
     Attributes:
-        upstreams: the registries that the mirror stands for, by name.
-        default: the one that a request without a name goes to; None where there is none.
-        has_users: whether the mirror asks who one is.
+        upstreams: the names of the registries that the mirror serves.
+        default: the upstream of requests that name none; None if there is no default.
+        has_users: whether the mirror requires a login.
     """
 
     address: Address

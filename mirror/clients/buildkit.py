@@ -1,4 +1,4 @@
-"""BuildKit: mirrors of each registry in buildkitd.toml; how to talk to the mirror stands in a table of its own."""
+"""BuildKit: buildkitd.toml, with a mirror for each registry and a table for the mirror's protocol."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _merged(existing: str | None, mirrored: Mirrored) -> str:
 
 
 def _changes(registries: Document, mirrored: Mirrored) -> dict[str, Document]:
-    """The keys to set, by registry."""
+    """Return the keys to set, by registry."""
     host = mirrored.address.host
     changes: dict[str, Document] = {}
     for name in mirrored.upstreams:
@@ -44,7 +44,7 @@ def _edit(changes: dict[str, Document], document: tomlkit.TOMLDocument) -> str:
             registries[name] = tomlkit.table()
         for key, value in keys.items():
             there = registries[name].get(key)
-            if isinstance(there, Array) and there:  # in place: its comments stay
+            if isinstance(there, Array) and there:  # edit in place to keep comments
                 if value[0] in there:
                     there.remove(value[0])
                 there.insert(0, value[0])
@@ -57,16 +57,18 @@ def _advice(mirrored: Mirrored) -> list[str]:
     host = mirrored.address.host
     lines = [
         (
-            "Restart buildkitd, or make the builder anew: docker buildx create --buildkitd-config FILE (--config "
-            "before buildx 0.15); buildkitd without root reads ~/.config/buildkit/buildkitd.toml"
+            "Restart buildkitd, or create the builder again: docker buildx create --buildkitd-config FILE (--config "
+            "before buildx 0.15). Rootless buildkitd reads ~/.config/buildkit/buildkitd.toml"
         ),
     ]
     if mirrored.address.is_loopback:
-        lines.append("A builder in a container does not reach this address: give --mirror one that it does")
+        lines.append(
+            "A builder in a container can't reach a loopback address: pass --mirror an address that it can reach"
+        )
     if mirrored.has_users:
-        lines.append(f"This mirror has users: docker login {host}; builds pass that login on")
+        lines.append(f"This mirror has users: run docker login {host}; builds use that login")
     if not mirrored.address.is_plain:
-        lines.append(f'If an authority of your own signed its certificate, add ca = ["FILE"] to [registry."{host}"]')
+        lines.append(f'If a private CA signed the mirror\'s certificate, add ca = ["FILE"] to [registry."{host}"]')
     return lines
 
 

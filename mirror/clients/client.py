@@ -1,4 +1,4 @@
-"""A client: the file that it reads, and what has to be in it."""
+"""The description of a client: its configuration file and how to change it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def _nothing(_path: str, _text: str) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """What makes one client use the mirror.
+    """How one client is made to use the mirror.
 
     Attributes:
-        path: the file that it reads; None where it reads none, and is told otherwise.
-        merged: what the file has to say, from what it says now (None: there is none). It raises
-            ClientConfigurationInvalid where that is broken, or can't be added to.
-        advice: what to do, or to know, besides; a line each.
-        beside: patterns of other files that it reads.
-        decided: of the path and the text of one of those, the registries about which it has the last word.
+        path: the configuration file of the client; None if it reads none (flags, manifests).
+        merged: returns the new text of the file from the current text (None: no file). It raises
+            ClientConfigurationInvalid if the current text is broken, or can't be changed safely.
+        advice: returns further steps and facts for the operator, one per line.
+        beside: globs of other configuration files of the client.
+        decided: returns the registries that such a file configures instead of `path`, from its path and text.
     """
 
     name: str
@@ -34,7 +34,14 @@ class Client:
 
 
 def certificate_advice(mirrored: Mirrored, place: str) -> list[str]:
-    """Where a client looks for the authority of a certificate that the system does not know."""
+    """Return advice on where a client looks for the CA certificate of a private CA."""
     if mirrored.address.is_plain:
         return []
-    return [f"If an authority of your own signed the mirror's certificate, put that authority's into {place}."]
+    return [f"If a private CA signed the mirror's certificate, put the CA certificate into {place}"]
+
+
+def node_advice(mirrored: Mirrored) -> list[str]:
+    """Return advice for clients on the nodes of a cluster, if the address is a loopback address."""
+    if not mirrored.address.is_loopback:
+        return []
+    return ["On each node, 127.0.0.1 is that node: unless every node runs a mirror, pass --mirror another address"]

@@ -1,7 +1,7 @@
-"""containerd: hosts.toml of `_default`, which holds for every registry that has no directory of its own.
+"""containerd: hosts.toml in `_default`, which applies to every registry without a directory of its own.
 
-containerd says with each request which registry it means (`ns`), and goes there itself for what the mirror does not
-have or does not know. Hosts are asked in the order of the file.
+containerd names the registry in each request (`ns`), and falls back to it if the mirror fails or does not know it. It
+tries hosts in the order of the file.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from mirror.clients.toml import Document, edited, read, strings_at, table_at
 from mirror.errors import ClientConfigurationInvalid
 
 _PATH = "/etc/containerd/certs.d/_default/hosts.toml"
-_NEEDED = ("pull", "resolve")
+_REQUIRED_CAPABILITIES = ("pull", "resolve")
 _HEADER = re.compile(r"^[ \t]*\[", re.MULTILINE)
 
 
 def hosts_file(existing: str | None, mirrored: Mirrored) -> str:
-    """hosts.toml, with the mirror before all other hosts."""
+    """Return hosts.toml with the mirror as the first host."""
     url = mirrored.address.url
     text = existing or ""
     found = read(text)
@@ -35,17 +35,17 @@ def hosts_file(existing: str | None, mirrored: Mirrored) -> str:
 
 def _with_capabilities(host: Document) -> Document:
     if "capabilities" not in host:
-        return {"capabilities": list(_NEEDED), **host}
+        return {"capabilities": list(_REQUIRED_CAPABILITIES), **host}
     there = strings_at(host, "capabilities")
-    return {**host, "capabilities": [*there, *(one for one in _NEEDED if one not in there)]}
+    return {**host, "capabilities": [*there, *(one for one in _REQUIRED_CAPABILITIES if one not in there)]}
 
 
 def _put_first(url: str, ours: Document, document: tomlkit.TOMLDocument, *, is_new: bool, text: str) -> str:
-    """The text with our table before all others; comments stay with what they stand above."""
+    """Return the text with the mirror's table before all others. Comments stay with the table below them."""
     if not is_new:
         hosts = document["host"]
         if not isinstance(hosts, dict):
-            raise ClientConfigurationInvalid("host is no table")
+            raise ClientConfigurationInvalid("host must be a table")
         del hosts[url]
         text = tomlkit.dumps(document)
     table = tomlkit.dumps({"host": {url: ours}}).replace("[host]\n", "", 1).strip("\n")
@@ -57,7 +57,7 @@ def _put_first(url: str, ours: Document, document: tomlkit.TOMLDocument, *, is_n
 
 
 def _above_comments(text: str, at: int) -> int:
-    """Where the comment begins that stands right above *at*, the beginning of a line."""
+    """Return the start of the comment lines directly above *at*, which is the start of a line."""
     while at > 0:
         begin = text.rfind("\n", 0, at - 1) + 1
         if not text[begin:at].lstrip().startswith("#"):
@@ -69,26 +69,26 @@ def _above_comments(text: str, at: int) -> int:
 def _advice(mirrored: Mirrored) -> list[str]:
     lines = [
         (
-            "containerd reads it with the next pull, if its config.toml names the directory: "
+            "containerd reads the file at the next pull, provided that its config.toml names the directory: "
             'config_path = "/etc/containerd/certs.d" below [plugins."io.containerd.grpc.v1.cri".registry] '
-            '([plugins."io.containerd.cri.v1.images".registry] since 2.0); after a change of that: '
+            '([plugins."io.containerd.cri.v1.images".registry] since 2.0). After a change of config.toml: '
             "systemctl restart containerd"
         ),
-        "ctr reads it where it is told to: ctr images pull --hosts-dir /etc/containerd/certs.d IMAGE",
+        "ctr needs the directory as an option: ctr images pull --hosts-dir /etc/containerd/certs.d IMAGE",
     ]
     if mirrored.has_users:
         lines.append(
             f'This mirror has users: add [host."{mirrored.address.url}".header] with '
             f'authorization = "Basic …" (base64 of name:password), '
-            "and let only root read the file"
+            "and make the file readable by root only"
         )
     if not mirrored.address.is_plain:
-        lines.append('If an authority of your own signed its certificate, add ca = "FILE" to the mirror\'s table')
+        lines.append("If a private CA signed the mirror's certificate, add ca = \"FILE\" to the mirror's table")
     return lines
 
 
 def _decided(path: str, _: str) -> frozenset[str]:
-    """The registry that a directory is for: it takes the place of _default."""
+    """Return the registry of a directory: its file replaces the one in _default."""
     return frozenset({path.split("/")[-2]} - {"_default"})
 
 

@@ -1,4 +1,4 @@
-"""dockerd: `registry-mirrors` of daemon.json, which hold for Docker Hub and for nothing else."""
+"""dockerd: `registry-mirrors` in daemon.json, which apply to Docker Hub only."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _INDENTED = re.compile(r'\n([ \t]+)"')
 def _merged(existing: str | None, mirrored: Mirrored) -> str:
     if mirrored.default != DOCKER_HUB:
         raise ClientConfigurationInvalid(
-            f"dockerd asks its mirrors for images of Docker Hub without saying so, and what is unnamed goes to "
-            f"{mirrored.default or 'no upstream'} here: set default = true in [upstreams.{DOCKER_HUB!r}]"
+            f"dockerd requests images of Docker Hub without naming it, and this mirror sends such requests to "
+            f"{mirrored.default or 'no upstream'}: set default = true in [upstreams.{DOCKER_HUB!r}]"
         )
     found = _read(existing or "")
     wanted = dict(found)
@@ -27,14 +27,8 @@ def _merged(existing: str | None, mirrored: Mirrored) -> str:
     wanted["registry-mirrors"] = _first(url, _list_of(found, "registry-mirrors"))
     if mirrored.address.is_plain and not mirrored.address.is_loopback:
         insecure = _list_of(found, "insecure-registries")
-        wanted["insecure-registries"] = (
-            insecure
-            if mirrored.address.host in insecure
-            else [
-                *insecure,
-                mirrored.address.host,
-            ]
-        )
+        host = mirrored.address.host
+        wanted["insecure-registries"] = insecure if host in insecure else [*insecure, host]
     if existing is not None and wanted == found:
         return existing
     indented = _INDENTED.search(existing or "")
@@ -42,7 +36,7 @@ def _merged(existing: str | None, mirrored: Mirrored) -> str:
 
 
 def _first(url: str, others: list[str]) -> list[str]:
-    """*others* with *url* before all; dockerd takes it for the same with a slash at its end."""
+    """Return *others* with *url* in front. To dockerd, a URL with a trailing slash is the same."""
     if others and others[0].rstrip("/") == url:
         return others
     return [url, *(one for one in others if one.rstrip("/") != url)]
@@ -50,38 +44,38 @@ def _first(url: str, others: list[str]) -> list[str]:
 
 def _read(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text, parse_constant=_no_number) if text.strip() else {}
+        found = json.loads(text, parse_constant=_refuse_constant) if text.strip() else {}
     except (ValueError, RecursionError) as error:
         raise ClientConfigurationInvalid(f"it is not JSON: {error}") from error
     if not isinstance(found, dict):
-        raise ClientConfigurationInvalid("it holds no JSON object")
+        raise ClientConfigurationInvalid("it must be a JSON object")
     return found
 
 
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number of JSON")
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not valid JSON")
 
 
 def _list_of(found: dict[str, Any], key: str) -> list[str]:
     value = found.get(key) or []
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise ClientConfigurationInvalid(f"{key} is no list of strings")
+        raise ClientConfigurationInvalid(f"{key} must be a list of strings")
     return value
 
 
 def _advice(mirrored: Mirrored) -> list[str]:
     host = mirrored.address.host
     lines = [
-        "Make dockerd read it: systemctl reload docker; containers go on running",
+        "Make dockerd read the file: systemctl reload docker (containers keep running)",
         (
-            "dockerd uses mirrors for Docker Hub only; pull from other registries by the mirror's name, such as "
+            "dockerd uses mirrors for Docker Hub only. Pull from other registries through the mirror's name: "
             f"docker pull {host}/quay.io/ORGANISATION/IMAGE"
         ),
     ]
     if mirrored.has_users:
         lines.append(
-            "This mirror has users, and dockerd shows mirrors the login for Docker Hub: docker login, with a user of "
-            f"the mirror; for pulls by its name: docker login {host}"
+            "This mirror has users, and dockerd sends its mirrors the login for Docker Hub: run docker login with a "
+            f"user of the mirror; for pulls through the mirror's name, also docker login {host}"
         )
     return lines + certificate_advice(mirrored, f"/etc/docker/certs.d/{host}/ca.crt")
 

@@ -1,4 +1,4 @@
-"""A file of another program, put in place whole: with what was there kept beside it, its owner and its mode."""
+"""Atomic replacement of another program's file, with a backup, and with its owner and mode."""
 
 from __future__ import annotations
 
@@ -10,64 +10,67 @@ from pathlib import Path
 
 from mirror.errors import ClientConfigurationInvalid
 
-_MODE = 0o644  # for a file that was not there: whom it is for reads it as another user
+_NEW_FILE_MODE = 0o644  # the client may run as another user
 
 
 class ClientFile:
-    """A place below a root directory: `/` is this machine, another one an image that is being made."""
+    """A file below a root directory: `/` for this machine, or the directory of a system image being built."""
 
     def __init__(self, root: Path, path: str) -> None:
-        """
+        """Resolve *path* below *root*.
+
         Raises:
-            ClientConfigurationInvalid: a symbolic link leads out of the root.
+            ClientConfigurationInvalid: if a symbolic link leads out of the root.
         """
         self.name = root / path.lstrip("/")
         self._root = root.resolve()
-        self._file = self.name.resolve()  # where it is a link, what it leads to is written
+        self._file = self.name.resolve()  # a symbolic link stays; its target is replaced
         if not self._file.is_relative_to(self._root):
-            raise ClientConfigurationInvalid(f"{self.name} is a link that leads out of {root}, to {self._file}")
+            raise ClientConfigurationInvalid(
+                f"{self.name} is a symbolic link that leads out of {root}, to {self._file}"
+            )
 
     def read(self) -> str | None:
-        """What it says; None where there is no such file.
+        """Return the text of the file; None if it does not exist.
 
         Raises:
-            ClientConfigurationInvalid: it can't be read.
+            ClientConfigurationInvalid: if it can't be read, or is not UTF-8.
         """
         try:
             return self._file.read_bytes().decode()
         except FileNotFoundError:
             return None
         except UnicodeDecodeError as error:
-            raise ClientConfigurationInvalid(f"{self.name} is no UTF-8 text") from error
+            raise ClientConfigurationInvalid(f"{self.name} is not UTF-8 text") from error
         except OSError as error:
             raise ClientConfigurationInvalid(f"{self.name} can't be read: {error.strerror}") from error
 
     def write(self, content: str, *, instead_of: str | None) -> Path | None:
-        """Puts *content* there, all at once.
+        """Replace the file with *content*, atomically.
 
         Args:
-            instead_of: what was read; if somebody wrote something else meanwhile, that stays.
+            instead_of: the text that was read. If the file has changed since, it stays unchanged.
 
         Returns:
-            where it is kept what was there before; None where nothing was.
+            the path of the backup; None if there was no file.
 
         Raises:
-            ClientConfigurationInvalid: it can't be written. Nothing is changed then.
+            ClientConfigurationInvalid: if the file has changed or can't be written. Nothing is changed.
         """
         if self.read() != instead_of:
-            raise ClientConfigurationInvalid(f"{self.name} was changed meanwhile: run the command again")
+            raise ClientConfigurationInvalid(f"{self.name} changed in the meantime: run the command again")
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            backup = None if instead_of is None else self._keep(instead_of)
+            backup = None if instead_of is None else self._back_up(instead_of)
             self._replace(self._file, content)
         except OSError as error:
             raise ClientConfigurationInvalid(
-                f"{self.name} can't be written: {error.strerror}; nothing is changed (are you root?)"
+                f"{self.name} can't be written: {error.strerror}; nothing was changed (root may be required)"
             ) from error
         return backup
 
-    def _keep(self, content: str) -> Path:
-        """A copy beside it, with a name of its own."""
+    def _back_up(self, content: str) -> Path:
+        """Write a copy beside the file, under an unused name."""
         moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         stem = f"{self._file.name}.bak-{moment}"
         names = (self._file.with_name(stem if not number else f"{stem}.{number}") for number in range(1000))
@@ -76,13 +79,13 @@ class ClientFile:
         return backup
 
     def _replace(self, file: Path, content: str) -> None:
-        """Writes *file* with the owner and mode of the one that is there: whoever may not read that, may not this."""
+        """Write *file* with the owner and mode of the existing file, so that it is readable to the same users only."""
         descriptor, fresh = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
         try:
             with open(descriptor, "wb") as sink:
                 sink.write(content.encode())
                 sink.flush()
-                self._take_after(sink.fileno())
+                self._copy_owner_and_mode(sink.fileno())
                 os.fsync(sink.fileno())
             os.replace(fresh, file)
         except BaseException:
@@ -95,11 +98,11 @@ class ClientFile:
         finally:
             os.close(directory)
 
-    def _take_after(self, descriptor: int) -> None:
+    def _copy_owner_and_mode(self, descriptor: int) -> None:
         try:
             there = os.stat(self._file)
         except FileNotFoundError:
-            os.fchmod(descriptor, _MODE)
+            os.fchmod(descriptor, _NEW_FILE_MODE)
             return
         own = os.fstat(descriptor)
         if (own.st_uid, own.st_gid) != (there.st_uid, there.st_gid):

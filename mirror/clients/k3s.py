@@ -1,4 +1,4 @@
-"""k3s and RKE2: registries.yaml, from which they write containerd's hosts.toml."""
+"""k3s and RKE2: registries.yaml, from which they generate containerd's hosts.toml."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from mirror.clients.address import Mirrored
-from mirror.clients.client import Client
+from mirror.clients.client import Client, node_advice
 from mirror.errors import ClientConfigurationInvalid
 
 _PATH = "/etc/rancher/k3s/registries.yaml"
@@ -23,7 +23,7 @@ def _merged(existing: str | None, mirrored: Mirrored) -> str:
         mirror = _mapping(mirrors, name)
         there = mirror.get("endpoint") or []
         if not isinstance(there, list) or not all(isinstance(one, str) for one in there):
-            raise ClientConfigurationInvalid(f"mirrors.{name}.endpoint is no list of addresses")
+            raise ClientConfigurationInvalid(f"mirrors.{name}.endpoint must be a list of URLs")
         if there[:1] != [url]:
             mirror["endpoint"] = [url, *(one for one in there if one != url)]
     if existing is not None and wanted == found:
@@ -39,16 +39,16 @@ def _read(text: str) -> dict[Any, Any]:
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise ClientConfigurationInvalid("it holds no mapping")
+        raise ClientConfigurationInvalid("it must be a mapping")
     return found
 
 
 def _mapping(parent: dict[Any, Any], key: str) -> dict[Any, Any]:
-    """What is below *key*, made where nothing is."""
+    """Return the mapping at *key*; add an empty one if it is missing."""
     if parent.get(key) is None:
         parent[key] = {}
     if not isinstance(parent[key], dict):
-        raise ClientConfigurationInvalid(f"{key} is no mapping")
+        raise ClientConfigurationInvalid(f"{key} must be a mapping")
     found: dict[Any, Any] = parent[key]
     return found
 
@@ -57,19 +57,16 @@ def _advice(mirrored: Mirrored) -> list[str]:
     host = mirrored.address.host
     lines = [
         (
-            "Put it on every node and restart k3s there: systemctl restart k3s (agents: k3s-agent). "
+            "Put the file on every node and restart k3s there: systemctl restart k3s (agents: k3s-agent). "
             "RKE2 reads /etc/rancher/rke2/registries.yaml"
         ),
-        "Where the file is merged with --write, comments in it stay in its backup only",
+        "If --write changes an existing file, only its backup keeps the comments",
+        *node_advice(mirrored),
     ]
-    if mirrored.address.is_loopback:
-        lines.append("127.0.0.1 is each node itself: unless a mirror runs on each, give --mirror another address")
     if mirrored.has_users:
-        lines.append(f'This mirror has users: below configs: "{host}": auth:, set username and password')
+        lines.append(f'This mirror has users: set username and password below configs: "{host}": auth:')
     if not mirrored.address.is_plain:
-        lines.append(
-            f'If an authority of your own signed the mirror\'s certificate: below configs: "{host}": tls:, set ca_file'
-        )
+        lines.append(f'If a private CA signed the mirror\'s certificate, set ca_file below configs: "{host}": tls:')
     return lines
 
 

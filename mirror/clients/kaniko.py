@@ -1,4 +1,4 @@
-"""kaniko: flags of its executor; it reads no file."""
+"""kaniko: flags of its executor. It reads no configuration file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from mirror.clients.address import Mirrored
 from mirror.clients.client import Client
 from mirror.oci.names import DOCKER_HUB
 
-_HUB = "index.docker.io"  # as kaniko calls it
+_HUB = "index.docker.io"  # the name that kaniko uses
 
 
 def _flags(_: str | None, mirrored: Mirrored) -> str:
@@ -22,11 +22,11 @@ def _advice(mirrored: Mirrored) -> list[str]:
     host = mirrored.address.host
     lines = ["Add these to the arguments of kaniko's executor (--registry-map: since 1.23)"]
     if mirrored.address.is_loopback:
-        lines.append("kaniko runs in a container: give --mirror an address that is reached from there")
+        lines.append("kaniko runs in a container: pass --mirror an address that it can reach from there")
     if mirrored.has_users:
         lines.append(f'This mirror has users: add {host} to "auths" in /kaniko/.docker/config.json')
     if not mirrored.address.is_plain:
-        lines.append(f"If an authority of your own signed the mirror's certificate: --registry-certificate={host}=FILE")
+        lines.append(f"If a private CA signed the mirror's certificate, add --registry-certificate={host}=FILE")
     return lines
 
 

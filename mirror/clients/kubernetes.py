@@ -1,11 +1,11 @@
-"""Kubernetes on containerd: a DaemonSet that puts hosts.toml on each node."""
+"""Kubernetes with containerd: a DaemonSet that installs hosts.toml on each node."""
 
 from __future__ import annotations
 
 from textwrap import indent
 
 from mirror.clients.address import Mirrored
-from mirror.clients.client import Client
+from mirror.clients.client import Client, node_advice
 from mirror.clients.containerd import hosts_file
 
 _MANIFESTS = """\
@@ -89,17 +89,15 @@ def _manifests(_: str | None, mirrored: Mirrored) -> str:
 
 
 def _advice(mirrored: Mirrored) -> list[str]:
-    lines = [
-        "mirror client-config kubernetes … | kubectl apply -f -",
-        "It takes the place of what _default/hosts.toml says on a node, and keeps that beside it",
+    return [
+        "Apply the manifests: mirror client-config kubernetes … | kubectl apply -f -",
+        "They replace _default/hosts.toml on every node, and keep a backup of an existing file beside it",
         (
-            "containerd's config.toml on the nodes has to name the directory: "
-            'config_path = "/etc/containerd/certs.d"; for k3s there is mirror client-config k3s'
+            "containerd's config.toml on the nodes must name the directory: "
+            'config_path = "/etc/containerd/certs.d". For k3s, use mirror client-config k3s'
         ),
+        *node_advice(mirrored),
     ]
-    if mirrored.address.is_loopback:
-        lines.append("127.0.0.1 is each node itself: unless a mirror runs on each, give --mirror another address")
-    return lines
 
 
 KUBERNETES = Client("kubernetes", None, _manifests, _advice)

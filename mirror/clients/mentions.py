@@ -1,4 +1,4 @@
-"""Whether what a client reads names the mirror, wherever in it."""
+"""Detection of the mirror's address anywhere in a client's configuration."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from mirror.errors import ClientConfigurationInvalid
 
 
 def mentions(text: str, address: Address) -> bool:
-    """Whether a key or a value of *text*, JSON or TOML, is the mirror's address, or begins with it.
+    """Return whether a key or value in *text* (JSON or TOML) is the mirror's address, or begins with it.
 
     Raises:
-        ClientConfigurationInvalid: it is broken.
+        ClientConfigurationInvalid: if *text* is neither JSON nor TOML.
     """
     try:
         found = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)

@@ -1,6 +1,6 @@
-"""podman, buildah, skopeo and CRI-O: a mirror of each registry, in a file of registries.conf.d that is ours.
+"""podman, buildah, skopeo and CRI-O: a mirror for each registry, in a file of its own in registries.conf.d.
 
-They send no `ns`: the registry's name in the path tells the mirror what is meant.
+These clients send no `ns`: the location of the mirror contains the registry's name, so that it is in the path.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def _merged(existing: str | None, mirrored: Mirrored) -> str:
     text = existing or ""
     found = read(text)
     wanted = deepcopy(found)
-    _add(wanted, mirrored)
+    _add_mirrors(wanted, mirrored)
     return edited(text, wanted, partial(_edit, mirrored))
 
 
-def _add(document: Document, mirrored: Mirrored) -> None:
-    """Adds the mirror to what was read."""
+def _add_mirrors(document: Document, mirrored: Mirrored) -> None:
+    """Add the mirror to each registry of the parsed document."""
     registries = _tables(document, "registry")
     document["registry"] = registries
     for name in mirrored.upstreams:
-        registry = next((one for one in registries if one.get("prefix", one.get("location")) == name), None)
+        registry = _registry(registries, name)
         if registry is None:
             registry = {"prefix": name, "location": name}
             registries.append(registry)
@@ -47,10 +47,10 @@ def _add(document: Document, mirrored: Mirrored) -> None:
 
 
 def _edit(mirrored: Mirrored, document: tomlkit.TOMLDocument) -> str:
-    """The same in the text."""
+    """Do the same to the document with its formatting, and return its text."""
     registries: Any = document.setdefault("registry", tomlkit.aot())
     for name in mirrored.upstreams:
-        registry = next((one for one in registries if one.get("prefix", one.get("location")) == name), None)
+        registry = _registry(registries, name)
         if registry is None:
             registry = tomlkit.item({"prefix": name, "location": name})
             registries.append(registry)
@@ -70,6 +70,10 @@ def _edit(mirrored: Mirrored, document: tomlkit.TOMLDocument) -> str:
     return tomlkit.dumps(document)
 
 
+def _registry(registries: list[Document], name: str) -> Document | None:
+    return next((one for one in registries if one.get("prefix", one.get("location")) == name), None)
+
+
 def _mirror(mirrored: Mirrored, name: str) -> Document:
     location: Document = {"location": f"{mirrored.address.host}/{name}"}
     return location | ({"insecure": True} if mirrored.address.is_plain else {})
@@ -78,23 +82,23 @@ def _mirror(mirrored: Mirrored, name: str) -> Document:
 def _tables(document: Document, key: str) -> list[Document]:
     value = document.get(key, [])
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-        raise ClientConfigurationInvalid(f"{key} is no array of tables")
+        raise ClientConfigurationInvalid(f"{key} must be an array of tables")
     return value
 
 
 def _advice(mirrored: Mirrored) -> list[str]:
     host = mirrored.address.host
     lines = [
-        "podman, buildah and skopeo read it with the next pull; CRI-O: systemctl reload crio",
-        "Where a user has ~/.config/containers/registries.conf, that one is read instead",
+        "podman, buildah and skopeo read the file at the next pull. For CRI-O: systemctl reload crio",
+        "If a user has ~/.config/containers/registries.conf, that file is read instead",
     ]
     if mirrored.has_users:
-        lines.append(f"This mirror has users: podman login {host}")
+        lines.append(f"This mirror has users: run podman login {host}")
     return lines + certificate_advice(mirrored, f"/etc/containers/certs.d/{host}/ca.crt")
 
 
 def _decided(_: str, text: str) -> frozenset[str]:
-    """The registries that a file is about: a whole [[registry]] takes the place of another, and no keys are joined."""
+    """Return the registries in a file: its [[registry]] replaces ours as a whole, without merging keys."""
     tables = _tables(read(text), "registry")
     return frozenset(str(one.get("prefix", one.get("location", ""))) for one in tables)
 

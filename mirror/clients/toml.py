@@ -1,4 +1,4 @@
-"""TOML that people wrote: read, and changed without losing their comments and their order."""
+"""TOML files: parse, and edit without losing comments and order."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Document = dict[str, Any]
 
 
 def read(text: str) -> Document:
-    """What *text* says.
+    """Parse *text*.
 
     Raises:
-        ClientConfigurationInvalid: it is not TOML.
+        ClientConfigurationInvalid: if it is not TOML.
     """
     try:
         return tomllib.loads(text)
@@ -27,10 +27,10 @@ def read(text: str) -> Document:
 
 
 def edited(text: str, wanted: Document, edit: Callable[[tomlkit.TOMLDocument], str]) -> str:
-    """*text* after *edit*, if it then says exactly what is *wanted*, with its tables in that order.
+    """Return *text* after *edit*, verified to parse to *wanted*, with its hosts in that order.
 
     Raises:
-        ClientConfigurationInvalid: it does not, for it is written in a way that can't be added to.
+        ClientConfigurationInvalid: if the result differs, because *text* is written in a way that *edit* can't handle.
     """
     if read(text) == wanted and _order(read(text)) == _order(wanted):
         return text
@@ -41,36 +41,36 @@ def edited(text: str, wanted: Document, edit: Callable[[tomlkit.TOMLDocument], s
     except (TOMLKitError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         is_right, result = False, ""
     if not is_right:
-        raise ClientConfigurationInvalid("it is written in a way that can't be added to safely: add to it by hand")
+        raise ClientConfigurationInvalid("its form can't be edited safely: add the mirror by hand")
     return result
 
 
 def table_at(document: Document, *path: str) -> Document:
-    """The table at *path* of what was read; an empty one where there is none.
+    """Return the table at *path*; an empty one if it is missing.
 
     Raises:
-        ClientConfigurationInvalid: something else is there.
+        ClientConfigurationInvalid: if a value at *path* is not a table.
     """
     for key in path:
         document = document.get(key, {})
         if not isinstance(document, dict):
-            raise ClientConfigurationInvalid(f"{'.'.join(path)} is no table")
+            raise ClientConfigurationInvalid(f"{'.'.join(path)} must be a table")
     return document
 
 
 def strings_at(table: Document, key: str) -> list[str]:
-    """The list of strings under *key*.
+    """Return the list of strings at *key*; an empty one if it is missing.
 
     Raises:
-        ClientConfigurationInvalid: something else is there.
+        ClientConfigurationInvalid: if the value is not a list of strings.
     """
     value = table.get(key, [])
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise ClientConfigurationInvalid(f"{key} is no list of strings")
+        raise ClientConfigurationInvalid(f"{key} must be a list of strings")
     return value
 
 
 def _order(document: Document) -> list[str]:
-    """Hosts are asked in the order in which they are written."""
+    """Return the hosts in order, which is the order in which containerd tries them."""
     hosts = document.get("host")
     return list(hosts) if isinstance(hosts, dict) else []

@@ -1,7 +1,7 @@
-"""Settings: embedded defaults, then a TOML file, then `MIRROR_…` variables, then flags.
+"""Settings: embedded defaults, overridden by a TOML file, then `MIRROR_…` variables, then flags.
 
-One frozen section for each part, checked once at the start. A key that is unknown or a value that makes no sense
-stops the start, with the key's path, what was found and what is allowed.
+Each section is a frozen class, validated once at the start. An unknown key or an invalid value stops the start with
+the path of the key, the value found and the values allowed.
 """
 
 from mirror.config.loader import read_settings

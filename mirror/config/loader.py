@@ -1,4 +1,4 @@
-"""Reading the settings: a file, laid over what is embedded, and what is wrong with it in words."""
+"""Loader of the settings: merges all sources, and explains every invalid key."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ VARIABLES = {
     "MIRROR_MAX_SIZE": ("cache", "max_size"),
     "MIRROR_LOG_FORMAT": ("log", "format"),
 }
-"""Variables of flags, for the commands that have no such flag too: section and key of what each sets."""
+"""The variables of flags, with the section and key that each sets. They also apply to commands without the flag."""
 
-_SECTIONS = {"model_type", "model_attributes_type", "dict_type"}
-_WORDS = {
-    "tuple_type": 'it has to be a list, such as ["a", "b"]',
-    "list_type": 'it has to be a list, such as ["a", "b"]',
-    "string_type": "it has to be text, in quotes",
-    "path_type": "it has to be a path, in quotes",
-    "bool_type": "it has to be a boolean: true or false",
-    "bool_parsing": "it has to be a boolean: true or false",
-    "int_type": "it has to be an integer",
-    "int_parsing": "it has to be an integer",
-    "int_from_float": "it has to be an integer",
-    "missing": "it has to be set",
+_SECTION_ERRORS = {"model_type", "model_attributes_type", "dict_type"}
+_EXPLANATIONS = {
+    "tuple_type": 'must be a list, such as ["a", "b"]',
+    "list_type": 'must be a list, such as ["a", "b"]',
+    "string_type": "must be text, in quotes",
+    "path_type": "must be a path, in quotes",
+    "bool_type": "must be a boolean: true or false",
+    "bool_parsing": "must be a boolean: true or false",
+    "int_type": "must be an integer",
+    "int_parsing": "must be an integer",
+    "int_from_float": "must be an integer",
+    "missing": "must be set",
 }
 
 
 def read_settings(file: Path | None, flags: Mapping[str, Mapping[str, object]], upstreams: list[str]) -> Settings:
-    """The settings in force.
+    """Return the settings, merged from all sources and validated.
 
     Args:
         file: a TOML file; None for none.
-        flags: what the command line says, by section and key (None: nothing); it goes above everything else.
-        upstreams: NAME=URL, each added to the upstreams or replacing one's address.
+        flags: values from the command line, by section and key (None: not given). They override all other sources.
+        upstreams: from the command line, each NAME=URL: adds an upstream, or replaces the address of one.
 
-    What the command line does not say is taken, before the file, from the flags' variables (`VARIABLES`).
+    For a flag that is not given, its variable (`VARIABLES`) counts, and overrides the file.
 
     Raises:
-        ConfigurationInvalid: something is unknown or makes no sense; each fault is a line of the message.
+        ConfigurationInvalid: if a key is unknown or a value is invalid. The message has a line for each fault.
     """
     flags, upstreams = _or_variables(flags), upstreams or os.environ.get("MIRROR_UPSTREAM", "").split()
     found = {} if file is None else _read_toml(file)
@@ -58,9 +58,7 @@ def read_settings(file: Path | None, flags: Mapping[str, Mapping[str, object]], 
     for name in found:
         if name not in Settings.model_fields:
             known = ", ".join(sorted(Settings.model_fields))
-            raise ConfigurationInvalid(
-                f"the configuration {file} can't be used: {name}: unknown key; known here: {known}"
-            )
+            raise ConfigurationInvalid(f"the configuration {file} is invalid: {name}: unknown key; known keys: {known}")
     try:
         settings = Settings(**found)
     except ValidationError as error:
@@ -71,7 +69,7 @@ def read_settings(file: Path | None, flags: Mapping[str, Mapping[str, object]], 
 
 
 def _or_variables(flags: Mapping[str, Mapping[str, object]]) -> dict[str, Mapping[str, object]]:
-    """Flags, and for those that a command does not have, or nobody gave, their variables."""
+    """Return the flags, with the value of its variable for each flag that is missing or not given."""
     found = {section: dict(keys) for section, keys in flags.items()}
     for variable, (section, key) in VARIABLES.items():
         keys = found.setdefault(section, {})
@@ -81,9 +79,9 @@ def _or_variables(flags: Mapping[str, Mapping[str, object]]) -> dict[str, Mappin
 
 
 def _overridden(name: str, section: Section, keys: Mapping[str, object]) -> Section:
-    said = {key: value for key, value in keys.items() if value is not None}
+    given = {key: value for key, value in keys.items() if value is not None}
     try:
-        return type(section)(**{**section.model_dump(), **said})
+        return type(section)(**{**section.model_dump(), **given})
     except ValidationError as error:
         raise ConfigurationInvalid(_explain(error, None, section=name)) from error
 
@@ -98,10 +96,10 @@ def _read_toml(file: Path) -> dict[str, Any]:
 
 
 def _merge_upstreams(found: dict[str, Any], upstreams: list[str]) -> None:
-    """Lays the file's upstreams over the embedded ones, and those of the command line over both."""
+    """Merge the file's upstreams into the embedded ones, and those of the command line into both."""
     own = found.get("upstreams", {})
     if not isinstance(own, dict) or not all(isinstance(one, dict) for one in own.values()):
-        return  # validation says what is wrong with it
+        return  # validation reports the fault
     merged: dict[str, Any] = {
         name: {
             "url": url,
@@ -110,30 +108,32 @@ def _merge_upstreams(found: dict[str, Any], upstreams: list[str]) -> None:
         for name, url in DEFAULT_UPSTREAMS.items()
     }
     for name, one in own.items():
-        key = _known_as(name, merged) if len({_known_as(each, merged) for each in own}) == len(own) else name
-        merged[key] = _laid_over(merged.get(key, {}), one)
+        key = _existing_name(name, merged) if len({_existing_name(each, merged) for each in own}) == len(own) else name
+        merged[key] = _merged(merged.get(key, {}), one)
     for text in upstreams:
         name, equals, url = text.partition("=")
         if not (name and equals and url):
-            raise ConfigurationInvalid(f"--upstream {text!r}: write NAME=URL, such as quay.io=https://quay.io")
-        key = _known_as(name, merged)
-        merged[key] = _laid_over(merged.get(key, {}), {"url": url})
+            raise ConfigurationInvalid(
+                f"--upstream {text!r} is invalid: write NAME=URL, such as quay.io=https://quay.io"
+            )
+        key = _existing_name(name, merged)
+        merged[key] = _merged(merged.get(key, {}), {"url": url})
     found["upstreams"] = merged
 
 
-def _laid_over(base: Mapping[str, Any], one: Mapping[str, Any]) -> dict[str, Any]:
-    """*base* with the keys of *one*; an address takes the place of the one there was, as url or as urls."""
+def _merged(base: Mapping[str, Any], one: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *base* updated with *one*. A new url or urls replaces both the old url and the old urls."""
     dropped = {"url", "urls"} if one.keys() & {"url", "urls"} else set()
     return {**{key: value for key, value in base.items() if key not in dropped}, **one}
 
 
-def _known_as(name: str, known: Iterable[str]) -> str:
-    """The spelling under which *known* has this upstream; *name* itself where it has none."""
+def _existing_name(name: str, known: Iterable[str]) -> str:
+    """Return the spelling under which *known* contains the upstream *name*, or *name* itself if it does not."""
     return next((one for one in known if canonical_upstream(one) == canonical_upstream(name)), name)
 
 
-def _keys_beside(path: tuple[str | int, ...]) -> list[str]:
-    """The keys that are allowed where *path* has one that is not."""
+def _valid_keys(path: tuple[str | int, ...]) -> list[str]:
+    """Return the valid keys of the section in which *path* names an unknown one."""
     section: type[BaseModel] = Settings
     if len(path) > 2 and path[0] == "upstreams":
         section = UpstreamSettings
@@ -145,23 +145,23 @@ def _keys_beside(path: tuple[str | int, ...]) -> list[str]:
 
 
 def _explain(error: ValidationError, file: Path | None, *, section: str = "") -> str:
-    lines = [] if file is None else [f"the configuration {file} can't be used:"]
+    lines = [] if file is None else [f"the configuration {file} is invalid:"]
     for fault in error.errors(include_url=False, include_context=False):
         path = ".".join(map(str, (section, *fault["loc"]) if section else fault["loc"])) or "settings"
-        message = _in_words(path, fault["type"], fault["msg"])
+        message = _explanation(path, fault["type"], fault["msg"])
         if fault["type"] == "extra_forbidden":
-            message = f"unknown key; known here: {', '.join(_keys_beside(fault['loc']))}"
+            message = f"unknown key; known keys: {', '.join(_valid_keys(fault['loc']))}"
         found = fault.get("input")
-        # A URL may hold a password where it should not: what was found is then not for everybody to see.
+        # A URL may contain a password, although it must not: do not show such a value.
         secret = "password" in path or (isinstance(found, str) and "@" in found)
         shown = f" (found {found!r})" if isinstance(found, str | int | float) and not secret else ""
         lines.append(f"{path}: {message}{shown}")
     return "\n  ".join(lines)
 
 
-def _in_words(path: str, kind: str, message: str) -> str:
-    """What is wrong with a value, for who knows TOML and not the classes behind it."""
-    if kind in _SECTIONS or path == "access":
+def _explanation(path: str, kind: str, message: str) -> str:
+    """Return what is wrong with a value, in terms of TOML instead of the classes behind it."""
+    if kind in _SECTION_ERRORS or path == "access":
         section = "[[access]] for each rule" if path.startswith("access") else f"[{path}]"
-        return f"it is a section: write {section}, and its keys below that"
-    return _WORDS.get(kind) or message.removeprefix("Value error, ").replace("Input should be", "it has to be")
+        return f"must be a section: write {section} and its keys below it"
+    return _EXPLANATIONS.get(kind) or message.removeprefix("Value error, ").replace("Input should be", "must be")

@@ -1,4 +1,4 @@
-"""Quantities: sizes and durations, as people write them."""
+"""Parsing and formatting of sizes and durations (`50GiB`, `15m`)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _UNITS = {"": 1, "B": 1} | {
 _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _QUANTITY = re.compile(r"([0-9]{1,24}(?:\.[0-9]{1,24})?)\s*([A-Za-z]*)")
-_FOREVER = 1e15  # seconds; no clock counts further
+_MAX_SECONDS = 1e15  # more than any clock counts
 
 
 def parse_size(value: object) -> int:
-    """Bytes, of an integer or a text like "50GiB" or "10MB"."""
+    """Return bytes from an integer or a text such as "50GiB" or "10MB"."""
     if type(value) is int and value >= 0:
         return value
     found = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
@@ -30,13 +30,13 @@ def parse_size(value: object) -> int:
 
 
 def parse_duration(value: object) -> float:
-    """Seconds, of a number or a text like "60s", "500ms" or "30d"."""
+    """Return seconds from a number or a text such as "60s", "500ms" or "30d"."""
     seconds = -1.0
     if isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = float(min(value, _FOREVER))
+        seconds = float(min(value, _MAX_SECONDS))
     elif isinstance(value, str) and (found := _QUANTITY.fullmatch(value.strip())) and found[2] in _SECONDS:
         seconds = float(found[1]) * _SECONDS[found[2]]
-    if not 0 <= seconds < _FOREVER:
+    if not 0 <= seconds < _MAX_SECONDS:
         raise ValueError("a duration is a number with a unit: 500ms, 60s, 15m, 12h, 30d")
     return seconds
 
@@ -46,7 +46,7 @@ Duration = Annotated[float, BeforeValidator(parse_duration)]
 
 
 def format_size(size: float) -> str:
-    """Return bytes for people: `3.2 GiB`."""
+    """Return a readable size: `3.2 GiB`."""
     power = 0
     while size >= 1024 and power < len(_BINARY_UNITS) - 1:
         size /= 1024

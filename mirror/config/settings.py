@@ -1,4 +1,4 @@
-"""All sections together, and where their values come from."""
+"""All sections together, and the sources of their values."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from mirror.config.sections import (
 from mirror.oci.names import canonical_upstream
 
 
-class _Nested(EnvSettingsSource):
-    """Variables that name a key of a section. MIRROR_CACHE is a flag's; it is not the section [cache] as JSON."""
+class _SectionVariables(EnvSettingsSource):
+    """Variables that name a key of a section. MIRROR_CACHE belongs to --cache; it is not [cache] as JSON."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         _, key, is_complex = super().get_field_value(field, field_name)
@@ -35,7 +35,7 @@ class _Nested(EnvSettingsSource):
 
 
 class Settings(BaseSettings):
-    """All sections. `MIRROR_TAGS__FRESH_FOR=5m` sets `fresh_for` of `[tags]`, and so on for every key."""
+    """All sections. Every key has a variable: `MIRROR_TAGS__FRESH_FOR=5m` sets `fresh_for` of `[tags]`."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", env_prefix="MIRROR_", env_nested_delimiter="__", hide_input_in_errors=True
@@ -61,55 +61,57 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (_Nested(settings_cls), init_settings)
+        return (_SectionVariables(settings_cls), init_settings)
 
     @model_validator(mode="after")
-    def _upstreams_are_distinct(self) -> Settings:
+    def _require_consistent_upstreams(self) -> Settings:
         canonical = [canonical_upstream(name) for name in self.upstreams]
         for name in self.upstreams:
             if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::\d{1,5})?", name):
-                raise ValueError(f"upstreams.{name!r}: an upstream's name is a host name, such as docker.io")
+                raise ValueError(f"upstreams.{name!r}: an upstream's name must be a host name, such as docker.io")
             if canonical.count(canonical_upstream(name)) > 1:
-                raise ValueError(f"upstreams.{name!r} is named twice (docker.io, index.docker.io, … are one)")
-        passing = [name for name, upstream in self.upstreams.items() if upstream.client_auth == "passthrough"]
-        for name in passing:
+                raise ValueError(
+                    f"upstreams.{name!r} is configured twice (docker.io and index.docker.io are the same upstream)"
+                )
+        passthrough = [name for name, upstream in self.upstreams.items() if upstream.client_auth == "passthrough"]
+        for name in passthrough:
             if self.upstreams[name].username is not None or self.upstreams[name].credential_helper is not None:
                 raise ValueError(
-                    f'upstreams.{name!r}: client_auth = "passthrough" pulls as the client, username and '
-                    f"credential_helper as the mirror: set one of them"
+                    f'upstreams.{name!r}: client_auth = "passthrough" pulls as the client, but username and '
+                    f"credential_helper pull as the mirror: set only one"
                 )
             if self.upstreams[name].certificate_file is not None:
                 raise ValueError(
-                    f'upstreams.{name!r}: client_auth = "passthrough" pulls as the client, and certificate_file would '
-                    f"let everybody in as the mirror: set one of them"
+                    f'upstreams.{name!r}: client_auth = "passthrough" pulls as the client, but certificate_file would '
+                    f"authenticate every client as the mirror: set only one"
                 )
-        if passing and self.clients.users_file is not None:
+        if passthrough and self.clients.users_file is not None:
             raise ValueError(
-                f'upstreams.{passing[0]!r}: client_auth = "passthrough" takes the credentials that a client sends for '
-                f"upstream's, clients.users_file takes them for the mirror's: set one of them"
+                f'upstreams.{passthrough[0]!r}: client_auth = "passthrough" passes a client\'s login to the '
+                f"upstream, but clients.users_file checks it as a login of the mirror: set only one"
             )
         if self.clients.certificates_file is not None and self.server.certificate_file is None:
             raise ValueError(
-                "clients.certificates_file: clients show certificates over TLS only: "
+                "clients.certificates_file: client certificates require TLS: "
                 "set server.certificate_file and server.key_file too"
             )
         if sum(upstream.default for upstream in self.upstreams.values()) > 1:
-            raise ValueError("upstreams: only one can have default = true")
+            raise ValueError("upstreams: only one upstream can have default = true")
         return self
 
     @model_validator(mode="after")
-    def _rules_can_match(self) -> Settings:
+    def _require_matching_rules(self) -> Settings:
         known = {canonical_upstream(name) for name in self.upstreams}
         for number, rule in enumerate(self.access):
             for pattern in rule.repositories:
                 if not can_match(pattern, known):
                     raise ValueError(
-                        f"access.{number}.repositories: {pattern!r} matches nothing: it has to begin with the name of "
-                        f"an upstream that is configured, or with *; write docker.io/library/alpine for alpine"
+                        f"access.{number}.repositories: {pattern!r} matches nothing: it must begin with a configured "
+                        f"upstream or with *; write docker.io/library/alpine for alpine"
                     )
         return self
 
     @property
     def default_upstream(self) -> str | None:
-        """The one for requests that name none; None where no upstream has `default = true`."""
+        """The upstream of requests that name none; None if no upstream has `default = true`."""
         return next((name for name, upstream in self.upstreams.items() if upstream.default), None)

@@ -7,7 +7,7 @@ import socket
 from urllib.parse import urlsplit
 
 from mirror.assembly import registries_of
-from mirror.auth.rules import ANYBODY
+from mirror.auth.rules import ANONYMOUS_CALLER
 from mirror.config import Settings, UpstreamSettings
 from mirror.doctor.finding import Finding, ok, problem, warning
 from mirror.errors import MirrorError, UpstreamError, UpstreamRefused, UpstreamThrottled, UpstreamUnavailable
@@ -110,7 +110,7 @@ async def _allowance(registry: Registry, metrics: Metrics) -> list[Finding]:
     subject = f"pulls left at {registry.name}"
     cure = f'set username and password_file in [upstreams."{registry.name}"] for more; warm a mirror when it is quiet'
     try:
-        await registry.resolve(PullContext(ANYBODY, Repository(DOCKER_HUB, _COUNTED[0])), _COUNTED[1])
+        await registry.resolve(PullContext(ANONYMOUS_CALLER, Repository(DOCKER_HUB, _COUNTED[0])), _COUNTED[1])
     except UpstreamThrottled as error:
         return [warning(subject, f"none: {error}", cure)]
     except MirrorError:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from mirror.auth.rules import ANYBODY
+from mirror.auth.rules import ANONYMOUS_CALLER
 from mirror.config.quantities import format_count, format_size
 from mirror.errors import IntegrityError, MirrorError, StorageFailed
 from mirror.oci.digest import Digest
@@ -220,7 +220,7 @@ class CacheVerification:
 
     async def _content(self, registry: Registry, repository: Repository, digest: Digest) -> AsyncGenerator[bytes, None]:
         """The right bytes; the last of them come when all are verified."""
-        context = PullContext(ANYBODY, repository)
+        context = PullContext(ANONYMOUS_CALLER, repository)
         if self._ledger is not None and await self._ledger.manifest(digest) is not None:
             yield (await registry.manifest(context, digest)).body
             return

@@ -1,7 +1,7 @@
-"""Events: structured, one line each, on standard error.
+"""Structured logging: one event per line on standard error, as JSON or for a terminal.
 
-Rendered at once and written by a thread of its own, in batches: a busy mirror is not slowed by its log, nor stopped
-by a reader of it that hangs.
+Events are rendered at once and written in batches by a separate thread: the log does not slow the mirror down, and a
+blocked reader of the log does not stop it.
 """
 
 from __future__ import annotations
@@ -20,41 +20,41 @@ from typing import Any, TextIO
 import orjson
 import structlog
 
-_GATHERING = 0.05  # seconds in which lines gather to be written together
-_MOST_WAITING = 100_000  # lines, about 30 MiB; what comes on top is dropped, and counted
+_BATCH_SECONDS = 0.05  # lines of this time are written together
+_MAX_QUEUED = 100_000  # lines, about 30 MiB; further lines are dropped and counted
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 def configure(*, level: str, format: str, stream: TextIO | None = None) -> None:  # noqa: A002 - the setting's name
     """Configure logging for the whole program. *level* and *format* are the values of `[log]`."""
     stream = stream or sys.stderr
-    lines = _Lines(stream)
-    colours = stream.isatty()
-    least = _LEVELS[level]
-    logging.basicConfig(handlers=[_Foreign()], level=max(least, logging.WARNING), force=True)
-    if format == "console" or (format == "auto" and colours):
+    writer = _LineWriter(stream)
+    is_terminal = stream.isatty()
+    min_level = _LEVELS[level]
+    logging.basicConfig(handlers=[_LibraryHandler()], level=max(min_level, logging.WARNING), force=True)
+    if format == "console" or (format == "auto" and is_terminal):
         structlog.configure(
             processors=[
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper("%H:%M:%S", utc=False),
-                structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=structlog.dev.plain_traceback),
+                structlog.dev.ConsoleRenderer(colors=is_terminal, exception_formatter=structlog.dev.plain_traceback),
             ],
-            wrapper_class=structlog.make_filtering_bound_logger(least),
-            logger_factory=lambda *_: lines,
+            wrapper_class=structlog.make_filtering_bound_logger(min_level),
+            logger_factory=lambda *_: writer,
             cache_logger_on_first_use=True,
         )
     else:
         structlog.configure(
-            wrapper_class=_json_events(least), logger_factory=lambda *_: lines, cache_logger_on_first_use=True
+            wrapper_class=_json_events(min_level), logger_factory=lambda *_: writer, cache_logger_on_first_use=True
         )
 
 
-class _Foreign(logging.Handler):
-    """Makes events of what libraries log. What a client sent wrongly is no fault of ours, and needs no traceback."""
+class _LibraryHandler(logging.Handler):
+    """Turns log records of libraries into events. A malformed request is logged at info, without a traceback."""
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        if 400 <= getattr(error, "code", 0) < 500:  # the status that aiohttp answers it with
+        if 400 <= getattr(error, "code", 0) < 500:  # the status of aiohttp's response
             structlog.get_logger().info("request_malformed", reason=" ".join(str(error).split())[:256])
         else:
             reason = record.getMessage() if error is None else f"{record.getMessage()}: {error!r}"
@@ -62,7 +62,7 @@ class _Foreign(logging.Handler):
 
 
 class _Clock:
-    """The time as RFC 3339 has it, in UTC with milliseconds. All but those are rendered once a second."""
+    """RFC 3339 timestamps in UTC with milliseconds. The part up to the seconds is rendered once a second."""
 
     def __init__(self) -> None:
         self._second = 0
@@ -76,13 +76,13 @@ class _Clock:
         return f"{self._rendered}{int((now - second) * 1000):03d}Z"
 
 
-def _json_events(least: int) -> type[structlog.BoundLoggerBase]:
-    """A logger class that renders JSON in one step: structlog's chain of processors would take twice the time."""
+def _json_events(min_level: int) -> type[structlog.BoundLoggerBase]:
+    """Return a logger class that renders JSON in one step, in half the time of structlog's chain of processors."""
     clock = _Clock()
 
     class JsonEvents(structlog.BoundLoggerBase):
         def _emit(self, level: str, event: str, facts: dict[str, Any]) -> None:
-            if _LEVELS[level] >= least:
+            if _LEVELS[level] >= min_level:
                 facts["event"] = event
                 facts["level"] = level
                 facts["timestamp"] = clock.now()
@@ -107,71 +107,71 @@ def _json_events(least: int) -> type[structlog.BoundLoggerBase]:
 def _line(facts: dict[str, Any]) -> bytes:
     try:
         return orjson.dumps(facts, default=repr)
-    except orjson.JSONEncodeError:  # bytes of an upstream's that are no UTF-8: in Python's strings, lone surrogates
+    except orjson.JSONEncodeError:  # an upstream's bytes that are not UTF-8 are lone surrogates
         return json.dumps(facts, default=repr).encode()
 
 
-class _Lines:
-    """Lines on their way to the stream."""
+class _LineWriter:
+    """A queue of lines, and the thread that writes them to the stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._waiting: deque[bytes] = deque()
+        self._queue: deque[bytes] = deque()
         self._dropped = 0
-        self._some = threading.Event()
-        self._writing = threading.Lock()
-        threading.Thread(target=self._write_on, name="log", daemon=True).start()
-        atexit.register(self._write, patience=1.0)
+        self._queued = threading.Event()
+        self._write_lock = threading.Lock()
+        threading.Thread(target=self._run, name="log", daemon=True).start()
+        atexit.register(self._write, timeout=1.0)
 
     def line(self, line: bytes) -> None:
-        if len(self._waiting) >= _MOST_WAITING:
+        if len(self._queue) >= _MAX_QUEUED:
             self._dropped += 1
             return
-        self._waiting.append(line)
-        if not self._some.is_set():
-            self._some.set()
+        self._queue.append(line)
+        if not self._queued.is_set():
+            self._queued.set()
 
     def msg(self, line: str) -> None:
         self.line(line.encode(errors="backslashreplace"))
 
     debug = info = warning = warn = error = exception = critical = msg
 
-    def _write_on(self) -> None:
+    def _run(self) -> None:
         while True:
-            self._some.wait()
-            time.sleep(_GATHERING)
-            self._some.clear()
+            self._queued.wait()
+            time.sleep(_BATCH_SECONDS)
+            self._queued.clear()
             self._write()
 
-    def _write(self, *, patience: float = -1) -> None:
-        """Writes what waits; gives up after *patience* seconds, if another thread is stuck in it."""
-        if not self._writing.acquire(timeout=patience):
+    def _write(self, *, timeout: float = -1) -> None:
+        """Write the queued lines; give up if another thread still writes after *timeout* seconds (-1: wait forever)."""
+        if not self._write_lock.acquire(timeout=timeout):
             return
         try:
-            lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            lines = [self._queue.popleft() for _ in range(len(self._queue))]
             if self._dropped:
                 lines.append(orjson.dumps({"event": "events_dropped", "level": "warning", "count": self._dropped}))
                 self._dropped = 0
             if lines:
-                self._put(memoryview(b"\n".join(lines) + b"\n"))
+                self._write_all(memoryview(b"\n".join(lines) + b"\n"))
         finally:
-            self._writing.release()
+            self._write_lock.release()
 
-    def _put(self, text: memoryview) -> None:
+    def _write_all(self, text: memoryview) -> None:
         try:
             while text:
-                # Past Python's buffer: its lock, held by a thread that is stuck, would stop the program from ending.
+                # Bypass Python's buffer: a blocked thread would hold its lock and keep the program from exiting.
                 text = text[os.write(self._stream.fileno(), text) :]
         except (OSError, ValueError):
-            pass  # nobody reads the log any more; the mirror serves on
+            pass  # the reader of the log is gone; the mirror continues
 
 
 class RateLimitedLog:
-    """Logs an event that may recur with every request at most once a minute for each *kind*, and counts the rest."""
+    """Logs a recurring event at most once a minute for each *kind*, and counts the suppressed ones."""
 
-    def __init__(self, log: Any, *, every: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:  # noqa: ANN401 - structlog's loggers are proxies
+    def __init__(self, log: Any, *, interval: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:  # noqa: ANN401 - structlog's loggers are proxies
         self._log = log
-        self._every = every
+        self._interval = interval
         self._clock = clock
         self._last: dict[tuple[str, str], float] = {}
         self._suppressed: dict[tuple[str, str], int] = {}
@@ -187,7 +187,7 @@ class RateLimitedLog:
     def _is_due(self, event: str, kind: str) -> bool:
         now = self._clock()
         last = self._last.get((event, kind))
-        if last is not None and now < last + self._every:
+        if last is not None and now < last + self._interval:
             self._suppressed[event, kind] = self._suppressed.get((event, kind), 0) + 1
             return False
         self._last[event, kind] = now

@@ -1,4 +1,4 @@
-"""The figures that the mirror counts, for Prometheus. Parts count; the server shows them."""
+"""Prometheus metrics of the mirror. The packages count; the server exposes them at /metrics."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from itertools import accumulate
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-_FIRST_BYTE = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_FIRST_BYTE_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 def _empty_buckets() -> list[int]:
-    return [0] * (len(_FIRST_BYTE) + 1)
+    return [0] * (len(_FIRST_BYTE_BUCKETS) + 1)
 
 
 class Metrics:
-    """One set of figures, for one mirror.
+    """The metrics of one mirror.
 
-    What is counted with every request is a plain number, and made into figures when somebody looks: prometheus_client's
-    own counters are for threads, and would take a tenth of the time of a hit.
+    Metrics that change with every request are plain numbers, converted on a scrape: prometheus_client's own counters
+    are thread-safe, and would take a tenth of the time of a hit.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Metrics:
         self._first_bytes = defaultdict[str, list[int]](_empty_buckets)  # by upstream
         self._first_byte_seconds = defaultdict[str, float](float)  # by upstream
         self.served_bytes = Tally[str]()  # by upstream
-        self.pulls: dict[str, tuple[int, int | None]] = {}  # by upstream: how many it still grants, and of how many
+        self.pulls: dict[str, tuple[int, int | None]] = {}  # by upstream: pulls left, and the limit
         self._registry.register(self)
         self.upstream_requests = Counter(
             "mirror_upstream_requests",
@@ -41,13 +41,13 @@ class Metrics:
         )
         self.upstream_up = Gauge(
             "mirror_upstream_up",
-            "Whether an upstream's endpoint can be counted on (1), or failed when it was last asked (0)",
+            "Whether an upstream's endpoint is usable (1), or failed its last request (0)",
             ("upstream", "endpoint"),
             registry=self._registry,
         )
         self.upstream_blobs = Gauge(
             "mirror_upstream_blobs",
-            "Blobs being fetched from an upstream (state fetching), and waiting for their turn (waiting)",
+            "Blobs being fetched from an upstream (state fetching), and blobs waiting for a slot (waiting)",
             ("upstream", "state"),
             registry=self._registry,
         )
@@ -55,30 +55,32 @@ class Metrics:
             "mirror_upstream_bytes", "Bytes of content received from upstreams", registry=self._registry
         )
         self.cache_bytes = Gauge(
-            "mirror_cache_bytes", "Bytes in blobs/ and ingest/, and room kept for more", registry=self._registry
-        )
-        self.cache_limit_bytes = Gauge("mirror_cache_limit_bytes", "max_size", registry=self._registry)
-        self.cache_writable = Gauge(
-            "mirror_cache_writable",
-            "Whether the cache directory could be written when last tried (1), or pulls pass through unstored (0)",
+            "mirror_cache_bytes",
+            "Bytes in blobs/ and ingest/, and bytes reserved for running downloads",
             registry=self._registry,
         )
-        self.evictions = Counter("mirror_evictions", "Blobs evicted to make room", registry=self._registry)
-        self.blobs_damaged = Counter(
-            "mirror_blobs_damaged", "Blobs that were found to be damaged, and removed", registry=self._registry
+        self.cache_limit_bytes = Gauge(
+            "mirror_cache_limit_bytes", "Maximum size of the cache (cache.max_size)", registry=self._registry
         )
+        self.cache_writable = Gauge(
+            "mirror_cache_writable",
+            "Whether the last write to the cache directory succeeded (1), or pulls are served unstored (0)",
+            registry=self._registry,
+        )
+        self.evictions = Counter("mirror_evictions", "Blobs evicted to free space", registry=self._registry)
+        self.blobs_damaged = Counter("mirror_blobs_damaged", "Blobs found damaged and removed", registry=self._registry)
         self.scrubbed_bytes = Counter(
             "mirror_scrubbed_bytes", "Bytes of stored blobs read to find damage", registry=self._registry
         )
-        self.downloads_running = Gauge("mirror_downloads_running", "Downloads under way", registry=self._registry)
-        self.connections = Gauge("mirror_connections", "Connections of clients", registry=self._registry)
+        self.downloads_running = Gauge("mirror_downloads_running", "Downloads in progress", registry=self._registry)
+        self.connections = Gauge("mirror_connections", "Open client connections", registry=self._registry)
         self.connections_limit = Gauge(
             "mirror_connections_limit",
-            "How many there may be: limits.connections, or as many as there are descriptors for",
+            "Maximum number of client connections: limits.connections, or fewer if file descriptors are scarce",
             registry=self._registry,
         )
-        self.tasks = Gauge("mirror_tasks", "Tasks of the event loop", registry=self._registry)
-        ProcessCollector(registry=self._registry)  # memory, processor time and descriptors: process_…
+        self.tasks = Gauge("mirror_tasks", "Tasks in the event loop", registry=self._registry)
+        ProcessCollector(registry=self._registry)  # process_…: memory, CPU time, file descriptors
 
     def add_upstreams(self, upstreams: Iterable[str]) -> None:
         """Start the figures of these upstreams at 0, so that Prometheus sees the first increase."""
@@ -97,11 +99,11 @@ class Metrics:
 
     def observe_first_byte(self, seconds: float, upstream: str) -> None:
         """Count the time from a request to the first byte of its response."""
-        self._first_bytes[upstream][bisect_left(_FIRST_BYTE, seconds)] += 1
+        self._first_bytes[upstream][bisect_left(_FIRST_BYTE_BUCKETS, seconds)] += 1
         self._first_byte_seconds[upstream] += seconds
 
     def collect(self) -> Iterator[Metric]:
-        """What is kept as plain numbers (prometheus_client's Collector)."""
+        """Yield the metrics that are kept as plain numbers (interface of prometheus_client's Collector)."""
         requests = CounterMetricFamily(
             "mirror_requests",
             "Answered requests, by kind, outcome and upstream",
@@ -118,19 +120,21 @@ class Metrics:
         yield served
         yield self._first_byte_histogram()
         left = GaugeMetricFamily(
-            "mirror_upstream_pulls_left", "Pulls that upstream still grants (ratelimit-remaining)", labels=("upstream",)
+            "mirror_upstream_pulls_left",
+            "Pulls left in the upstream's quota (ratelimit-remaining)",
+            labels=("upstream",),
         )
         limit = GaugeMetricFamily(
-            "mirror_upstream_pulls_limit", "Pulls that upstream grants in all (ratelimit-limit)", labels=("upstream",)
+            "mirror_upstream_pulls_limit", "Pull quota of the upstream (ratelimit-limit)", labels=("upstream",)
         )
-        for upstream, (pulls, most) in self.pulls.items():
+        for upstream, (pulls, total) in self.pulls.items():
             left.add_metric((upstream,), pulls)
-            if most is not None:
-                limit.add_metric((upstream,), most)
+            if total is not None:
+                limit.add_metric((upstream,), total)
         yield from (left, limit)
 
     def _first_byte_histogram(self) -> Metric:
-        bounds = (*map(str, _FIRST_BYTE), "+Inf")
+        bounds = (*map(str, _FIRST_BYTE_BUCKETS), "+Inf")
         histogram = HistogramMetricFamily(
             "mirror_first_byte_seconds",
             "Seconds from a request to the first byte of its response, by upstream",
@@ -142,5 +146,5 @@ class Metrics:
         return histogram
 
     def exposition(self) -> bytes:
-        """All figures in Prometheus' text format."""
+        """Return all metrics in the text format of Prometheus."""
         return generate_latest(self._registry)

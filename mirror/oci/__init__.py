@@ -1,1 +1,1 @@
-"""The vocabulary of the OCI specifications and of RFC 9110, pure: text in, values out, no I/O, no clock."""
+"""Values and grammars of the OCI specifications and of RFC 9110. Pure: no I/O, no event loop, no clock."""

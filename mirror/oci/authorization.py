@@ -1,4 +1,4 @@
-"""Authorization: what a client shows of itself (RFC 9110, 11.6.2; RFC 7617; RFC 6750)."""
+"""Authorization headers: logins (Basic, RFC 7617) and tokens (Bearer, RFC 6750); RFC 9110, 11.6.2."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A name and a password (Basic)."""
+    """A user name and a password (Basic)."""
 
     username: str
     password: str = field(repr=False)
 
     def header(self) -> str:
-        """As an Authorization header."""
+        """Return the value of the Authorization header."""
         return "Basic " + b64encode(f"{self.username}:{self.password}".encode()).decode()
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What a token service gave (Bearer)."""
+    """A token issued by a token service (Bearer)."""
 
     text: str = field(repr=False)
 
     def header(self) -> str:
-        """As an Authorization header."""
+        """Return the value of the Authorization header."""
         return f"Bearer {self.text}"
 
 
@@ -33,9 +33,9 @@ Authorization = Login | Token
 
 
 def parse_authorization(header: str | None) -> Authorization | None:
-    """What an Authorization header shows; None where it shows nothing that a registry could know.
+    """Return the login or token in an Authorization header; None if it is absent, malformed or of another scheme.
 
-    None too for Basic without a name, which is what podman sends when it has no login.
+    Also None for Basic without a user name, which podman sends when it has no login.
     """
     scheme, _, rest = (header or "").strip().partition(" ")
     text = rest.strip()
@@ -52,6 +52,6 @@ def _login(text: str) -> Login | None:
         username, colon, password = b64decode(text, validate=True).decode().partition(":")
     except ValueError:  # also UnicodeDecodeError, binascii.Error
         return None
-    # Control characters are in no name or password (RFC 7617, 2), and must not get into a header or a log from here.
+    # RFC 7617, 2, forbids control characters. They must not reach a header or the log.
     is_plain = (username + password).isprintable()
     return Login(username, password) if colon and username and is_plain else None

@@ -1,4 +1,4 @@
-"""Challenges: what a WWW-Authenticate header asks for (RFC 9110, 11.6.1; RFC 6750; distribution's token spec)."""
+"""Parser of challenges in WWW-Authenticate headers (RFC 9110, 11.6.1; RFC 6750; distribution's token spec)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # noqa: S105 - the grammar's word for a name
+_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # noqa: S105 - a token of the HTTP grammar
 _SCHEME = re.compile(rf"\s*({_TOKEN})(?=\s|,|$)")
 _PARAMETER = re.compile(rf"""\s*,*\s*({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))""")
 _ESCAPED = re.compile(r"\\(.)")
@@ -14,12 +14,12 @@ _ESCAPED = re.compile(r"\\(.)")
 
 @dataclass(frozen=True, slots=True)
 class Basic:
-    """Name and password, with each request."""
+    """The server wants a login with each request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """A token, to be had at *realm*. Service and scope are None where the challenge has none."""
+    """The server wants a token from the token service at *realm*. Service and scope are None if absent."""
 
     realm: str
     service: str | None
@@ -30,10 +30,10 @@ Challenge = Basic | Bearer
 
 
 def parse_challenges(headers: Iterable[str]) -> tuple[Challenge, ...]:
-    """The challenges in these header values that the mirror can answer, in their order.
+    """Return the Basic and Bearer challenges in these header values, in order.
 
-    Tolerant of what registries really send: unquoted parameters, several challenges on one line, no service. Not of
-    parameters that can't be printed: they go into a request, and into messages.
+    Registries deviate from the grammar, so unquoted parameters, several challenges on one line and a missing service
+    are accepted. A challenge with unprintable parameters is skipped: parameters go into requests and messages.
     """
     found: list[Challenge] = []
     for header in headers:

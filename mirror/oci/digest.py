@@ -1,4 +1,4 @@
-"""Digests: the names of content (OCI image-spec 1.1, "Digests")."""
+"""Digests: parsing, computing and verifying (OCI image-spec 1.1, "Digests")."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DIGEST = re.compile(r"(sha256):([0-9a-f]{64})|(sha512):([0-9a-f]{128})")
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """The name of a blob: an algorithm and the lower-case hex of its hash."""
+    """The digest of content: an algorithm and the hash in lower-case hex."""
 
     algorithm: str = field(hash=False)
     hex: str
@@ -26,31 +26,31 @@ class Digest:
 
     @classmethod
     def parse(cls, text: str) -> Digest:
-        """The digest that *text* spells.
+        """Parse *text*.
 
         Raises:
-            DigestInvalid: another algorithm, upper-case hex, a wrong length, anything else.
+            DigestInvalid: if the algorithm is unsupported, the hex is upper-case or of a wrong length, or the like.
         """
         found = _DIGEST.fullmatch(text)
         if found is None:
             shown = text if len(text) <= 80 else text[:80] + "…"
             raise DigestInvalid(
-                f"{shown!r} is not a digest: sha256:<64 lower-case hex digits> or sha512:<128> is understood here",
+                f"{shown!r} is not a digest: write sha256:<64 lower-case hex digits> or sha512:<128>",
                 found=shown,
             )
         return cls(found[1] or found[3], found[2] or found[4])
 
     @classmethod
     def of(cls, content: bytes, algorithm: str = "sha256") -> Digest:
-        """The digest of *content*."""
+        """Return the digest of *content*."""
         return cls(algorithm, hashlib.new(algorithm, content).hexdigest())
 
     def __str__(self) -> str:
-        return f"{self.algorithm}:{self.hex}"
+        return self.text
 
 
 class Verifier:
-    """Takes content piece by piece, and says at its end whether it is what its digest promises."""
+    """Hashes content piece by piece, and verifies its size and digest at the end."""
 
     def __init__(self, digest: Digest) -> None:
         self._digest = digest
@@ -58,42 +58,44 @@ class Verifier:
         self.size = 0
 
     def copy(self) -> Verifier:
-        """Another one that has taken the same content, to go on by itself."""
+        """Return an independent verifier with the same state."""
         copied = Verifier(self._digest)
         copied._hash, copied.size = self._hash.copy(), self.size
         return copied
 
     @property
     def is_complete(self) -> bool:
-        """Whether what was fed is the whole content."""
+        """Whether the content fed so far has the digest."""
         return self._hash.hexdigest() == self._digest.hex
 
     def feed(self, pieces: Iterable[bytes | memoryview]) -> None:
-        """Takes the next pieces, in order. Slow for much content: 0.6 s a GiB, during which the GIL is free."""
+        """Hash the next pieces, in order. Takes 0.6 s per GiB, with the GIL released."""
         for piece in pieces:
             self._hash.update(piece)
             self.size += len(piece)
 
     def finish(self, size: int | None) -> None:
-        """Accepts what was fed as the whole content.
+        """Verify that the content fed is complete and correct.
 
         Args:
-            size: bytes that were announced; None where nobody announced any.
+            size: the announced size in bytes; None if none was announced.
 
         Raises:
-            SizeMismatch, DigestMismatch: the content has another size or digest.
+            SizeMismatch: if the content has another size.
+            DigestMismatch: if the content has another digest.
         """
         if size is not None and self.size != size:
             raise SizeMismatch(
-                f"{self._digest} came with {self.size} bytes where {size} were announced; it is not kept",
+                f"the content received for {self._digest} has {self.size} bytes instead of the announced {size}; "
+                f"it is discarded",
                 digest=str(self._digest),
                 bytes=self.size,
                 announced=size,
             )
         if not self.is_complete:
             raise DigestMismatch(
-                f"the bytes that came for {self._digest} have the digest "
-                f"{self._digest.algorithm}:{self._hash.hexdigest()}; they are not kept",
+                f"the content received for {self._digest} has the digest "
+                f"{self._digest.algorithm}:{self._hash.hexdigest()}; it is discarded",
                 digest=str(self._digest),
                 bytes=self.size,
             )

@@ -1,13 +1,13 @@
-"""Images: how people name them, one, or many by a pattern of tags.
+"""Parser of image names and tag patterns, as typed on the command line.
 
-    alpine                              docker.io/library/alpine:latest, as docker has it
+    alpine                              docker.io/library/alpine:latest, expanded as docker does
     quay.io/org/app:v1                  a tag
-    ghcr.io/org/app@sha256:…            a digest; a tag before it says only what it was
-    ghcr.io/org/app:v1.*                all tags that match (as a shell would, case counts)
-    ghcr.io/org/app:v1.*=3              of those the three newest, by version
-    ghcr.io/org/app:latest-semver       the newest version that is no pre-release; =N for the newest N
+    ghcr.io/org/app@sha256:…            a digest; a tag before it is ignored
+    ghcr.io/org/app:v1.*                all matching tags (shell glob, case-sensitive)
+    ghcr.io/org/app:v1.*=3              the three newest of those, by version
+    ghcr.io/org/app:latest-semver       the newest version without pre-releases; =N for the newest N
 
-Neither `=` nor `*` can be in a tag, so that no image's name means two things.
+A tag can contain neither `=` nor `*`, so every name has one meaning.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from mirror.oci.versions import is_stable, newest
 GLOB = re.compile(r"[*?\[]")
 _PATTERN = re.compile(r"[A-Za-z0-9_.*?\[\]!^-]{1,256}")
 _NEWEST = "latest-semver"
-_MOST = 10_000
+_MAX_COUNT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One image, or what stands for several: a manifest or index of a repository, by tag or digest."""
+    """One image: a manifest or index of a repository, by tag or digest."""
 
     repository: Repository
     reference: Reference
@@ -41,12 +41,12 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Some of a repository's tags.
+    """A selection of a repository's tags.
 
     Attributes:
-        pattern: what a tag has to match.
-        count: how many, the newest versions first; None for all.
-        stable: whether pre-releases are left out.
+        pattern: the glob that a tag must match.
+        count: the number of newest versions to select; None for all matching tags.
+        stable: whether pre-releases are excluded.
     """
 
     repository: Repository
@@ -55,7 +55,7 @@ class Selection:
     stable: bool = False
 
     def chosen(self, tags: Iterable[str]) -> list[Image]:
-        """Those of a repository's *tags* that are meant; in the order of version, or else of the alphabet."""
+        """Return the selected images: newest version first if *count* is set, else sorted by tag."""
         matching = [tag for tag in tags if fnmatchcase(tag, self.pattern) and not (self.stable and not is_stable(tag))]
         chosen = sorted(set(matching)) if self.count is None else newest(matching, self.count)
         return [Image(self.repository, Tag.parse(tag)) for tag in chosen]
@@ -69,11 +69,11 @@ Named = Image | Selection
 
 
 def parse_image(text: str, upstreams: Upstreams) -> Named:
-    """The image or images that *text* names.
+    """Parse the name of an image or a selection of images.
 
     Raises:
-        NameInvalid, TagInvalid, DigestInvalid: it breaks the grammar.
-        NameUnknown: its registry is not configured.
+        NameInvalid, TagInvalid, DigestInvalid: if a part breaks its grammar.
+        NameUnknown: if the registry is not a configured upstream.
     """
     name, at, digest = text.strip().partition("@")
     path, tag = _split(name)
@@ -86,22 +86,22 @@ def parse_image(text: str, upstreams: Upstreams) -> Named:
     if not equals and pattern != _NEWEST and not GLOB.search(pattern):
         return Image(repository, Tag.parse(pattern))
     if pattern != _NEWEST and _PATTERN.fullmatch(pattern) is None:
-        raise TagInvalid(f"{tag[:80]!r} is no pattern of tags: write it as v1.*, v1.*=3 or {_NEWEST}")
-    if equals and not (number.isascii() and number.isdecimal() and 0 < int(number[:9]) <= _MOST):
-        raise TagInvalid(f"{tag[:80]!r}: after = comes how many of the newest, 1 to {_MOST}")
+        raise TagInvalid(f"{tag[:80]!r} is not a tag pattern: write v1.*, v1.*=3 or {_NEWEST}")
+    if equals and not (number.isascii() and number.isdecimal() and 0 < int(number[:9]) <= _MAX_COUNT):
+        raise TagInvalid(f"{tag[:80]!r}: write a number from 1 to {_MAX_COUNT} after =, the count of newest versions")
     if pattern == _NEWEST:
         return Selection(repository, "*", int(number) if equals else 1, stable=True)
     return Selection(repository, pattern, int(number) if equals else None)
 
 
 def _split(name: str) -> tuple[str, str | None]:
-    """The part before the tag, and the tag; a colon before the last slash is a port's."""
+    """Return the part before the tag, and the tag. A colon before the last slash belongs to a port."""
     colon = name.rfind(":")
     return (name, None) if colon < 0 or "/" in name[colon:] else (name[:colon], name[colon + 1 :])
 
 
 def _repository(path: str, upstreams: Upstreams) -> Repository:
-    """As docker reads names: with a point or a colon before the first slash is a registry, all else is Docker Hub's."""
+    """Resolve *path* as docker does: a first component with a dot or a colon is a registry, else Docker Hub."""
     host, slash, _ = path.partition("/")
     is_host = bool(slash) and ("." in host or ":" in host or host == "localhost")
     if is_host and not upstreams.knows(host):

@@ -1,4 +1,4 @@
-"""Link headers that lead to the next page (RFC 8288; distribution-spec 1.1, "Listing tags")."""
+"""Link headers for pagination (RFC 8288; distribution-spec 1.1, "Listing tags")."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _IS_NEXT = re.compile(r"""(?:^|;)\s*rel\s*=\s*(?:next\b|"(?:[^"]*\s)?next[\s"])"
 
 
 def next_page(link: str | None) -> tuple[tuple[str, str], ...] | None:
-    """The query of the page after this one, of upstream's Link header; None where this is the last."""
+    """Return the query of the next page from an upstream's Link header; None if this is the last page."""
     target = next((found[1] for found in _LINK.finditer(link or "") if _IS_NEXT.search(found[2])), None)
-    if target is None or not target.isprintable():  # bytes that are no text would break the link that is made of it
+    if target is None or not target.isprintable():  # bytes that are not UTF-8 would break the mirror's own Link header
         return None
     try:
         query = urlsplit(target).query
@@ -22,6 +22,6 @@ def next_page(link: str | None) -> tuple[tuple[str, str], ...] | None:
 
 
 def link_to(path: str, query: tuple[tuple[str, str], ...], ns: str | None) -> str:
-    """The Link header for the page of the mirror at *path*; relative, so that it holds behind any front."""
+    """Return the Link header for the mirror's page at *path*. It is relative, and so valid behind any proxy."""
     pairs = query if ns is None else (*query, ("ns", ns))
     return f'<{path}?{urlencode(pairs)}>; rel="next"'

@@ -1,4 +1,4 @@
-"""Manifests and what they reference (OCI image-spec 1.1; Docker image manifest V2, schema 2)."""
+"""Manifests, indexes and their descriptors (OCI image-spec 1.1; Docker image manifest V2, schema 2)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 ACCEPT = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST, "*/*"))
-"""What upstream is always asked for: asked for less, Quay converts (another digest) and GHCR answers 404."""
+"""The Accept header of every manifest request. With fewer types, Quay converts (other digest) and GHCR answers 404."""
 
 LARGEST = 4 * 2**20
 """Bytes; containerd refuses larger manifests (4 MiB), and distribution refuses to store them."""
@@ -25,11 +25,11 @@ _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """What a manifest says of content: its digest, and its size in bytes (None where it says none).
+    """A descriptor: the digest of content, and its size in bytes (None if missing or invalid).
 
     Attributes:
-        media_type, platform: None where the manifest says none, or nothing that can be one.
-        about: the manifest of the same index that this one attests something about, as BuildKit writes it.
+        media_type, platform: None if missing or invalid.
+        about: the manifest of the same index that this attestation describes, as BuildKit writes it.
     """
 
     digest: Digest
@@ -41,7 +41,7 @@ class Descriptor:
 
 @dataclass(frozen=True, slots=True)
 class ManifestHead:
-    """What a HEAD tells of a manifest. Media type and size are None where upstream left them out."""
+    """The headers of a manifest response. Media type and size are None if the upstream left them out."""
 
     digest: Digest
     media_type: str | None
@@ -50,13 +50,13 @@ class ManifestHead:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest or index: its bytes exactly as upstream sent them, under the media type that upstream gave."""
+    """A manifest or index: the exact bytes from the upstream, with the upstream's media type."""
 
     head: ManifestHead
     body: bytes
     is_index: bool
     references: tuple[Descriptor, ...]
-    subject: Digest | None = None  # the manifest that this one refers to (image-spec 1.1, "subject")
+    subject: Digest | None = None  # the manifest of which this one is a referrer (image-spec 1.1, "subject")
 
     @property
     def digest(self) -> Digest:
@@ -64,14 +64,14 @@ class Manifest:
 
     @classmethod
     def read(cls, digest: Digest, body: bytes, media_type: str | None) -> Manifest:
-        """The manifest in *body*, which is already known to have this digest.
+        """Parse *body*, whose digest is already verified.
+
+        Never raises: invalid JSON and invalid descriptors count as no references.
 
         Args:
-            media_type: upstream's Content-Type; where it is None or malformed, the manifest's own word is taken.
-
-        Never raises: what is no JSON, or references nothing readable, references nothing.
+            media_type: the upstream's Content-Type; if it is None or malformed, the manifest's `mediaType` counts.
         """
-        content = _json_object(body)
+        content = json_object(body)
         children = _descriptors(content.get("manifests"))
         own = content.get("mediaType")
         subject = _descriptors([content.get("subject")])
@@ -86,18 +86,19 @@ class Manifest:
 
 
 def is_manifest(body: bytes) -> bool:
-    """Whether *body* can be a manifest at all, and not the page of a portal between here and the registry."""
-    content = _json_object(body)
+    """Return whether *body* looks like a manifest, and not like the page of a captive portal or proxy."""
+    content = json_object(body)
     return "schemaVersion" in content or isinstance(content.get("mediaType"), str)
 
 
 def parse_media_type(header: str | None) -> str | None:
-    """The media type in a Content-Type header, without parameters; None if there is none."""
+    """Return the media type in a Content-Type header, without parameters; None if missing or malformed."""
     text = (header or "").partition(";")[0].strip()
     return text if _MEDIA_TYPE.fullmatch(text) else None
 
 
-def _json_object(body: bytes) -> dict[str, object]:
+def json_object(body: bytes) -> dict[str, object]:
+    """Return the JSON object in *body*; an empty one if it is anything else."""
     try:
         content: object = json.loads(body)
     except (ValueError, RecursionError):
@@ -113,17 +114,17 @@ def _descriptors(value: object) -> tuple[Descriptor, ...]:
     found: dict[Digest, Descriptor] = {}
     for entry in _entries(value):
         if not isinstance(entry, dict) or entry.get("urls"):
-            continue  # foreign layers (urls) are not the registry's to deliver
+            continue  # foreign layers (urls) are not served by the registry
         text, size = entry.get("digest"), entry.get("size")
         if not isinstance(text, str):
             continue
         digest = _digest(text)
         if digest is None:
             continue
-        told = size if type(size) is int and size >= 0 else None
+        known_size = size if type(size) is int and size >= 0 else None
         media_type = entry.get("mediaType")
         own = parse_media_type(media_type) if isinstance(media_type, str) else None
-        found.setdefault(digest, Descriptor(digest, told, own, _platform(entry.get("platform")), _about(entry)))
+        found.setdefault(digest, Descriptor(digest, known_size, own, _platform(entry.get("platform")), _about(entry)))
     return tuple(found.values())
 
 

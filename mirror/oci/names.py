@@ -1,6 +1,6 @@
-"""Names: of upstreams, repositories and tags (OCI distribution-spec 1.1, "Pulling manifests").
+"""Names of upstreams, repositories and tags (OCI distribution-spec 1.1, "Pulling manifests").
 
-A name that parsed holds no `..`, no `%`, no empty component: it can go into a URL or a key as it is.
+A parsed name contains no `..`, no `%` and no empty component: it is safe in a URL or a key.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mirror.oci.digest import Digest
 
 DOCKER_HUB = "docker.io"
 _DOCKER_HUB_ALIASES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
-_MOST_CHARACTERS = 255
+_MAX_NAME_LENGTH = 255
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
@@ -22,7 +22,7 @@ _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository of one upstream. All spellings of an image make equal values; equal names of two upstreams don't."""
+    """A repository of one upstream. All spellings of a repository are equal; equal names of two upstreams are not."""
 
     upstream: str = field(hash=False)
     name: str = field(hash=False)
@@ -37,16 +37,16 @@ class Repository:
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A name within a repository that can move from one manifest to another."""
+    """A tag: a name in a repository that can move from one manifest to another."""
 
     text: str
 
     @classmethod
     def parse(cls, text: str) -> Tag:
-        """The tag that *text* spells.
+        """Parse *text*.
 
         Raises:
-            TagInvalid: it breaks the grammar of tags.
+            TagInvalid: if it breaks the grammar of tags.
         """
         if _TAG.fullmatch(text) is None:
             raise TagInvalid(
@@ -63,58 +63,58 @@ Reference = Tag | Digest
 
 
 def parse_reference(text: str) -> Reference:
-    """The tag or digest that *text* spells: only digests hold a colon.
+    """Parse a tag or a digest. Only digests contain a colon.
 
     Raises:
-        TagInvalid, DigestInvalid: it is neither.
+        TagInvalid, DigestInvalid: if it is neither.
     """
     return Digest.parse(text) if ":" in text else Tag.parse(text)
 
 
 def parse_name(text: str) -> str:
-    """*text*, if it is the name of a repository.
+    """Return *text* if it is a valid repository name.
 
     Raises:
-        NameInvalid: it breaks the grammar, or is longer than 255 characters.
+        NameInvalid: if it breaks the grammar, or is longer than 255 characters.
     """
-    if len(text) > _MOST_CHARACTERS or _NAME.fullmatch(text) is None:
+    if len(text) > _MAX_NAME_LENGTH or _NAME.fullmatch(text) is None:
         raise NameInvalid(
-            f"{_shown(text)} is not the name of a repository: components of lower-case letters and digits, joined by "
-            f"'.', '_', '__' or '-' inside and '/' between, {_MOST_CHARACTERS} characters at most",
+            f"{_shown(text)} is not a repository name: write components of lower-case letters and digits, joined by "
+            f"'.', '_', '__' or '-' inside and '/' between, {_MAX_NAME_LENGTH} characters at most",
             found=_shown(text),
         )
     return text
 
 
 def canonical_upstream(host: str) -> str:
-    """One spelling for each upstream: docker.io has three (index.docker.io, registry-1.docker.io)."""
+    """Return the one spelling of an upstream: lower case; index.docker.io and registry-1.docker.io are docker.io."""
     host = host.lower()
     return DOCKER_HUB if host in _DOCKER_HUB_ALIASES else host
 
 
 class Upstreams:
-    """The upstreams that are configured, by name: a closed world. What is not in it is never dialled."""
+    """The names of the configured upstreams. The mirror never connects to any other."""
 
     def __init__(self, names: Iterable[str], *, default: str | None) -> None:
         self._names = frozenset(map(canonical_upstream, names))
         self._default = None if default is None else canonical_upstream(default)
 
     def knows(self, ns: str | None) -> bool:
-        """Whether *ns* names an upstream."""
+        """Return whether *ns* names a configured upstream."""
         return ns is not None and canonical_upstream(ns) in self._names
 
     def repository(self, path: str, *, ns: str | None) -> tuple[Repository, bool]:
-        """The repository that a client means by *path*, the part of its request between `/v2/` and the endpoint.
+        """Resolve *path*, the part of a request target between `/v2/` and the endpoint.
 
-        A first component that names an upstream decides (also against *ns*: whoever wrote the path meant it), then
-        *ns*, then the default upstream.
+        The upstream is the first component, if it names one (also against *ns*: the path is explicit), else *ns*, else
+        the default upstream.
 
         Returns:
             the repository, and whether the path named its upstream.
 
         Raises:
-            NameInvalid: the name breaks the grammar.
-            NameUnknown: *ns* is not configured, or nothing names an upstream and there is no default one.
+            NameInvalid: if the name breaks the grammar.
+            NameUnknown: if *ns* is not configured, or nothing names an upstream and there is no default.
         """
         first, slash, rest = path.partition("/")
         named = canonical_upstream(first) in self._names and bool(slash)
@@ -133,14 +133,14 @@ class Upstreams:
             upstream = canonical_upstream(ns)
             if upstream not in self._names:
                 raise NameUnknown(
-                    f"no upstream {_shown(ns)} is configured here (known: {known}); "
-                    f"add it to the mirror's configuration, or pull it directly",
+                    f"the upstream {_shown(ns)} is not configured (configured: {known}); "
+                    f"add it to the mirror's configuration, or pull from it directly",
                     ns=_shown(ns),
                 )
             return upstream
         if self._default is None:
             raise NameUnknown(
-                f"the request names no upstream and none is the default; begin the name with one of: {known}",
+                f"the request names no upstream and there is no default; begin the name with one of: {known}",
                 known=known,
             )
         return self._default

@@ -1,4 +1,4 @@
-"""Byte ranges (RFC 9110, section 14)."""
+"""Byte ranges: Range and Content-Range headers (RFC 9110, section 14)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from mirror.errors import RangeUnsatisfiable
 
-_MOST_RANGES = 1024  # more than a lazy snapshotter packs into one header line
+_MAX_RANGES = 1024  # more than a lazy snapshotter puts into one header
 _RANGE = re.compile(r"([0-9]*)-([0-9]*)")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The bytes from *start* up to, not including, *end*."""
+    """The bytes from *start* up to, but not including, *end*."""
 
     start: int
     end: int
@@ -23,20 +23,20 @@ class Span:
         return self.end - self.start
 
     def content_range(self, size: int) -> str:
-        """The value of Content-Range for this part of *size* bytes."""
+        """Return the Content-Range header for this span of *size* bytes."""
         return f"bytes {self.start}-{self.end - 1}/{size}"
 
 
 @dataclass(frozen=True, slots=True)
 class ContentRange:
-    """What a 206 says of its body: the part, and the size of the whole (None for `*`)."""
+    """The Content-Range of a 206: the span, and the complete size (None for `*`)."""
 
     span: Span
     size: int | None
 
     @classmethod
     def parse(cls, header: str | None) -> ContentRange | None:
-        """The value of a Content-Range header; None if it is missing or not of that form."""
+        """Parse a Content-Range header. Return None if it is missing or invalid."""
         found = _CONTENT_RANGE.fullmatch(header or "")
         if found is None:
             return None
@@ -45,22 +45,22 @@ class ContentRange:
 
 
 def requested_spans(header: str | None, size: int) -> tuple[Span, ...] | None:
-    """The parts of a *size*-byte blob that a Range header asks for, in its order.
+    """Return the spans of a *size*-byte blob that a Range header requests, in its order.
 
-    Ranges that start beyond the end are left out while another one can be satisfied (14.2).
+    Ranges that start beyond the end are dropped if another range is satisfiable (14.2).
 
     Returns:
-        None when the whole blob is to be sent: no header, or one that a server ignores (another unit, bad grammar,
-        or so many ranges, overlapping or not, that they are an attack or better served whole).
+        None to send the whole blob: without a header, and for a header that a server ignores (another unit, invalid
+        grammar, too many ranges, or several ranges that are together larger than the blob).
 
     Raises:
-        RangeUnsatisfiable: the header is well formed, and holds no byte of the blob.
+        RangeUnsatisfiable: if the header is well formed and selects no byte of the blob.
     """
     unit, equals, wanted = (header or "").partition("=")
     if not equals or unit.strip().lower() != "bytes":
         return None
     ranges = [part.strip() for part in wanted.split(",") if part.strip()]
-    if not 0 < len(ranges) <= _MOST_RANGES:
+    if not 0 < len(ranges) <= _MAX_RANGES:
         return None
     spans: list[Span] = []
     for text in ranges:
@@ -71,12 +71,12 @@ def requested_spans(header: str | None, size: int) -> tuple[Span, ...] | None:
         if not (first or last) or (first and last and int(last) < int(first)):
             return None
         if not (size or first) and int(last):
-            return None  # the last bytes of nothing: satisfiable (14.1.2), and no Content-Range can say so
+            return None  # a suffix of an empty blob: satisfiable (14.1.2), but no Content-Range can express it
         span = _span(first, last, size)
         if span is not None:
             spans.append(span)
     if not spans:
-        raise RangeUnsatisfiable(f"{header} holds no byte of a blob of {size} bytes", size=size)
+        raise RangeUnsatisfiable(f"{header} selects no byte of a blob of {size} bytes", size=size)
     if sum(map(len, spans)) > size and len(spans) > 1:
         return None
     return tuple(spans)

@@ -1,4 +1,4 @@
-"""Pull limits as registries tell them: `ratelimit-limit: 100;w=21600`, `ratelimit-remaining: 76;w=21600`."""
+"""Pull quota headers: `ratelimit-limit: 100;w=21600`, `ratelimit-remaining: 76;w=21600`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ _WINDOW = re.compile(r";\s*w\s*=\s*([0-9]{1,9})\s*(?=;|$)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class RateLimitHeader:
-    """So many pulls, in so many seconds (None where that is not told)."""
+    """A number of pulls in a window of seconds (None if the header has no window)."""
 
     pulls: int
     window: int | None
 
     @classmethod
     def parse(cls, header: str | None) -> RateLimitHeader | None:
-        """What such a header says; None for nothing. Of several limits the first is the one that is reached next
-        (draft-ietf-httpapi-ratelimit-headers, to its version 6).
+        """Parse a ratelimit header. Return None if it is missing or malformed.
+
+        Of several limits the first counts: it is the next to be reached (draft-ietf-httpapi-ratelimit-headers, up to
+        version 6).
         """
         found = None if header is None else _ITEM.fullmatch(header)
         if found is None:

@@ -1,7 +1,7 @@
-"""Routes: what a request target asks for (OCI distribution-spec 1.1, "Endpoints", the pull side).
+"""Routes: parser of request targets (OCI distribution-spec 1.1, "Endpoints", the pull side).
 
-The target is read as it stood on the request line. Nothing in it is decoded but an encoded colon (some clients send
-`sha256%3A…`): with `%2F`, `..` or `//` the names no longer parse, and so never reach the file system or upstream.
+The parser reads the raw target of the request line. It decodes only an encoded colon (some clients send
+`sha256%3A…`). Names with `%2F`, `..` or `//` do not parse, and so never reach the file system or an upstream.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from mirror.errors import NameUnknown, RouteUnknown
 from mirror.oci.digest import Digest
 from mirror.oci.names import Reference, Repository, Upstreams, canonical_upstream, parse_reference
 
-_LONGEST_TARGET = 4096
-_MOST_PARAMETERS = 32
+_MAX_TARGET_LENGTH = 4096
+_MAX_PARAMETERS = 32
 _ENCODED_COLON = re.compile("%3a", re.IGNORECASE)
 _BY_REFERENCE = re.compile(r"(.+)/(manifests|blobs|referrers)/([^/]+)")
-_LAST_TAGS = "/tags/list"
-_USERINFO = re.compile(r"//[^/?#]*@")  # of a target in absolute form (RFC 9112, 3.2.2)
+_TAGS_SUFFIX = "/tags/list"
+_USERINFO = re.compile(r"//[^/?#]*@")  # in a target in absolute form (RFC 9112, 3.2.2)
 
 
 @dataclass(frozen=True, slots=True)
 class RequestedRepository:
-    """How a client named a repository: what errors and links must be true to."""
+    """A repository as the client spelled it. Error messages and links keep that spelling."""
 
     repository: Repository
-    path: str  # of the repository in the client's own spelling, from the root: "/v2/quay.io/org/app"
+    path: str  # the path of the repository as the client spelled it: "/v2/quay.io/org/app"
     ns: str | None
-    by_path: bool  # the path named the upstream: the client knows no other way to it
+    by_path: bool  # whether the path named the upstream: such a client can't fall back to the upstream
 
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """`/v2/`: is this a registry?"""
+    """`/v2/`: the check of API support."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class TokenRoute:
     """The mirror's own token service (distribution's token specification).
 
     Attributes:
-        upstream: the one at which a login is to count; None where the request leaves it open.
+        upstream: the upstream for which the client's login is meant; None if the request does not say.
     """
 
     upstream: str | None
@@ -76,7 +76,7 @@ class TokenRoute:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One of the endpoints that are the mirror's own."""
+    """An endpoint of the mirror itself: health, readiness, metrics."""
 
     name: Literal["healthz", "readyz", "metrics"]
 
@@ -92,10 +92,12 @@ _PROBES: dict[str, Probe] = {
 
 
 def parse_route(target: str, upstreams: Upstreams) -> Route:
-    """What *target*, the second word of the request line, asks for.
+    """Parse *target*, the second part of the request line.
 
     Raises:
-        RouteUnknown, NameUnknown, NameInvalid, TagInvalid, DigestInvalid
+        RouteUnknown: if it is no endpoint of the mirror, too long, or has too many parameters.
+        NameUnknown: if it names an upstream that is not configured, or none and there is no default.
+        NameInvalid, TagInvalid, DigestInvalid: if that part breaks its grammar.
     """
     path, _, query = target.partition("?")
     if path in _PROBES:
@@ -103,17 +105,18 @@ def parse_route(target: str, upstreams: Upstreams) -> Route:
     if path in {"/v2", "/v2/"}:
         return Api()
     if path == TOKEN_PATH:
-        return TokenRoute(_meant_upstream(query, upstreams))
-    if len(target) > _LONGEST_TARGET:
+        return TokenRoute(_token_upstream(query, upstreams))
+    if len(target) > _MAX_TARGET_LENGTH:
         raise RouteUnknown(
-            f"the request target has {len(target)} characters; {_LONGEST_TARGET} are the most", most=4096
+            f"the request target has {len(target)} characters; the maximum is {_MAX_TARGET_LENGTH}",
+            most=_MAX_TARGET_LENGTH,
         )
     path = _ENCODED_COLON.sub(":", path)
     prefix, v2, rest = path.partition("/v2/")
     if not v2:
-        raise _no_such(path)
+        raise _unknown_route(path)
     if prefix and not prefix.startswith("/"):
-        raise _no_such(path)
+        raise _unknown_route(path)
     asked_path, ns = (prefix[1:] + "/" + rest if prefix else rest), _namespace(query)
     return _parse_endpoint(asked_path, path, ns, query, upstreams, prefix=prefix)
 
@@ -123,17 +126,16 @@ def _parse_endpoint(rest: str, path: str, ns: str | None, query: str, upstreams:
         repository, by_path = upstreams.repository(name, ns=ns)
         if prefix and not by_path:
             raise NameUnknown(
-                f"{shown(prefix, 80)!r} before /v2/ is not an upstream that is configured here; write "
-                f"/v2/<upstream>/<name>",
+                f"{shown(prefix, 80)!r} before /v2/ is not a configured upstream; write /v2/<upstream>/<name>",
                 prefix=shown(prefix, 80),
             )
         return RequestedRepository(repository, path[: len(path) - ending], ns if upstreams.knows(ns) else None, by_path)
 
-    if rest.endswith(_LAST_TAGS):
-        return TagsRoute(asked(rest.removesuffix(_LAST_TAGS), len(_LAST_TAGS)), _own(query))
+    if rest.endswith(_TAGS_SUFFIX):
+        return TagsRoute(asked(rest.removesuffix(_TAGS_SUFFIX), len(_TAGS_SUFFIX)), _list_query(query))
     found = _BY_REFERENCE.fullmatch(rest)
     if found is None:
-        raise _no_such(path)
+        raise _unknown_route(path)
     name, kind, reference = found.groups()
     origin = asked(name, len(kind) + len(reference) + 2)
     match kind:
@@ -142,26 +144,26 @@ def _parse_endpoint(rest: str, path: str, ns: str | None, query: str, upstreams:
         case "blobs":
             return BlobRoute(origin, Digest.parse(reference))
         case _:
-            return ReferrersRoute(origin, Digest.parse(reference), _own(query))
+            return ReferrersRoute(origin, Digest.parse(reference), _list_query(query))
 
 
 def _namespace(query: str) -> str | None:
-    """The `ns` parameter: a look-up key, never an address (distribution-spec, "Registry Proxying")."""
+    """Return the `ns` parameter: a look-up key, never an address (distribution-spec, "Registry Proxying")."""
     if not query:
         return None
     values = [value for name, value in _pairs(query) if name == "ns"]
     if len(values) > 1:
         raise NameUnknown(
-            f"the request has {len(values)} ns parameters; one says which upstream is meant", ns="several"
+            f"the request has {len(values)} ns parameters; send one, the name of the upstream", ns="several"
         )
     return canonical_upstream(values[0]) if values else None
 
 
-def _meant_upstream(query: str, upstreams: Upstreams) -> str | None:
-    """The upstream that a request for a token is about: the one that its scope names by path, or else its service.
+def _token_upstream(query: str, upstreams: Upstreams) -> str | None:
+    """Return the upstream of a token request: from the path in its scope, or else from its service.
 
-    Clients take the scope from the name that they pull, and repeat the service of the challenge (token specification,
-    "Requesting a Token"); from /v2/ they know no better service than the default upstream.
+    Clients build the scope from the repository that they pull, and repeat the service of the challenge (token
+    specification, "Requesting a Token"). The challenge at /v2/ can only name the default upstream.
     """
     pairs = _pairs(query)
     for scope in (one for name, value in pairs if name == "scope" for one in value.split(" ")):
@@ -173,28 +175,28 @@ def _meant_upstream(query: str, upstreams: Upstreams) -> str | None:
     return canonical_upstream(service) if service is not None and upstreams.knows(service) else None
 
 
-def _own(query: str) -> tuple[tuple[str, str], ...]:
-    """The list's own parameters: n, last, artifactType, and whatever upstream's links to the next page hold."""
+def _list_query(query: str) -> tuple[tuple[str, str], ...]:
+    """Return the parameters of a list request: n, last, artifactType, and those of an upstream's next-page links."""
     return tuple((name, value) for name, value in _pairs(query) if name != "ns")
 
 
 def _pairs(query: str) -> list[tuple[str, str]]:
     try:
-        return parse_qsl(query, keep_blank_values=True, max_num_fields=_MOST_PARAMETERS)
+        return parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_PARAMETERS)
     except ValueError as error:
         raise RouteUnknown(
-            f"the request has more than {_MOST_PARAMETERS} query parameters", most=_MOST_PARAMETERS
+            f"the request has more than {_MAX_PARAMETERS} query parameters", most=_MAX_PARAMETERS
         ) from error
 
 
 def shown(target: str, most: int) -> str:
-    """The beginning of a target, as errors and events may say it: without a login that somebody wrote into it."""
+    """Return the first *most* characters of a target for messages and the log, without a login in it."""
     return _USERINFO.sub("//", target, count=1)[:most]
 
 
-def _no_such(path: str) -> RouteUnknown:
+def _unknown_route(path: str) -> RouteUnknown:
     return RouteUnknown(
-        f"{shown(path, 80)!r} is not an endpoint of this mirror: it serves /v2/<name>/manifests/<reference>, "
+        f"{shown(path, 80)!r} is not an endpoint of this mirror. It serves /v2/<name>/manifests/<reference>, "
         f"/v2/<name>/blobs/<digest>, /v2/<name>/tags/list and /v2/<name>/referrers/<digest>",
         path=shown(path, 80),
     )

@@ -1,4 +1,4 @@
-"""Versions: tags that are numbers with points, in the order of Semantic Versioning 2.0.0 (11)."""
+"""Version order of tags (Semantic Versioning 2.0.0, section 11)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _Order = tuple[tuple[int, ...], bool, tuple[tuple[bool, int, str], ...], int, st
 
 
 def is_stable(tag: str) -> bool:
-    """Whether *tag* is a version, and none before another's release (`1.2.0-rc.1`, but also `1.2.0-alpine`)."""
+    """Return whether *tag* is a version without a pre-release part (`1.2.0-rc.1` has one, as has `1.2.0-alpine`)."""
     found = _VERSION.fullmatch(tag)
     return found is not None and found[5] is None
 
 
 def newest(tags: Iterable[str], count: int) -> list[str]:
-    """The *count* highest versions among *tags*, highest first; what is no version is passed over.
+    """Return the *count* highest versions among *tags*, highest first. Tags that are not versions are ignored.
 
     Of several spellings of one version (1.2, v1.2.0) the most exact comes first.
     """
@@ -36,6 +36,6 @@ def _order(tag: str) -> _Order | None:
 
 
 def _identifier(text: str) -> tuple[bool, int, str]:
-    """A part of a pre-release: numbers by their value, and below all words (11.4)."""
+    """Return the sort key of a pre-release identifier: numbers by value, and below all words (11.4)."""
     is_number = text.isdecimal() and len(text) < 19
     return (not is_number, int(text) if is_number else 0, "" if is_number else text)

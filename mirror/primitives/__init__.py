@@ -1,1 +1,1 @@
-"""Data structures and concurrency primitives without domain knowledge: LRU, singleflight, fair semaphore."""
+"""Data structures and concurrency primitives without domain knowledge: LRU, hints, singleflight, semaphore, buffers."""

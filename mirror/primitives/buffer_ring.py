@@ -1,4 +1,4 @@
-"""A belt: buffers that go round between who fills them and who empties them."""
+"""Bounded ring of reusable 1 MiB buffers between one producer (network) and one consumer (disk)."""
 
 from __future__ import annotations
 
@@ -7,45 +7,46 @@ from collections import deque
 from mmap import mmap
 
 _BUFFERS = 4
-_BUFFER = 2**20  # bytes; with all four full, who fills waits for who empties
+_BUFFER_BYTES = 2**20  # per buffer; while all four are full, the producer waits for the consumer
 
 
 class BufferRing:
-    """Four buffers.
+    """Four reusable buffers.
 
-    Anonymous memory: a buffer takes only what was ever in it, so a slow download takes little.
+    They are anonymous memory: pages take physical memory once they are written, so a slow download takes little.
     """
 
     def __init__(self) -> None:
-        self._empty = deque(memoryview(mmap(-1, _BUFFER)) for _ in range(_BUFFERS))
+        self._empty = deque(memoryview(mmap(-1, _BUFFER_BYTES)) for _ in range(_BUFFERS))
         self._filled = deque[tuple[memoryview, memoryview]]()
-        self._stopped = False
+        self._closed = False
         self._changed = asyncio.Event()
 
-    async def empty(self) -> memoryview | None:
-        """A buffer to fill, once there is one; None when nobody empties them any more."""
-        while not self._empty and not self._stopped:
+    async def next_empty(self) -> memoryview | None:
+        """Wait for a buffer to fill. Return None once the ring is closed."""
+        while not self._empty and not self._closed:
             await self._change()
-        return None if self._stopped else self._empty.popleft()
+        return None if self._closed else self._empty.popleft()
 
-    def put(self, buffer: memoryview, content: memoryview) -> None:
-        """Passes on a buffer, with the part of it that is to be written."""
+    def submit(self, buffer: memoryview, content: memoryview) -> None:
+        """Pass *buffer* to the consumer; *content* is the part of it to write."""
         self._filled.append((buffer, content))
         self._changed.set()
 
-    async def filled(self) -> tuple[memoryview, memoryview] | None:
-        """A buffer and what is to be written of it, once there is one; None at the end."""
-        while not self._filled and not self._stopped:
+    async def next_filled(self) -> tuple[memoryview, memoryview] | None:
+        """Wait for a filled buffer and its content. Return None once the ring is closed and drained."""
+        while not self._filled and not self._closed:
             await self._change()
         return self._filled.popleft() if self._filled else None
 
-    def give_back(self, buffer: memoryview) -> None:
+    def recycle(self, buffer: memoryview) -> None:
+        """Return a consumed buffer to the producer."""
         self._empty.append(buffer)
         self._changed.set()
 
-    def stop(self) -> None:
-        """No more comes, or no more is taken."""
-        self._stopped = True
+    def close(self) -> None:
+        """End the transfer from either side. The consumer still receives the buffers that are already filled."""
+        self._closed = True
         self._changed.set()
 
     async def _change(self) -> None:

@@ -1,7 +1,8 @@
-"""Turns: so many at once, and who waits is taken fairly.
+"""Fair semaphore: bounds concurrency, and grants waiting callers round-robin by key.
 
-Fair between askers, not between questions: one that asks five hundred times waits for its own, and not everybody
-else for it. Its law: while anybody waits, no turn is free; a turn that is given up goes to the next in the same step.
+Fairness is between keys, not between single calls: a key with five hundred waiting calls delays itself, not the other
+keys. Invariant: while a call waits, no permit is free. A released permit goes to the next waiting call in the same step
+of the event loop.
 """
 
 from __future__ import annotations
@@ -13,68 +14,67 @@ from contextlib import asynccontextmanager
 
 
 class FairSemaphore:
-    """Hands out *most* turns at a time: round-robin over those who ask, and to each in the order of asking."""
+    """A semaphore with *capacity* permits: round-robin over the keys, first in, first out within a key."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._free = most
-        self._taken = 0
-        self._queues: OrderedDict[Hashable, deque[asyncio.Future[None]]] = (
-            OrderedDict()
-        )  # none is empty; the first is next
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._free = capacity
+        self._held = 0
+        # By key, never an empty queue. The first key receives the next permit.
+        self._queues: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()
 
     @property
-    def taken(self) -> int:
-        """How many turns are held."""
-        return self._taken
+    def held(self) -> int:
+        """The number of permits in use."""
+        return self._held
 
     @property
     def waiting(self) -> int:
-        """How many wait for one."""
+        """The number of calls that wait for a permit."""
         return sum(map(len, self._queues.values()))
 
     @asynccontextmanager
-    async def turn(self, asker: Hashable) -> AsyncIterator[None]:
-        """Waits for a turn, and holds it until the context ends."""
+    async def acquire(self, key: Hashable) -> AsyncIterator[None]:
+        """Wait for a permit, and hold it until the context ends."""
         if self._free:
             self._free -= 1
         else:
-            await self._wait(asker)
-        self._taken += 1
+            await self._wait(key)
+        self._held += 1
         try:
             yield
         finally:
-            self._taken -= 1
-            self._pass_on()
+            self._held -= 1
+            self._release()
 
-    async def _wait(self, asker: Hashable) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        self._queues.setdefault(asker, deque()).append(turn)
+    async def _wait(self, key: Hashable) -> None:
+        permit = asyncio.get_running_loop().create_future()
+        self._queues.setdefault(key, deque()).append(permit)
         try:
-            await turn
+            await permit
         except asyncio.CancelledError:
-            if turn.cancelled():
-                self._leave(asker, turn)
-            else:  # it came in the very moment of leaving
-                self._pass_on()
+            if permit.cancelled():
+                self._remove(key, permit)
+            else:  # granted and cancelled in the same step: pass the permit on
+                self._release()
             raise
 
-    def _leave(self, asker: Hashable, turn: asyncio.Future[None]) -> None:
-        queue = self._queues.get(asker, deque())
-        if turn in queue:  # or it was cancelled and passed over before this task ran
-            queue.remove(turn)
+    def _remove(self, key: Hashable, permit: asyncio.Future[None]) -> None:
+        queue = self._queues.get(key, deque())
+        if permit in queue:  # absent if `_release` met the cancelled future before this task ran
+            queue.remove(permit)
             if not queue:
-                del self._queues[asker]
+                del self._queues[key]
 
-    def _pass_on(self) -> None:
-        """Gives a turn to the next who waits; that asker's others then come after everybody else's."""
+    def _release(self) -> None:
+        """Grant a permit to the first key's oldest call, and move that key behind all others."""
         while self._queues:
-            asker = next(iter(self._queues))
-            queue = self._queues.pop(asker)
-            turn = queue.popleft()
+            key = next(iter(self._queues))
+            queue = self._queues.pop(key)
+            permit = queue.popleft()
             if queue:
-                self._queues[asker] = queue
-            if not turn.done():
-                turn.set_result(None)
+                self._queues[key] = queue
+            if not permit.done():
+                permit.set_result(None)
                 return
         self._free += 1

@@ -1,6 +1,6 @@
-"""Collapsed requests (RFC 9211, 2.4): many ask the same, one is under way, all get its answer.
+"""Singleflight: concurrent calls with one key share one task and its result (collapsed requests, RFC 9211, 2.4).
 
-And exclusion, where each has to do its own: one after the other.
+KeyedLock is the counterpart for calls that must each do their own work, one at a time for each key.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 _Key = TypeVar("_Key", bound=Hashable)
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 
 
-class SingleFlight(Generic[_Key, _Answer]):
-    """Runs one task for each key at a time. The tasks belong to this object, not to who asks: askers may leave."""
+class SingleFlight(Generic[_Key, _Result]):
+    """Runs at most one task for each key. The tasks belong to this object: a cancelled caller does not stop one."""
 
     def __init__(self) -> None:
-        self._running: dict[_Key, asyncio.Task[_Answer]] = {}
+        self._running: dict[_Key, asyncio.Task[_Result]] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -32,55 +32,55 @@ class SingleFlight(Generic[_Key, _Answer]):
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    async def ask(self, key: _Key, begin: Callable[[], Awaitable[_Answer]]) -> tuple[_Answer, bool]:
-        """The answer for *key*, of the task under way or of a new one.
+    async def do(self, key: _Key, work: Callable[[], Awaitable[_Result]]) -> tuple[_Result, bool]:
+        """Join the running task of *key*, or start *work* as a new one, and wait for its result.
 
         Returns:
-            the answer, and whether it came of a task that another asker began.
+            the result, and whether the call joined a task that another call had started.
 
         Raises:
-            what *begin* raises, to each asker alike.
+            whatever *work* raises, to every caller.
         """
         task = self._running.get(key)
         joined = task is not None
         if task is None:
-            task = asyncio.ensure_future(self._run(begin))
+            task = asyncio.ensure_future(self._run(work))
             self._running[key] = task
             task.add_done_callback(lambda done: self._forget(key, done))
         return await asyncio.shield(task), joined
 
-    async def _run(self, begin: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        return await begin()
+    async def _run(self, work: Callable[[], Awaitable[_Result]]) -> _Result:
+        return await work()
 
-    def _forget(self, key: _Key, task: asyncio.Task[_Answer]) -> None:
+    def _forget(self, key: _Key, task: asyncio.Task[_Result]) -> None:
         if self._running.get(key) is task:
             del self._running[key]
         if not task.cancelled():
-            task.exception()  # seen, even where every asker has left
+            task.exception()  # retrieved, so that asyncio does not log it after every caller was cancelled
 
 
 class KeyedLock(Generic[_Key]):
-    """Lets one in for each key at a time; who comes later waits."""
+    """A mutex for each key, which exists only while it is held or awaited."""
 
     def __init__(self) -> None:
-        self._doors: dict[_Key, _Door] = {}
+        self._locks: dict[_Key, _CountedLock] = {}
 
     @asynccontextmanager
-    async def of(self, key: _Key) -> AsyncIterator[None]:
-        """Alone with *key*, as long as the block lasts."""
-        door = self._doors.setdefault(key, _Door())
-        door.users += 1
+    async def hold(self, key: _Key) -> AsyncIterator[None]:
+        """Wait for the lock of *key*, and hold it until the context ends."""
+        counted = self._locks.setdefault(key, _CountedLock())
+        counted.users += 1
         try:
-            async with door.lock:
+            async with counted.lock:
                 yield
         finally:
-            door.users -= 1
-            if not door.users:
-                del self._doors[key]
+            counted.users -= 1
+            if not counted.users:
+                del self._locks[key]
 
 
-class _Door:
-    """A lock, and how many are inside or wait."""
+class _CountedLock:
+    """A lock, and the number of tasks that hold it or wait for it."""
 
     __slots__ = ("lock", "users")
 

@@ -321,23 +321,23 @@ class Downloads:
         ring = BufferRing()
         writing = asyncio.create_task(self._write(download, ingest, ring))
         try:
-            while (buffer := await ring.empty()) is not None:
+            while (buffer := await ring.next_empty()) is not None:
                 count = await stream.read_into(buffer)
                 if not count:
                     break
                 download.received(count)
-                ring.put(buffer, buffer[min(skip, count) : count])
+                ring.submit(buffer, buffer[min(skip, count) : count])
                 skip -= min(skip, count)
         finally:
-            ring.stop()
+            ring.close()
             await writing  # bytes that came before a failure are kept
 
     async def _write(self, download: Download, ingest: Ingest, ring: BufferRing) -> None:
         try:
-            while (filled := await ring.filled()) is not None:
+            while (filled := await ring.next_filled()) is not None:
                 buffer, content = filled
                 await ingest.append(content)
-                ring.give_back(buffer)
+                ring.recycle(buffer)
                 download.set_written(ingest.written)
         finally:
-            ring.stop()  # if the disk fails, reading must stop too
+            ring.close()  # if the disk fails, reading must stop too

@@ -170,7 +170,7 @@ class PullService:
 
     async def _fetched(self, context: PullContext, reference: Reference) -> ManifestResult:
         await self._guard.require_askable(context, reference, ManifestUnknown)
-        manifest, joined = await self._manifests.ask(
+        manifest, joined = await self._manifests.do(
             (context.login, context.repository, reference), partial(self._fetch, context, reference)
         )
         stored = CacheOutcome.STORED if manifest.digest in self._store else CacheOutcome.PASSED
@@ -192,7 +192,7 @@ class PullService:
     async def _revalidated(self, context: PullContext, tag: Tag, fact: TagFact) -> ManifestResult:
         try:
             revalidate = partial(self._revalidate, context, tag, fact)
-            manifest, _ = await self._manifests.ask((context.login, context.repository, tag), revalidate)
+            manifest, _ = await self._manifests.do((context.login, context.repository, tag), revalidate)
         except MirrorError as failure:
             if is_gone(failure):
                 await self._catalog.drop_tag(context.repository, tag)
@@ -384,7 +384,7 @@ class PullService:
         """
         if not await self._catalog.holds(context.repository, digest):
             key = (context.login, context.repository, digest)
-            await self._rights.ask(key, partial(self._confirm_held, context, digest))
+            await self._rights.do(key, partial(self._confirm_held, context, digest))
 
     async def _confirm_held(self, context: PullContext, digest: Digest) -> None:
         await self._guard.require_askable(context, digest, BlobUnknown)

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import structlog
 
-from mirror.auth.rules import ANYBODY
+from mirror.auth.rules import ANONYMOUS_CALLER
 from mirror.errors import ContentUnknown, MirrorError, NameUnknown, PlatformUnknown, UpstreamUnavailable
 from mirror.oci.digest import Digest
 from mirror.oci.image_names import Image, Named, Selection
@@ -179,7 +179,7 @@ class Warming:
 
 def _context(repository: Repository) -> PullContext:
     """Return the context of a pull that the mirror makes for itself."""
-    return PullContext(ANYBODY, repository)
+    return PullContext(ANONYMOUS_CALLER, repository)
 
 
 def _confirmed(pull: ListResult) -> ListResult:

@@ -12,7 +12,7 @@ from typing import assert_never
 import structlog
 from aiohttp import web
 
-from mirror.auth.rules import ANYBODY, Caller
+from mirror.auth.rules import ANONYMOUS_CALLER, Caller
 from mirror.errors import MethodUnsupported, MirrorError, RouteUnknown
 from mirror.observability.metrics import Metrics
 from mirror.oci.names import Upstreams
@@ -80,7 +80,7 @@ class App:
         """Answers a request. Raises nothing but cancellation, which means that the client left."""
         started = time.perf_counter()
         route: Route | None = None
-        caller = ANYBODY
+        caller = ANONYMOUS_CALLER
         try:
             if request.version != _HTTP_1_1 or "Upgrade" in request.headers:
                 check_framing(request)

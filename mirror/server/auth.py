@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from aiohttp import web
 
-from mirror.auth.rules import ANYBODY, Caller, Rule, Rules, is_user
+from mirror.auth.rules import ANONYMOUS_CALLER, Caller, Rule, Rules, is_user
 from mirror.auth.users import Logins
 from mirror.config import AccessRule, ClientSettings
 from mirror.errors import Denied, Unauthorized
@@ -43,7 +43,7 @@ class Authenticator:
             TooManyLogins: it could not be found out now.
         """
         if request.raw_path.partition("?")[0] == _ALWAYS_OPEN:
-            return ANYBODY
+            return ANONYMOUS_CALLER
         if self._certificates and (user := _certified(request)) is not None:
             return Caller(user)
         if self._logins is not None:
@@ -55,11 +55,11 @@ class Authenticator:
                 "/etc/docker/certs.d/<mirror>/)",
                 certificate="none",
             )
-        return ANYBODY
+        return ANONYMOUS_CALLER
 
     async def _logged_in(self, request: web.BaseRequest, logins: Logins) -> Caller:
         header = request.headers.get("Authorization", "")
-        if (known := logins.known(header)) is not None:
+        if (known := logins.cached(header)) is not None:
             return known
         login = parse_authorization(header)
         if not isinstance(login, Login):
@@ -67,7 +67,7 @@ class Authenticator:
                 "this mirror lets in its users only: log in to it first (docker login, podman login)",
                 challenge=_CHALLENGE,
             )
-        caller = await logins.admitted(header, login, request.remote or "")
+        caller = await logins.authenticate(header, login, request.remote or "")
         if caller is None:
             raise Unauthorized(
                 "the name or the password is wrong: log in to this mirror again (docker login, podman login)",
@@ -99,7 +99,7 @@ class Authenticator:
                 return
             case _:
                 if self._rules is not None:
-                    self._rules.check(caller, route.asked.repository)
+                    self._rules.require_allowed(caller, route.asked.repository)
 
 
 def _certified(request: web.BaseRequest) -> str | None:

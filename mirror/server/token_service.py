@@ -97,7 +97,7 @@ class TokenService:
         shown = parse_authorization(request.headers.get("Authorization"))
         if not isinstance(shown, Login) or self.authorization.is_allowed(context):
             return nullcontext()
-        return self.failed_logins.guess(request.remote or "")
+        return self.failed_logins.attempt(request.remote or "")
 
     def _context(self, request: web.BaseRequest, asked: RequestedRepository, caller: Caller) -> PullContext:
         login = self._login(request, asked)
@@ -134,7 +134,7 @@ class TokenService:
         is_login = isinstance(shown, Login) and self.authorization.concerns(upstream)
         subject = TokenSubject(upstream, shown if isinstance(shown, Login) and is_login else NO_LOGIN)
         try:
-            with self.failed_logins.guess(request.remote or "") if is_login else nullcontext():
+            with self.failed_logins.attempt(request.remote or "") if is_login else nullcontext():
                 await self.authorization.check_login(subject)
         except Denied as refusal:
             challenge = f'Basic realm="{upstream}"'

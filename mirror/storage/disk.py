@@ -239,7 +239,7 @@ class DiskStore:
     @asynccontextmanager
     async def ingest(self, digest: Digest) -> AsyncIterator[DiskIngest]:
         # Two writers of one file, such as an import beside a pull, would each verify what the other wrote over.
-        async with self._alone.of(digest), self._ingest(digest) as ingest:
+        async with self._alone.hold(digest), self._ingest(digest) as ingest:
             yield ingest
 
     @asynccontextmanager

@@ -107,7 +107,7 @@ class ClientAuthorization:
         """
         decision = self._decision(context)
         if decision is None:
-            await self._requests.ask((route, context.login), partial(self._ask, route, context))
+            await self._requests.do((route, context.login), partial(self._ask, route, context))
         elif decision.refusal is not None:
             raise Denied(decision.refusal, upstream=context.repository.upstream)
 
@@ -141,7 +141,7 @@ class ClientAuthorization:
         """
         if isinstance(subject.login, Login):
             registry = self._registries[subject.upstream]
-            await self._logins.ask(subject, partial(registry.check_login, subject.login))
+            await self._logins.do(subject, partial(registry.check_login, subject.login))
 
     def issue(self, subject: TokenSubject) -> Token:
         """Return a token that stands for the client, for TOKEN_LIFETIME seconds and as long as this mirror runs."""

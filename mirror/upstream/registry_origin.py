@@ -45,12 +45,12 @@ class RegistryOrigin:
         self.name = name
         self._endpoints = endpoints
         self._slots = slots
-        self._urgent_slots = FairSemaphore(max(1, slots.most // 2))
+        self._urgent_slots = FairSemaphore(max(1, slots.capacity // 2))
         self._blamed = LruCache[Digest, tuple[str, ...]](_MAX_BLAMED)  # labels of endpoints, the latest failure last
         self._first_byte = first_byte
         self._silence = silence
         self._metrics = metrics
-        metrics.upstream_blobs.labels(name, "fetching").set_function(lambda: slots.taken)
+        metrics.upstream_blobs.labels(name, "fetching").set_function(lambda: slots.held)
         urgent = self._urgent_slots
         metrics.upstream_blobs.labels(name, "waiting").set_function(lambda: slots.waiting + urgent.waiting)
 
@@ -86,12 +86,12 @@ class RegistryOrigin:
         try:
             async with asyncio.timeout(self._first_byte * _CLIENT_WAIT if is_urgent else None):
                 if is_urgent:
-                    await exits.enter_async_context(self._urgent_slots.turn(repository))
-                await exits.enter_async_context(self._slots.turn(repository))
+                    await exits.enter_async_context(self._urgent_slots.acquire(repository))
+                await exits.enter_async_context(self._slots.acquire(repository))
         except TimeoutError as error:
             raise UpstreamUnavailable(
-                f"{self._slots.taken} blobs are being fetched from {self.name} already: ask again, or set connections "
-                f'above {self._slots.most} in [upstreams."{self.name}"]',
+                f"{self._slots.held} blobs are being fetched from {self.name} already: ask again, or set connections "
+                f'above {self._slots.capacity} in [upstreams."{self.name}"]',
                 retry_after=5,
                 upstream=self.name,
             ) from error

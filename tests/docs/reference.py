@@ -1,4 +1,4 @@
-"""`make reference`: docs/configuration.md and config/mirror.toml, from the settings and what is said of them."""
+"""`make reference`: docs/configuration.md and config/mirror.toml, from the settings and their docstrings."""
 
 import ast
 import inspect
@@ -26,7 +26,7 @@ FLAGS = {
     "cache.max_size": ("--max-size", "MIRROR_MAX_SIZE"),
     "log.format": ("--log-format", "MIRROR_LOG_FORMAT"),
 }
-"""What has a flag and a short variable, by key."""
+"""The flag and the short variable of a key, by key."""
 
 EXAMPLES: Mapping[str, object] = {
     "server.certificate_file": "/etc/mirror/tls.crt",
@@ -47,7 +47,7 @@ EXAMPLES: Mapping[str, object] = {
     "access.repositories": ("docker.io/library/*", "ghcr.io/team/*"),
     "access.allow": True,
 }
-"""What may stand there, of keys that are not set unless somebody does."""
+"""Example values of keys without a default."""
 
 _KINDS = {
     parse_size: "size",
@@ -75,12 +75,12 @@ class Key:
 
     @property
     def variable(self) -> str:
-        """What sets it in the environment."""
+        """The environment variable that sets the key."""
         return FLAGS.get(self.path, ("", f"MIRROR_{self.section}__{self.name}".upper()))[1]
 
 
 def keys(section: str) -> list[Key]:
-    """The keys of a section, in the order in which they are declared."""
+    """Return the keys of a section, in the order of their declaration."""
     model = section_model(section)
     texts = dict(_texts(model))
     return [
@@ -90,14 +90,14 @@ def keys(section: str) -> list[Key]:
 
 
 def section_model(name: str) -> type[Section]:
-    """The class of a section: what *name* holds, or each of what it holds."""
+    """Return the class of a section, or of the items of a section that is a list or a table."""
     annotation = Settings.model_fields[name].annotation
     found = [one for one in (annotation, *get_args(annotation)) if isinstance(one, type)]
     return next(one for one in found if not get_args(one) and issubclass(one, Section))
 
 
 def _texts(model: type[BaseModel]) -> Iterator[tuple[str, str]]:
-    """What stands below each key, on one line."""
+    """Yield the docstring below each key, on one line."""
     declared = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
     assert isinstance(declared, ast.ClassDef)
     for statement, below in zip(declared.body, declared.body[1:], strict=False):
@@ -131,7 +131,7 @@ def _default(section: str, name: str, field: FieldInfo) -> object:
 
 
 def _shown(value: float, units: tuple[tuple[str, int], ...], *, least: int) -> object:
-    """In the largest unit that fits, as long as no more than *least* becomes one."""
+    """Return *value* in the largest unit of which it is a multiple; exactly one unit of size *least* stays a number."""
     for name, unit in units:
         if value >= unit and not value % unit and not (value == unit == least):
             return f"{value / unit:g}{name}"
@@ -145,7 +145,7 @@ def _toml(value: object) -> str:
 
 
 def page() -> str:
-    """docs/configuration.md."""
+    """Return docs/configuration.md."""
     return "\n".join([*_head(), *(line for name in Settings.model_fields for line in _chapter(name))])
 
 
@@ -155,14 +155,15 @@ def _head() -> Iterator[str]:
 
 
 _PAGE_HEAD = """
-Written by `make reference` from the settings themselves. Nothing has to be set. What is set in several places counts
-in this order: flag, variable, file, default. The file is TOML, given as `--config FILE` or `MIRROR_CONFIG`;
-[config/mirror.toml](../config/mirror.toml) has all of it to start from. A key that is unknown, a variable that is
-misspelled or a value that makes no sense stops the start; `mirror doctor --config FILE` says so without starting.
+`make reference` generates this page from the settings. Every key is optional. A flag overrides a variable, a variable
+overrides the file, and the file overrides the default. The file is TOML, given as `--config FILE` or `MIRROR_CONFIG`;
+[config/mirror.toml](../config/mirror.toml) contains every key with its default. An unknown key, a misspelled variable
+or an invalid value stops the start; `mirror doctor --config FILE` reports it without starting.
 
-Sizes are bytes, or a number with a unit (500MB, 50GiB). Durations are 500ms, 60s, 15m, 12h, 30d. Rules and upstreams
-are for the file; every other key has a variable too. What was read at the start holds until the next one, but for
-certificates and users, which SIGHUP reads anew, and upstreams' passwords, which are noticed.
+Sizes are bytes, or a number with a unit (500MB, 50GiB). Durations are 500ms, 60s, 15m, 12h, 30d. Access rules and
+upstreams can only be set in the file; every other key also has a variable. The mirror reads its settings once, at the
+start. Exceptions: SIGHUP reads certificates and users again, and changed passwords of upstreams take effect within a
+second.
 """
 
 
@@ -172,7 +173,7 @@ def _chapter(section: str) -> Iterator[str]:
     yield from (f"## {title}", "", *textwrap.wrap(" ".join((model.__doc__ or "").split()), _WIDTH), "")
     if section == "upstreams":
         yield from textwrap.wrap(_UPSTREAMS, _WIDTH)
-        yield from ("", "`--upstream NAME=URL` (`MIRROR_UPSTREAM`) adds one, or changes the address of one.", "")
+        yield from ("", "`--upstream NAME=URL` (`MIRROR_UPSTREAM`) adds an upstream, or changes the URL of one.", "")
         yield from ("| embedded | url |", "|---|---|")
         yield from (f"| {name} | `{url}` |" for name, url in DEFAULT_UPSTREAMS.items())
         yield ""
@@ -188,13 +189,13 @@ def _chapter(section: str) -> Iterator[str]:
 
 
 _UPSTREAMS = (
-    "Upstreams are asked for by name: /v2/quay.io/org/app/…, or ?ns=quay.io. What a request leaves unnamed goes to the "
-    "default one, docker.io. A section adds an upstream, or changes the embedded one of that name key by key."
+    "A request names its upstream in the path, /v2/quay.io/org/app/…, or as ?ns=quay.io. A request without a name goes "
+    "to the default upstream, docker.io. A section adds an upstream, or changes keys of the embedded one of that name."
 )
 
 
 def file() -> str:
-    """config/mirror.toml."""
+    """Return config/mirror.toml."""
     parts = ["\n".join(_FILE_HEAD)]
     for section in Settings.model_fields:
         if section == "access":
@@ -211,14 +212,14 @@ def file() -> str:
 
 
 _FILE_HEAD = (
-    "# Every key there is, with its default. The mirror runs without this file; keep what you change.",
-    "# Each key is also a variable: MIRROR_TAGS__FRESH_FOR=5m sets fresh_for of [tags].",
+    "# Every key with its default. The mirror runs without this file; keep only the keys that you change.",
+    "# Every key also has a variable: MIRROR_TAGS__FRESH_FOR=5m sets fresh_for of [tags].",
     "# Sizes: bytes, or a number with a unit (500MB, 50GiB). Durations: 500ms, 60s, 15m, 12h, 30d.",
 )
 
 
 def lines(key: Key) -> Iterator[str]:
-    """What config/mirror.toml has of it."""
+    """Yield the lines of a key in config/mirror.toml."""
     yield from _comment(key.text)
     if key.default is None:
         yield f"# {key.name} = {_toml(EXAMPLES[key.path])}"
@@ -236,7 +237,7 @@ def _access() -> Iterator[str]:
 
 def _upstreams() -> Iterator[str]:
     yield from _comment(_UPSTREAMS)
-    yield from _comment("Beside url and default, any of them may have")
+    yield from _comment("Further keys of an upstream:")
     for key in keys("upstreams"):
         if key.name not in {"url", "default"}:
             yield from _comment(key.text, indent="    ")
@@ -254,7 +255,7 @@ def _comment(text: str, *, indent: str = "") -> list[str]:
 
 
 def main() -> None:
-    """Writes both."""
+    """Write both files."""
     PAGE.write_text(page())
     FILE.write_text(file())
 

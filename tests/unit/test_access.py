@@ -1,4 +1,4 @@
-"""Rules: the first that matches decides, however a repository is spelled."""
+"""Access rules: the first match decides, however a repository is spelled."""
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.auth.rules import ANYBODY, Caller, Rule, Rules, can_match, canonical_pattern, is_user
+from mirror.auth.rules import ANONYMOUS_CALLER, Caller, Rule, Rules, can_match, canonical_pattern, is_user
 from mirror.errors import ConfigurationInvalid, Denied
 from mirror.oci.digest import Digest
 from mirror.oci.names import DOCKER_HUB, Repository, Upstreams
@@ -20,7 +20,7 @@ HOSTS = ("docker.io", "quay.io", "localhost:5001")
 UPSTREAMS = Upstreams(HOSTS, default=DOCKER_HUB)
 DIGEST = Digest.of(b"")
 
-callers = st.sampled_from([ANYBODY, *map(Caller, ("alice", "ci-1", "ci-*", "[x]", "Alice", "a\N{SNOWMAN}"))])
+callers = st.sampled_from([ANONYMOUS_CALLER, *map(Caller, ("alice", "ci-1", "ci-*", "[x]", "Alice", "a\N{SNOWMAN}"))])
 repositories = st.builds(
     lambda host, name: UPSTREAMS.repository(f"{host}/{name}", ns=None)[0],
     st.sampled_from(HOSTS),
@@ -49,16 +49,16 @@ rules = st.lists(
 
 
 def allowed(rules: Rules, caller: Caller, repository: Repository) -> bool:
-    """Whether the rules let this one pass."""
+    """Return whether the rules allow the pull."""
     try:
-        rules.check(caller, repository)
+        rules.require_allowed(caller, repository)
     except Denied:
         return False
     return True
 
 
 def modelled(rules: Iterable[Rule], caller: Caller, repository: Repository) -> bool:
-    """The same in the words of the manual."""
+    """Return the verdict, computed as the documentation describes it."""
     for rule in rules:
         for_user = any(fnmatchcase(caller.name, glob) for glob in rule.users)
         if for_user and any(fnmatchcase(repository.key, canonical_pattern(glob)) for glob in rule.repositories):
@@ -67,25 +67,25 @@ def modelled(rules: Iterable[Rule], caller: Caller, repository: Repository) -> b
 
 
 @given(rules, callers, repositories)
-def test_the_first_rule_that_matches_decides(rules: list[Rule], caller: Caller, repository: Repository) -> None:
-    """In users and in repositories; what none matches is denied. The second answer is the first."""
+def test_first_matching_rule_decides(rules: list[Rule], caller: Caller, repository: Repository) -> None:
+    """A rule must match user and repository. No match: denied. The cached verdict equals the first."""
     expected = modelled(rules, caller, repository)
     ours = Rules(rules)
     assert [allowed(ours, caller, repository) for _ in range(2)] == [expected] * 2
 
 
 @given(rules, callers, repositories)
-def test_a_denial_says_who_what_and_where_to_look(rules: list[Rule], caller: Caller, repository: Repository) -> None:
-    """The user, the repository, and the section of the configuration with the number of the rule."""
+def test_denial_names_user_repository_and_rule(rules: list[Rule], caller: Caller, repository: Repository) -> None:
+    """And the section of the configuration to change."""
     try:
-        Rules(rules).check(caller, repository)
+        Rules(rules).require_allowed(caller, repository)
     except Denied as denied:
         failure = denied
     else:
         return
     said = str(failure)
     assert str(repository) in said
-    assert (caller.user or "whoever has no login") in said
+    assert (caller.user or "a client without a login") in said
     assert "[[access]]" in said
     assert (failure.status, failure.code) == (403, "DENIED")
     if rules and "denies" in said:
@@ -96,7 +96,7 @@ def test_a_denial_says_who_what_and_where_to_look(rules: list[Rule], caller: Cal
 
 @st.composite
 def spelled(draw: st.DrawFn) -> tuple[Repository, str]:
-    """A repository, and one of the ways to ask for something in it."""
+    """A repository, and one of the request targets that address it."""
     repository = draw(repositories)
     host = draw(st.sampled_from([repository.upstream, repository.upstream.upper(), repository.upstream.title()]))
     name = repository.name
@@ -135,16 +135,18 @@ def asked_of(target: str) -> RequestedRepository:
 
 
 @given(spelled(), rules, callers)
-def test_no_spelling_gets_around_a_rule(spelled: tuple[Repository, str], rules: list[Rule], caller: Caller) -> None:
-    """Path, prefix, ns, the names of Docker Hub, library/, case, encoded colons: one repository, one verdict."""
+def test_no_spelling_of_a_target_bypasses_a_rule(
+    spelled: tuple[Repository, str], rules: list[Rule], caller: Caller
+) -> None:
+    """Path, prefix, ns, aliases of Docker Hub, library/, case, encoded colons: one repository, one verdict."""
     repository, target = spelled
     assert asked_of(target).repository == repository
     assert allowed(Rules(rules), caller, asked_of(target).repository) == modelled(rules, caller, repository)
 
 
 @given(repositories, st.sampled_from(["{}", "{}*", "{}?"]), callers)
-def test_all_spellings_of_a_rule_are_one(repository: Repository, form: str, caller: Caller) -> None:
-    """Rules may say index.docker.io and Docker.IO, and docker.io/alpine for docker.io/library/alpine."""
+def test_all_spellings_of_a_pattern_are_equivalent(repository: Repository, form: str, caller: Caller) -> None:
+    """index.docker.io and Docker.IO are docker.io; docker.io/alpine is docker.io/library/alpine."""
     hosts = [repository.upstream, repository.upstream.upper()]
     named = [repository.name]
     if repository.upstream == DOCKER_HUB:
@@ -160,15 +162,15 @@ def test_all_spellings_of_a_rule_are_one(repository: Repository, form: str, call
 
 
 @given(globs, repositories)
-def test_a_rule_that_is_refused_would_match_nothing(glob: str, repository: Repository) -> None:
-    """So that whoever writes `alpine` for docker.io/library/alpine hears of it, and locks nothing up in vain."""
+def test_rejected_pattern_matches_nothing(glob: str, repository: Repository) -> None:
+    """A rule for `alpine` instead of docker.io/library/alpine is an error, not a rule without effect."""
     if not can_match(glob, HOSTS):
-        assert not allowed(Rules([Rule(("*",), (glob,), allow=True)]), ANYBODY, repository)
+        assert not allowed(Rules([Rule(("*",), (glob,), allow=True)]), ANONYMOUS_CALLER, repository)
 
 
 @pytest.mark.parametrize("pattern", ["alpine", "library/alpine", "docker.io", "docker.io/", "nowhere.test/*", "", "/*"])
-def test_a_rule_for_no_upstream_stops_the_start(tmp_path: Path, pattern: str) -> None:
-    """It names the rule, what was found and how to write it."""
+def test_rule_without_a_configured_upstream_is_refused(tmp_path: Path, pattern: str) -> None:
+    """The message names the rule, the pattern and the correct form."""
     text = f'[[access]]\nallow = true\n[[access]]\nrepositories = ["docker.io/*", "{pattern}"]\nallow = false'
     with environment(), pytest.raises(ConfigurationInvalid) as refusal:
         read(tmp_path / "mirror.toml", text)
@@ -179,24 +181,24 @@ def test_a_rule_for_no_upstream_stops_the_start(tmp_path: Path, pattern: str) ->
 @pytest.mark.parametrize(
     "pattern", ["*", "*.io/x", "d?cker.io/x", "docker.io/alpine", "QUAY.io/*", "index.docker.io/*"]
 )
-def test_a_rule_for_an_upstream_or_for_any_is_taken(tmp_path: Path, pattern: str) -> None:
-    """Also where a glob stands for the upstream's name."""
+def test_rule_for_a_configured_upstream_or_a_glob_is_accepted(tmp_path: Path, pattern: str) -> None:
+    """Also if a glob matches the upstream's name."""
     with environment():
         settings = read(tmp_path / "mirror.toml", f'[[access]]\nrepositories = ["{pattern}"]\nallow = true')
     assert settings.access[0].repositories == (pattern,)
 
 
 @pytest.mark.parametrize("key", ["users", "repositories"])
-def test_a_rule_for_nobody_or_nothing_stops_the_start(tmp_path: Path, key: str) -> None:
-    """An empty list is a mistake."""
+def test_rule_with_an_empty_list_is_refused(tmp_path: Path, key: str) -> None:
+    """Such a rule could never match."""
     with environment(), pytest.raises(ConfigurationInvalid, match=rf"access\.0\.{key}"):
         read(tmp_path / "mirror.toml", f"[[access]]\n{key} = []\nallow = true")
 
 
 @given(st.text(max_size=300))
-def test_a_users_name_can_be_shown(name: str) -> None:
-    """Nothing in it breaks a line, and it is nobody who has no name."""
+def test_valid_user_name_is_printable(name: str) -> None:
+    """It can't break a line of the log, and differs from the name of anonymous callers."""
     if is_user(name):
         assert name
         assert name.isprintable()
-        assert Caller(name).name != ANYBODY.name
+        assert Caller(name).name != ANONYMOUS_CALLER.name

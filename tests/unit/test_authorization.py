@@ -1,4 +1,4 @@
-"""Authorization headers: what parsed is a login or a token, whole; everything else is nobody."""
+"""Authorization headers: a header parses to a complete login, a complete token or None."""
 
 from base64 import b64encode
 
@@ -17,14 +17,14 @@ def basic(text: str | bytes) -> str:
 
 
 @given(st.sampled_from(["Basic", "basic", "BASIC"]), PRINTABLE.filter(lambda name: name and ":" not in name), PRINTABLE)
-def test_basic_is_a_name_and_a_password(scheme: str, username: str, password: str) -> None:
-    """RFC 7617, 2: the first colon ends the name; the password may hold more of them, or nothing."""
+def test_basic_header_parses_to_a_login(scheme: str, username: str, password: str) -> None:
+    """RFC 7617, 2: the first colon ends the name; the password may contain colons, or be empty."""
     header = scheme + basic(f"{username}:{password}").removeprefix("Basic")
     assert parse_authorization(header) == Login(username, password)
 
 
 @given(st.from_regex(r"[A-Za-z0-9._~+/=-]+", fullmatch=True))
-def test_bearer_is_a_token(text: str) -> None:
+def test_bearer_header_parses_to_a_token(text: str) -> None:
     """RFC 6750, 2.1."""
     assert parse_authorization(f"Bearer {text}") == Token(text)
 
@@ -37,17 +37,17 @@ def test_bearer_is_a_token(text: str) -> None:
         *(basic("a\r\nb:c"), basic("a:b\x00")),
     ],
 )
-def test_what_shows_nobody_is_nobody(header: str | None) -> None:
-    """Also podman's empty login, and whatever could break a line further on."""
+def test_unusable_header_parses_to_none(header: str | None) -> None:
+    """Also podman's empty login, and control characters, which could break a line of a header or the log."""
     assert parse_authorization(header) is None
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_somebody_or_nobody(header: str) -> None:
-    """Never an error."""
+def test_any_header_parses_without_an_error(header: str) -> None:
+    """The header is untrusted input."""
     parse_authorization(header)
 
 
-def test_nothing_secret_is_shown() -> None:
-    """Not even to whoever logs the value."""
+def test_repr_shows_no_secret() -> None:
+    """A logged value must not leak passwords and tokens."""
     assert "hidden" not in repr(Login("me", "hidden")) + repr(Token("hidden"))

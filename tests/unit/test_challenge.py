@@ -1,4 +1,4 @@
-"""Challenges: what registries really send, and whatever else a header may hold."""
+"""Challenges in WWW-Authenticate: the forms that registries send, and arbitrary headers."""
 
 import pytest
 from hypothesis import given
@@ -26,7 +26,7 @@ def _parameter(draw: st.DrawFn, name: str, value: str) -> str:
 
 @st.composite
 def written(draw: st.DrawFn, challenge: Challenge) -> str:
-    """One of the ways to write a challenge: any order, case, spacing, quoting, and parameters nobody knows."""
+    """One of the spellings of a challenge: any order, case, spacing and quoting, and unknown parameters."""
     if isinstance(challenge, Basic):
         scheme, known = "basic", {"realm": draw(quotable)}
     else:
@@ -40,8 +40,8 @@ def written(draw: st.DrawFn, challenge: Challenge) -> str:
 
 
 @given(st.data(), st.lists(challenges, max_size=3))
-def test_challenges_are_what_their_header_parses_to(data: st.DataObject, wanted: list[Challenge]) -> None:
-    """On one line or on several, in their order, among schemes that nobody here speaks."""
+def test_challenges_survive_every_spelling(data: st.DataObject, wanted: list[Challenge]) -> None:
+    """In one header or several, in order, among unknown schemes."""
     texts = [data.draw(written(one)) for one in wanted]
     assert parse_challenges(texts) == tuple(wanted)
     others = data.draw(st.lists(st.sampled_from(["Negotiate", "NTLM TlRMTVNTUAAC==", 'Digest realm="a, Basic b"'])))
@@ -50,8 +50,8 @@ def test_challenges_are_what_their_header_parses_to(data: st.DataObject, wanted:
 
 
 @given(st.lists(anything(challenges.flatmap(written))))
-def test_any_header_is_read(headers: list[str]) -> None:
-    """What can't be understood is no challenge; a Bearer that is one says where tokens are."""
+def test_any_header_parses_without_an_error(headers: list[str]) -> None:
+    """Unparsable parts yield no challenge; every Bearer challenge has a realm."""
     for challenge in parse_challenges(headers):
         assert isinstance(challenge, Basic) or challenge.realm
 
@@ -75,7 +75,7 @@ def test_any_header_is_read(headers: list[str]) -> None:
             'Bearer realm="https://nvcr.io/proxy_auth",scope="repository:nvidia/cuda:pull,push"',
             Bearer("https://nvcr.io/proxy_auth", None, "repository:nvidia/cuda:pull,push"),
         ),
-        (  # registry.k8s.io: nothing but a realm
+        (  # registry.k8s.io: only a realm
             'Bearer realm="https://registry.k8s.io/token"',
             Bearer("https://registry.k8s.io/token", None, None),
         ),
@@ -87,7 +87,7 @@ def test_any_header_is_read(headers: list[str]) -> None:
             'Bearer realm="https://gitlab.com/jwt/auth",service="container_registry",scope="repository:g/p:pull"',
             Bearer("https://gitlab.com/jwt/auth", "container_registry", "repository:g/p:pull"),
         ),
-        (  # unquoted, as some write it
+        (  # unquoted, as some registries write it
             "bearer realm=https://auth.example/token, service=example",
             Bearer("https://auth.example/token", "example", None),
         ),
@@ -97,8 +97,8 @@ def test_any_header_is_read(headers: list[str]) -> None:
         ("BASIC realm=x", Basic()),
     ],
 )
-def test_what_registries_send(header: str, challenge: Challenge) -> None:
-    """Each registry has its own way to write it."""
+def test_challenges_of_real_registries_parse(header: str, challenge: Challenge) -> None:
+    """Each registry has its own spelling."""
     assert parse_challenges([header]) == (challenge,)
 
 
@@ -118,6 +118,6 @@ def test_what_registries_send(header: str, challenge: Challenge) -> None:
         'Bearer realm="https://auth.test\x7f"',
     ],
 )
-def test_what_can_not_be_answered_is_no_challenge(header: str) -> None:
-    """A Bearer without a realm above all; and what is no text, and can go into no request."""
+def test_unusable_header_yields_no_challenge(header: str) -> None:
+    """Such as a Bearer without a realm, or with bytes that can't go into a request."""
     assert parse_challenges([header]) == ()

@@ -1,4 +1,4 @@
-"""What clients are told: merged with what their files say, and nothing lost."""
+"""Client configuration files: merged with existing files, keeping everything else in them."""
 
 import json
 import tomllib
@@ -42,7 +42,7 @@ tables = st.dictionaries(words, leaves, max_size=3)
 
 
 def parts(value: object, path: tuple[object, ...] = ()) -> Iterator[tuple[object, ...]]:
-    """Each leaf of a document with where it is; what is in a list is in it wherever."""
+    """Yield each leaf of a document with its path; the position in a list does not count."""
     if isinstance(value, dict):
         yield from ((*path, key, "is there") for key in value)
         for key, below in value.items():
@@ -56,7 +56,7 @@ def parts(value: object, path: tuple[object, ...] = ()) -> Iterator[tuple[object
 
 
 def keeps(before: object, after: object, *, but: tuple[str, ...] = ()) -> bool:
-    """Whether all of *before* is in *after*, but for keys that say how to talk to the mirror."""
+    """Return whether *after* contains all of *before*, except for the keys in *but*."""
     return {one for one in parts(before) if not set(but) & set(map(str, one))} <= set(parts(after))
 
 
@@ -67,10 +67,10 @@ def keeps(before: object, after: object, *, but: tuple[str, ...] = ()) -> bool:
     indent=st.sampled_from([None, 1, 4, "\t"]),
     mirrored=st.sampled_from([HERE, THERE, SECURE]),
 )
-def test_docker_keeps_its_other_keys_and_mirrors(
+def test_docker_merge_keeps_other_keys_and_mirrors(
     others: dict[str, Any], mirrors: list[str], insecure: list[str], indent: int | str | None, mirrored: Mirrored
 ) -> None:
-    """Ours comes first, everything else stays, and a second time changes nothing."""
+    """The mirror comes first, everything else stays, and merging is idempotent."""
     before = {**others, "registry-mirrors": mirrors, "insecure-registries": insecure}
 
     once = DOCKER.merged(json.dumps(before, indent=indent), mirrored)
@@ -93,10 +93,10 @@ def test_docker_keeps_its_other_keys_and_mirrors(
     ),
     mirrored=st.sampled_from([HERE, THERE, SECURE]),
 )
-def test_containerd_keeps_its_other_hosts_in_their_order(
+def test_containerd_merge_keeps_other_hosts_in_order(
     top: dict[str, str], hosts: dict[str, Any], mirrored: Mirrored
 ) -> None:
-    """Ours is the first host, the others follow as they were, and a second time changes nothing."""
+    """The mirror is the first host, the others follow unchanged, and merging is idempotent."""
     before = {**top, "host": hosts} if hosts else dict(top)
 
     once = CONTAINERD.merged(tomlkit.dumps(before), mirrored)
@@ -125,10 +125,10 @@ def test_containerd_keeps_its_other_hosts_in_their_order(
     ),
     mirrored=st.sampled_from([HERE, THERE, SECURE]),
 )
-def test_buildkit_keeps_its_other_registries(
+def test_buildkit_merge_keeps_other_registries(
     others: dict[str, Any], registries: dict[str, Any], mirrored: Mirrored
 ) -> None:
-    """Ours is each registry's first mirror, everything else stays, and a second time changes nothing."""
+    """The mirror is each registry's first, everything else stays, and merging is idempotent."""
     before = {**others, "registry": registries} if registries else others
 
     once = BUILDKIT.merged(tomlkit.dumps(before), mirrored)
@@ -159,8 +159,8 @@ def test_buildkit_keeps_its_other_registries(
     ),
     mirrored=st.sampled_from([HERE, THERE, SECURE]),
 )
-def test_podman_keeps_its_other_registries(registries: list[dict[str, Any]], mirrored: Mirrored) -> None:
-    """Each registry has our mirror, everything else stays, and a second time changes nothing."""
+def test_podman_merge_keeps_other_registries(registries: list[dict[str, Any]], mirrored: Mirrored) -> None:
+    """Each registry has the mirror, everything else stays, and merging is idempotent."""
     before = {"registry": registries} if registries else {}
 
     once = PODMAN.merged(tomlkit.dumps(before), mirrored)
@@ -181,8 +181,8 @@ def test_podman_keeps_its_other_registries(registries: list[dict[str, Any]], mir
     configs=st.dictionaries(hosts, st.fixed_dictionaries({"auth": tables}), max_size=2),
     mirrored=st.sampled_from([HERE, THERE, SECURE]),
 )
-def test_k3s_keeps_its_other_endpoints(mirrors: dict[str, Any], configs: dict[str, Any], mirrored: Mirrored) -> None:
-    """Ours is each registry's first endpoint, everything else stays, and a second time changes nothing."""
+def test_k3s_merge_keeps_other_endpoints(mirrors: dict[str, Any], configs: dict[str, Any], mirrored: Mirrored) -> None:
+    """The mirror is each registry's first endpoint, everything else stays, and merging is idempotent."""
     before = {"mirrors": mirrors, "configs": configs}
 
     once = K3S.merged(yaml.safe_dump(before), mirrored)
@@ -195,16 +195,16 @@ def test_k3s_keeps_its_other_endpoints(mirrors: dict[str, Any], configs: dict[st
 
 @pytest.mark.parametrize("client", WITH_FILES, ids=lambda client: client.name)
 @pytest.mark.parametrize("mirrored", [HERE, THERE, SECURE], ids=["loopback", "http", "https"])
-def test_what_is_printed_is_not_changed_by_merging(client: Client, mirrored: Mirrored) -> None:
-    """The file from nothing is whole, and an empty one is as good as none."""
+def test_merging_into_the_printed_file_changes_nothing(client: Client, mirrored: Mirrored) -> None:
+    """A new file is complete, and an empty file counts as none."""
     printed = client.merged(None, mirrored)
 
     assert client.merged(printed, mirrored) == printed
     assert client.merged("", mirrored) == printed
 
 
-def test_comments_stay() -> None:
-    """What people wrote for people stands where it stood, above what it is about."""
+def test_merging_keeps_comments() -> None:
+    """Comments stay above the lines that they describe."""
     hosts = '# the cluster\nserver = "https://s"  # why\n\n# the old one\n[host."https://old"]\n  ca = "x" # hm\n'
     assert CONTAINERD.merged(hosts, HERE) == (
         '# the cluster\nserver = "https://s"  # why\n\n'
@@ -230,14 +230,14 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in BROKEN.items() for text in texts])
-def test_what_is_broken_is_said_to_be_and_not_mended(name: str, text: str) -> None:
-    """A file that can't be understood, or not be added to, is an error that names what is wrong."""
+def test_broken_file_is_refused(name: str, text: str) -> None:
+    """A file that can't be parsed or edited safely is an error."""
     with pytest.raises(ClientConfigurationInvalid):
         CLIENTS[name].merged(text, HERE)
 
 
-def test_plain_http_is_allowed_only_where_the_mirror_speaks_it() -> None:
-    """https needs no exception, loopback none for dockerd; whoever else speaks http needs one."""
+def test_plain_http_is_allowed_only_for_a_mirror_without_tls() -> None:
+    """https needs no exception; dockerd needs none for loopback addresses either."""
     assert "insecure-registries" not in json.loads(DOCKER.merged(None, HERE))
     assert json.loads(DOCKER.merged(None, THERE))["insecure-registries"] == ["mirror.lan:5000"]
     for client in CLIENTS.values():
@@ -245,15 +245,15 @@ def test_plain_http_is_allowed_only_where_the_mirror_speaks_it() -> None:
         assert "http = true" not in client.merged(None, SECURE)
 
 
-def test_docker_wants_docker_hub_as_the_default() -> None:
-    """dockerd sends no name of the registry it means."""
+def test_docker_requires_docker_hub_as_the_default() -> None:
+    """dockerd does not name the registry in its requests."""
     elsewhere = Mirrored(HERE.address, HERE.upstreams, default="quay.io")
     with pytest.raises(ClientConfigurationInvalid, match="default = true"):
         DOCKER.merged(None, elsewhere)
 
 
-def test_kaniko_calls_docker_hub_by_another_name() -> None:
-    """Flags, a line each, that can be pasted as arguments."""
+def test_kaniko_flags_use_its_name_of_docker_hub() -> None:
+    """One flag per line."""
     assert KANIKO.merged(None, THERE).splitlines() == [
         "--registry-map=index.docker.io=mirror.lan:5000/docker.io",
         "--registry-map=quay.io=mirror.lan:5000/quay.io",
@@ -261,16 +261,16 @@ def test_kaniko_calls_docker_hub_by_another_name() -> None:
     ]
 
 
-def test_kubernetes_installs_the_file_that_containerd_reads() -> None:
-    """The manifests are YAML, and carry hosts.toml as it is printed for containerd."""
+def test_kubernetes_manifests_install_hosts_toml() -> None:
+    """The manifests are YAML and contain hosts.toml as printed for containerd."""
     configuration, installer = yaml.safe_load_all(KUBERNETES.merged(None, THERE))
     assert configuration["data"]["hosts.toml"] == CONTAINERD.merged(None, THERE)
     pod = installer["spec"]["template"]["spec"]
     assert pod["volumes"][1]["hostPath"]["path"] == "/etc/containerd/certs.d"
 
 
-def test_users_are_mentioned() -> None:
-    """Each client is told how to log in, where the mirror asks who one is."""
+def test_advice_explains_the_login_of_a_mirror_with_users() -> None:
+    """Without users, no advice mentions a login."""
     asking = Mirrored(THERE.address, THERE.upstreams, has_users=True)
     for client in CLIENTS.values():
         if client is not KUBERNETES:
@@ -286,8 +286,8 @@ def test_users_are_mentioned() -> None:
         ("http://[::1]:05000", "http://[::1]:5000"),
     ],
 )
-def test_addresses(text: str, url: str) -> None:
-    """One spelling of each."""
+def test_address_is_normalized(text: str, url: str) -> None:
+    """Each address has one spelling."""
     assert Address.parse(text).url == url
 
 
@@ -308,14 +308,14 @@ def test_addresses(text: str, url: str) -> None:
         "http://::1",
     ],
 )
-def test_what_is_no_address_is_refused(text: str) -> None:
-    """Nothing of it gets into a file; what all clients can be told is a host and a port."""
+def test_invalid_address_is_refused(text: str) -> None:
+    """All clients accept a scheme, a host and a port, and nothing else."""
     with pytest.raises(ConfigurationInvalid, match="--mirror"):
         Address.parse(text)
 
 
-def test_a_configuration_mentions_the_mirror_wherever_it_names_it() -> None:
-    """As an address, as the beginning of a location, as a key; but no other host that looks like it."""
+def test_mirror_is_detected_anywhere_in_a_configuration() -> None:
+    """As a URL, as the beginning of a location, as a key; but not a host that only resembles it."""
     here = HERE.address
     for client in (DOCKER, CONTAINERD, PODMAN, BUILDKIT):
         assert mentions(client.merged(None, HERE), here)
@@ -325,8 +325,8 @@ def test_a_configuration_mentions_the_mirror_wherever_it_names_it() -> None:
         mentions("{", here)
 
 
-def test_a_file_is_replaced_whole_with_its_mode_and_a_copy_kept(tmp_path: Path) -> None:
-    """Who may not read the file may not read the copy of it either."""
+def test_file_is_replaced_with_its_mode_and_a_backup(tmp_path: Path) -> None:
+    """The backup has the same mode, so that it is readable to the same users only."""
     (tmp_path / "etc").mkdir()
     file = tmp_path / "etc/x.toml"
     file.write_text("before")
@@ -341,17 +341,17 @@ def test_a_file_is_replaced_whole_with_its_mode_and_a_copy_kept(tmp_path: Path) 
     assert backup.name.startswith("x.toml.bak-")
 
 
-def test_what_somebody_wrote_meanwhile_stays(tmp_path: Path) -> None:
-    """Between the look and the answer to the question anything may happen."""
+def test_file_that_changed_in_the_meantime_is_kept(tmp_path: Path) -> None:
+    """The file may change between reading it and the confirmation of the operator."""
     file = tmp_path / "x"
     file.write_text("theirs")
-    with pytest.raises(ClientConfigurationInvalid, match="meanwhile"):
+    with pytest.raises(ClientConfigurationInvalid, match="in the meantime"):
         ClientFile(tmp_path, "/x").write("ours", instead_of="before")
     assert file.read_text() == "theirs"
 
 
-def test_a_link_is_followed_within_its_root_only(tmp_path: Path) -> None:
-    """A link of an image leads to this machine's files, and those are not the image's."""
+def test_link_is_followed_within_its_root_only(tmp_path: Path) -> None:
+    """A link in a system image must not change files of this machine."""
     root = tmp_path / "root"
     (root / "etc").mkdir(parents=True)
     (root / "etc/real").write_text("before")

@@ -1,4 +1,4 @@
-"""Settings: every key means something, everything else stops the start with the key's path and what is allowed."""
+"""Settings: every key is read and validated; a fault is refused with the key's path and the allowed values."""
 
 import re
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def said(file: Path, text: str) -> str:
-    """What the refusal of this configuration says."""
+    """Return the message with which this configuration is refused."""
     with pytest.raises(ConfigurationInvalid) as refusal:
         read(file, text)
     message = str(refusal.value)
@@ -37,14 +37,14 @@ def said(file: Path, text: str) -> str:
     return message
 
 
-def test_the_file_that_shows_every_key_is_equal_to_the_defaults() -> None:
-    """Whoever starts from it changes nothing by that."""
+def test_shipped_file_equals_the_defaults() -> None:
+    """Using config/mirror.toml unchanged has no effect."""
     with environment(XDG_CACHE_HOME="/nowhere"):
         assert read_settings(SHOWN, {}, []) == read_settings(None, {}, [])
 
 
-def test_the_file_that_shows_every_key_shows_every_key() -> None:
-    """Those without a default are shown in comments."""
+def test_shipped_file_contains_every_key() -> None:
+    """Keys without a default are in comments."""
     every: set[tuple[str, ...]] = {
         (name, key)
         for name, section in read_settings(None, {}, [])
@@ -61,14 +61,14 @@ def test_the_file_that_shows_every_key_shows_every_key() -> None:
 
 @pytest.mark.parametrize("path", FEW, ids=".".join)
 @pytest.mark.parametrize("value", ["{ a = 1 }", "[1]", "1979-05-27"])
-def test_what_is_no_value_of_a_key_is_refused_with_its_path(file: Path, path: tuple[str, ...], value: str) -> None:
-    """Also what no key takes: a table, an array, a date."""
+def test_value_of_a_wrong_type_is_refused_with_its_path(file: Path, path: tuple[str, ...], value: str) -> None:
+    """A table, an array, a date."""
     assert ".".join(path) in said(file, written(path, value))
 
 
 @pytest.mark.parametrize("path", [path for path in FEW if path != ("cache", "path")], ids=".".join)
-def test_nonsense_is_refused_with_path_and_finding(file: Path, path: tuple[str, ...]) -> None:
-    """The message names the key, what was found there, and what is allowed."""
+def test_invalid_value_is_refused_with_path_and_value(file: Path, path: tuple[str, ...]) -> None:
+    """The message names the key, the value found and the values allowed."""
     message = said(file, written(path, '"utter nonsense"'))
     assert ".".join(path) in message
     assert "'utter nonsense'" in message
@@ -90,46 +90,46 @@ def test_nonsense_is_refused_with_path_and_finding(file: Path, path: tuple[str, 
 
 
 WRONG = {
-    "server = 1": "server: it is a section: write [server]",
-    "upstreams.x = 1": "upstreams.x: it is a section: write [upstreams.x]",
-    "access = 1": "access: it is a section: write [[access]] for each rule",
-    "access = [1]": "access.0: it is a section: write [[access]] for each rule",
-    '[[access]]\nallow = true\nusers = "a"': "access.0.users: it has to be a list",
-    "[[access]]\nusers = ['a']": "access.0.allow: it has to be set",
-    "[clients]\nusers_file = 1": "clients.users_file: it has to be a path, in quotes (found 1)",
-    "[server]\nlisten = 1": "server.listen: it has to be text, in quotes (found 1)",
-    "[server]\noffline = 'maybe'": "server.offline: it has to be a boolean: true or false (found 'maybe')",
-    "[log]\nlevel = 'x'": "log.level: it has to be 'debug', ",
-    "[limits]\nconnections = 1.5": "limits.connections: it has to be an integer (found 1.5)",
-    "[limits]\nconnections = 0": "limits.connections: it has to be greater than ",
+    "server = 1": "server: must be a section: write [server]",
+    "upstreams.x = 1": "upstreams.x: must be a section: write [upstreams.x]",
+    "access = 1": "access: must be a section: write [[access]] for each rule",
+    "access = [1]": "access.0: must be a section: write [[access]] for each rule",
+    '[[access]]\nallow = true\nusers = "a"': "access.0.users: must be a list",
+    "[[access]]\nusers = ['a']": "access.0.allow: must be set",
+    "[clients]\nusers_file = 1": "clients.users_file: must be a path, in quotes (found 1)",
+    "[server]\nlisten = 1": "server.listen: must be text, in quotes (found 1)",
+    "[server]\noffline = 'maybe'": "server.offline: must be a boolean: true or false (found 'maybe')",
+    "[log]\nlevel = 'x'": "log.level: must be 'debug', ",
+    "[limits]\nconnections = 1.5": "limits.connections: must be an integer (found 1.5)",
+    "[limits]\nconnections = 0": "limits.connections: must be greater than ",
 }
 
 
 @pytest.mark.parametrize(("text", "words"), WRONG.items())
-def test_a_fault_is_said_in_plain_words(file: Path, text: str, words: str) -> None:
-    """Whoever writes the file knows nothing of the classes that it is read into."""
+def test_fault_is_explained_in_terms_of_toml(file: Path, text: str, words: str) -> None:
+    """The message mentions no class or validation library."""
     message = said(file, text)
     assert words in message
     assert not re.search("Input|Settings|instance|tuple|pathlib|Value error|Field", message)
 
 
 @pytest.mark.parametrize("path", FEW, ids=".".join)
-def test_an_unknown_key_is_refused_with_its_path(file: Path, path: tuple[str, ...]) -> None:
-    """Beside every key there is; the message names those."""
+def test_unknown_key_is_refused_with_its_path(file: Path, path: tuple[str, ...]) -> None:
+    """In every section; the message lists its keys."""
     unknown = (*path[:-1], f"{path[-1]}_x")
     message = said(file, written(unknown, "1"))
     assert ".".join(unknown) in message
-    assert re.search(rf"known here: .*\b{path[-1]}\b", message)
+    assert re.search(rf"known keys: .*\b{path[-1]}\b", message)
 
 
 @pytest.mark.parametrize("text", ["bogus = 1", "[bogus]\na = 1", '["server "]\na = 1', "[Server]\nlisten = 'a:1'"])
-def test_an_unknown_section_is_refused(file: Path, text: str) -> None:
-    """At the top too."""
+def test_unknown_section_is_refused(file: Path, text: str) -> None:
+    """Or an unknown key outside sections."""
     assert "unknown key" in said(file, text)
 
 
-def test_each_fault_is_a_line(file: Path) -> None:
-    """All of them at once: nobody wants to start five times."""
+def test_message_has_a_line_for_each_fault(file: Path) -> None:
+    """All faults are reported at once."""
     message = said(file, '[server]\nlisten = "nowhere"\nport = 1\n[cache]\nmax_size = "much"\n[tags]\nfresh_for = -1')
     assert [line.strip().partition(":")[0] for line in message.splitlines()[1:]] == [
         *("server.listen", "server.port", "cache.max_size", "tags.fresh_for"),
@@ -143,8 +143,8 @@ def test_each_fault_is_a_line(file: Path) -> None:
         *("[::1]", "http://127.0.0.1:5000", "[::1:5000", "::1]:5000", "a]:80", "foo bar:80", "x/y:80", "a:\u0663"),
     ],
 )
-def test_an_address_that_is_none_is_refused(file: Path, listen: str) -> None:
-    """HOST:PORT, with brackets around a host that has colons itself."""
+def test_invalid_listen_address_is_refused(file: Path, listen: str) -> None:
+    """It must be HOST:PORT, with brackets around an IPv6 address."""
     assert "server.listen" in said(file, f'[server]\nlisten = "{listen}"')
 
 
@@ -157,7 +157,7 @@ def test_an_address_that_is_none_is_refused(file: Path, listen: str) -> None:
         ("0.0.0.0:80", "0.0.0.0", 80),
     ],
 )
-def test_an_address_is_a_host_and_a_port(file: Path, listen: str, host: str, port: int) -> None:
+def test_listen_address_parses_to_host_and_port(file: Path, listen: str, host: str, port: int) -> None:
     """An IPv6 address without its brackets."""
     server = read(file, f'[server]\nlisten = "{listen}"').server
     assert (server.host, server.port) == (host, port)
@@ -171,15 +171,15 @@ def test_an_address_is_a_host_and_a_port(file: Path, listen: str, host: str, por
         *("https://quay.io/a b", "https://quay.io\\u0000", "//quay.io", "https://quay.io/\\u0000", "https:quay.io"),
     ],
 )
-def test_an_upstream_address_that_is_none_is_refused(file: Path, url: str) -> None:
-    """Nothing that could not be asked; no credentials in it, they would stand in logs."""
+def test_invalid_upstream_url_is_refused(file: Path, url: str) -> None:
+    """Also a URL with a login, which would appear in logs."""
     message = said(file, f'[upstreams."quay.io"]\nurl = "{url}"')
     assert "upstreams.quay.io.url" in message
 
 
 @pytest.mark.parametrize("name", ["", "a b", "user@host", "a/b", "http://a", "..", "-a", "a-", "a:b", "a:999999", "é"])
-def test_an_upstream_name_that_is_no_host_is_refused(file: Path, name: str) -> None:
-    """It stands in paths and in ns."""
+def test_upstream_name_that_is_no_host_is_refused(file: Path, name: str) -> None:
+    """Clients send it in paths and in ns."""
     assert "upstream's name" in said(file, f'[upstreams."{name}"]\nurl = "https://quay.io"')
 
 
@@ -188,14 +188,17 @@ def test_an_upstream_name_that_is_no_host_is_refused(file: Path, name: str) -> N
     [
         (
             '[upstreams."a"]\nurl = "http://a"\ndefault = true\n[upstreams."b"]\nurl = "http://b"\ndefault = true',
-            "only one",
+            "only one upstream",
         ),
-        ('[upstreams."A.io"]\nurl = "http://a"\n[upstreams."a.io"]\nurl = "http://b"', "named twice"),
-        ('[upstreams."index.docker.io"]\nurl = "http://a"\n[upstreams."docker.io"]\nurl = "http://b"', "named twice"),
+        ('[upstreams."A.io"]\nurl = "http://a"\n[upstreams."a.io"]\nurl = "http://b"', "configured twice"),
+        (
+            '[upstreams."index.docker.io"]\nurl = "http://a"\n[upstreams."docker.io"]\nurl = "http://b"',
+            "configured twice",
+        ),
         ('[upstreams."quay.io"]\nusername = "a"', "password_file"),
         ('[upstreams."quay.io"]\npassword_file = "/secret"', "username"),
         ('[upstreams."new.example"]\ndefault = false', "url"),
-        ('[upstreams."quay.io"]\nurl = "http://a"\nurls = ["http://b"]', "url, or urls"),
+        ('[upstreams."quay.io"]\nurl = "http://a"\nurls = ["http://b"]', "either url, or urls"),
         ('[upstreams."quay.io"]\nusername = "a"\npassword_file = "/p"\ncredential_helper = "b"', "one of them"),
         ('[upstreams."quay.io"]\ncredential_helper = "../b"', "docker-credential-"),
         ('[upstreams."quay.io"]\ncertificate_file = "/c"', "key_file"),
@@ -212,27 +215,27 @@ def test_an_upstream_name_that_is_no_host_is_refused(file: Path, name: str) -> N
         ("[timeouts]\nsilence = '0s'", "longer than 0s"),
     ],
 )
-def test_what_contradicts_itself_is_refused(file: Path, text: str, complaint: str) -> None:
-    """Also where each value alone would do."""
+def test_contradiction_is_refused(file: Path, text: str, complaint: str) -> None:
+    """Also if each value alone is valid."""
     assert complaint in said(file, text)
 
 
 @pytest.mark.parametrize("value", ["inf", "nan", "-inf", "1e999", '"' + "9" * 400 + 's"', "-1", "true"])
-def test_a_duration_that_no_clock_has_is_refused(file: Path, value: str) -> None:
-    """No timer can be set to it."""
+def test_invalid_duration_is_refused(file: Path, value: str) -> None:
+    """Also a duration that no timer can be set to."""
     assert "timeouts.first_byte" in said(file, f"[timeouts]\nfirst_byte = {value}")
 
 
 @pytest.mark.parametrize(
     "value", ["-1", "1.5", "inf", "true", '"-1"', '"1e9"', '"50gib"', '"50 GiB free"', '"GiB"', '""']
 )
-def test_a_size_that_no_disk_has_is_refused(file: Path, value: str) -> None:
-    """Bytes, or a number with a unit in its one spelling."""
+def test_invalid_size_is_refused(file: Path, value: str) -> None:
+    """It must be bytes, or a number with a unit, in this case."""
     assert "cache.max_size" in said(file, f"[cache]\nmax_size = {value}")
 
 
-def test_a_file_that_is_not_there_or_not_toml_is_named(file: Path, tmp_path: Path) -> None:
-    """With what is wrong with it."""
+def test_unreadable_file_is_refused_by_name(file: Path, tmp_path: Path) -> None:
+    """Missing, a directory, or not TOML."""
     with pytest.raises(ConfigurationInvalid, match=r"none\.toml can't be read: No such file"):
         read_settings(tmp_path / "none.toml", {}, [])
     with pytest.raises(ConfigurationInvalid, match="can't be read: Is a directory"):
@@ -243,8 +246,8 @@ def test_a_file_that_is_not_there_or_not_toml_is_named(file: Path, tmp_path: Pat
         read_settings(file, {}, [])
 
 
-def test_a_password_is_never_shown(file: Path) -> None:
-    """A key that does not exist may hold one."""
+def test_message_shows_no_password(file: Path) -> None:
+    """The value of an unknown key may be a password."""
     assert "hunter2" not in said(file, '[upstreams."quay.io"]\npassword = "hunter2"')
 
 
@@ -266,8 +269,8 @@ tomls = st.lists(st.tuples(st.sampled_from(FEW), values), max_size=4).map(
 @example("[[upstreams]]\na = 1")
 @example('[cache]\nmax_size = "' + "9" * 400 + '"')
 @example('[cache]\npath = "\\u0000"')
-def test_any_file_is_read_or_refused(file: Path, text: str) -> None:
-    """By name of the file, never with a traceback."""
+def test_any_file_is_read_or_refused_by_name(file: Path, text: str) -> None:
+    """Never with another exception."""
     file.write_text(text)
     try:
         read_settings(file, {}, [])
@@ -287,20 +290,20 @@ SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @given(st.integers(0, 2**63), st.sampled_from(sorted(UNITS)), st.sampled_from(["", " "]))
-def test_a_size_is_exact(number: int, unit: str, space: str) -> None:
+def test_size_is_exact(number: int, unit: str, space: str) -> None:
     """To the byte."""
     assert parse_size(number) == number
     assert parse_size(f"{number}{space}{unit}") == number * UNITS[unit]
 
 
-def test_a_size_may_be_a_fraction() -> None:
-    """Of its unit, not of a byte."""
+def test_size_may_be_a_fraction_of_its_unit() -> None:
+    """The result is whole bytes."""
     assert parse_size("1.5GiB") == 3 * 2**29
     assert parse_size("0.5KB") == 500
 
 
 @given(st.integers(0, 10**6), st.sampled_from(sorted(SECONDS)))
-def test_a_duration_is_its_number_of_seconds(number: int, unit: str) -> None:
+def test_duration_parses_to_seconds(number: int, unit: str) -> None:
     """In each unit."""
     assert parse_duration(f"{number}{unit}") == pytest.approx(number * SECONDS[unit])
     assert parse_duration(number) == number
@@ -317,7 +320,7 @@ def test_a_duration_is_its_number_of_seconds(number: int, unit: str) -> None:
 @example("9" * 400)
 @example("9" * 400 + "d")
 def test_any_value_is_a_quantity_or_is_refused(value: object) -> None:
-    """With a ValueError, which becomes the key's complaint."""
+    """With a ValueError, which becomes the message for the key."""
     for parse in (parse_size, parse_duration):
         try:
             quantity = parse(value)

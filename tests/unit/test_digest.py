@@ -1,4 +1,4 @@
-"""Digests: one spelling each, and content that is verified however it is cut."""
+"""Digests: one spelling each, and verification of content in pieces of any size."""
 
 import hashlib
 
@@ -16,14 +16,14 @@ algorithms = st.sampled_from(ALGORITHMS)
 
 
 @given(digests)
-def test_a_digest_is_what_its_text_parses_to(digest: Digest) -> None:
-    """Text and value stand for each other."""
+def test_digest_round_trips_through_text(digest: Digest) -> None:
+    """Parsing the text of a digest yields an equal digest."""
     assert Digest.parse(str(digest)) == digest
 
 
 @given(anything(digests.map(str)))
-def test_a_text_is_a_digest_or_is_refused(text: str) -> None:
-    """A digest has one spelling: what parses gives back the same text, and it is harmless in a path."""
+def test_any_text_parses_to_itself_or_is_refused(text: str) -> None:
+    """A digest has one spelling, which is safe in a path."""
     digest = parsed(lambda: Digest.parse(text), DigestInvalid)
     if digest is None:
         return
@@ -57,21 +57,21 @@ def test_a_text_is_a_digest_or_is_refused(text: str) -> None:
         "sha256:" + "a" * 10_000,
     ],
 )
-def test_another_spelling_is_refused(text: str) -> None:
-    """No normalization: two spellings of one digest would be two names of one file."""
+def test_other_spelling_is_refused(text: str) -> None:
+    """No normalization: two spellings of a digest would be two names of one file."""
     with pytest.raises(DigestInvalid):
         Digest.parse(text)
 
 
 @given(st.binary(), algorithms)
-def test_the_digest_of_content_is_its_hash(content: bytes, algorithm: str) -> None:
-    """FIPS 180-4, by name of the algorithm."""
+def test_digest_of_content_is_its_hash(content: bytes, algorithm: str) -> None:
+    """FIPS 180-4, by algorithm name."""
     assert Digest.of(content, algorithm) == Digest(algorithm, hashlib.new(algorithm, content).hexdigest())
 
 
 @given(st.lists(st.binary()), algorithms, st.booleans())
-def test_content_is_verified_however_it_is_cut(pieces: list[bytes], algorithm: str, announced: bool) -> None:
-    """Pieces of any sizes, none included, make the whole; so does feeding them one by one."""
+def test_content_is_verified_in_pieces_of_any_size(pieces: list[bytes], algorithm: str, announced: bool) -> None:
+    """Several pieces in one call, or one call for each piece; also without any piece."""
     content = b"".join(pieces)
     for calls in ([pieces], [[memoryview(piece)] for piece in pieces]):
         verifier = Verifier(Digest.of(content, algorithm))
@@ -82,8 +82,8 @@ def test_content_is_verified_however_it_is_cut(pieces: list[bytes], algorithm: s
 
 
 @given(st.binary(), st.binary(), algorithms)
-def test_other_content_is_not_accepted(content: bytes, other: bytes, algorithm: str) -> None:
-    """With or without an announced size, right or wrong."""
+def test_other_content_fails_verification(content: bytes, other: bytes, algorithm: str) -> None:
+    """Whether a size was announced or not, right or wrong."""
     verifier = Verifier(Digest.of(content, algorithm))
     verifier.feed([other])
     for size in (None, len(content), len(other)):
@@ -95,8 +95,8 @@ def test_other_content_is_not_accepted(content: bytes, other: bytes, algorithm: 
 
 
 @given(st.binary(), st.integers(0, 100))
-def test_right_content_of_a_wrong_size_is_not_accepted(content: bytes, announced: int) -> None:
-    """An upstream that announces another size lies about one of the two."""
+def test_right_content_with_a_wrong_announced_size_fails(content: bytes, announced: int) -> None:
+    """The digest or the announced size is wrong, and the upstream sent both."""
     verifier = Verifier(Digest.of(content))
     verifier.feed([content])
     if announced == len(content):

@@ -1,4 +1,4 @@
-"""Links to the next page: upstream's are read, the mirror's own lead to the mirror."""
+"""Link headers for pagination: an upstream's are parsed, the mirror's lead to the mirror."""
 
 from urllib.parse import parse_qsl, urlsplit
 
@@ -15,8 +15,8 @@ links = st.builds(lambda name, query: link_to(f"/v2/{name}/tags/list", query, No
 
 
 @given(names, queries, st.none() | st.just("quay.io"))
-def test_a_link_is_what_it_parses_to(name: str, query: tuple[tuple[str, str], ...], ns: str | None) -> None:
-    """The query comes back; ns is for the client that asked with it, and is never sent upstream."""
+def test_link_round_trips_through_the_parser(name: str, query: tuple[tuple[str, str], ...], ns: str | None) -> None:
+    """The query comes back. `ns` is for the client that sent it, and never goes upstream."""
     link = link_to(f"/v2/{name}/tags/list", query, ns)
     assert next_page(link) == query
     target = urlsplit(link[link.index("<") + 1 : link.index(">")])
@@ -28,8 +28,8 @@ def test_a_link_is_what_it_parses_to(name: str, query: tuple[tuple[str, str], ..
 
 
 @given(anything(links))
-def test_any_header_is_read(link: str) -> None:
-    """A query without ns, or no next page."""
+def test_any_header_parses_without_an_error(link: str) -> None:
+    """To a query without ns, or to no next page."""
     page = next_page(link)
     assert page is None or all(name != "ns" for name, _ in page)
 
@@ -47,8 +47,8 @@ def test_any_header_is_read(link: str) -> None:
         ('</first>; rel="first", </v2/a/tags/list?last=b>; rel="next"', (("last", "b"),)),
     ],
 )
-def test_what_registries_send(header: str, query: tuple[tuple[str, str], ...]) -> None:
-    """Relative or absolute, quoted or not (RFC 8288, 3); among other links too."""
+def test_links_of_real_registries_parse(header: str, query: tuple[tuple[str, str], ...]) -> None:
+    """Relative or absolute, quoted or not (RFC 8288, 3); also among other links."""
     assert next_page(header) == query
 
 
@@ -66,9 +66,9 @@ def test_what_registries_send(header: str, query: tuple[tuple[str, str], ...]) -
             "<>",
             ";",
         ),
-        "</v2/a?last=\udcff>; rel=next",  # a byte that is no UTF-8, as headers are read
+        "</v2/a?last=\udcff>; rel=next",  # a byte that is not UTF-8, as header parsers decode it
     ],
 )
-def test_what_leads_nowhere(header: str | None) -> None:
-    """No link, another relation, or what is no text: this page is the last one."""
+def test_header_without_a_next_link_ends_the_list(header: str | None) -> None:
+    """No link, another relation, or invalid bytes: this page is the last."""
     assert next_page(header) is None

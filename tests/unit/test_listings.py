@@ -1,4 +1,4 @@
-"""Lists made of what is known here: their pages, and what they say of a referrer."""
+"""Tag lists and referrers indexes built from the cache: pages, queries and descriptors."""
 
 import json
 
@@ -13,8 +13,8 @@ from tests.unit.texts import tags
 
 
 @given(st.sets(tags, max_size=30), st.integers(1, 10))
-def test_pages_are_all_of_a_list_and_each_entry_once(entries: set[str], most: int) -> None:
-    """Following the links from the first page."""
+def test_pages_contain_every_entry_once(entries: set[str], most: int) -> None:
+    """If the next-page queries are followed from the first page."""
     pairs: tuple[tuple[str, str], ...] | None = (("n", str(most)),)
     found: list[str] = []
     while pairs is not None:
@@ -40,8 +40,8 @@ def test_pages_are_all_of_a_list_and_each_entry_once(entries: set[str], most: in
         ([("next_page", "x")], None),
     ],
 )
-def test_a_query_is_read(pairs: list[tuple[str, str]], query: Query | None) -> None:
-    """What makes no sense as a number is as if it were not there; what only upstream understands is not guessed at."""
+def test_query_parameters_parse(pairs: list[tuple[str, str]], query: Query | None) -> None:
+    """An invalid number is ignored. A parameter that only the upstream understands yields None."""
     assert Query.read(pairs) == query
 
 
@@ -62,8 +62,8 @@ CONFIG = {"mediaType": "x/config", "digest": str(Digest.of(b"")), "size": 0}
         ({"artifactType": 7, "annotations": [1]}, None, None),
     ],
 )
-def test_a_referrer_is_described(content: dict[str, object], kind: str | None, annotations: object) -> None:
-    """By its artifactType, or else by its config's media type (image-spec 1.1, "Guidelines for Artifact Usage")."""
+def test_referrer_has_a_complete_descriptor(content: dict[str, object], kind: str | None, annotations: object) -> None:
+    """With its artifactType, or else its config's media type (image-spec 1.1, "Guidelines for Artifact Usage")."""
     one = manifest(content)
     (entry,) = json.loads(referrers_index([one]))["manifests"]
     assert (entry["digest"], entry["size"], entry["mediaType"]) == (str(one.digest), len(one.body), OCI_MANIFEST)
@@ -74,6 +74,6 @@ def test_a_referrer_is_described(content: dict[str, object], kind: str | None, a
     assert not of_type([one], "x/other")
 
 
-def test_tags_are_listed_under_their_repositorys_name() -> None:
-    """As registries do it."""
+def test_tag_list_names_its_repository() -> None:
+    """As registries format it."""
     assert json.loads(tag_list("team/app", ["v1"])) == {"name": "team/app", "tags": ["v1"]}

@@ -1,4 +1,4 @@
-"""Manifests: read without ever failing, referencing exactly what a client will ask for."""
+"""Manifests: any bytes parse, and references are exactly the content that clients request."""
 
 import json
 
@@ -47,8 +47,8 @@ def read(content: object, media_type: str | None = None) -> Manifest:
 
 
 @given(st.lists(descriptors, unique_by=lambda one: one.digest, min_size=1), media_types)
-def test_an_image_references_its_config_and_layers(wanted: list[Descriptor], media_type: str) -> None:
-    """Each once, in their order, with the sizes it says."""
+def test_image_manifest_references_config_and_layers(wanted: list[Descriptor], media_type: str) -> None:
+    """Each once, in order, with the sizes in the manifest."""
     config, *layers = wanted
     content = {"config": described(config), "layers": [*map(described, layers), *map(described, wanted)]}
     manifest = read(content, media_type)
@@ -58,8 +58,8 @@ def test_an_image_references_its_config_and_layers(wanted: list[Descriptor], med
 
 
 @given(st.lists(descriptors, unique_by=lambda one: one.digest, min_size=1), media_types)
-def test_an_index_references_its_manifests(wanted: list[Descriptor], media_type: str) -> None:
-    """And nothing else that it may hold."""
+def test_index_references_its_manifests(wanted: list[Descriptor], media_type: str) -> None:
+    """And nothing else in it."""
     manifest = read({"manifests": list(map(described, wanted)), "layers": [described(wanted[0])]}, media_type)
     assert manifest.references == tuple(wanted)
     assert manifest.is_index
@@ -67,7 +67,7 @@ def test_an_index_references_its_manifests(wanted: list[Descriptor], media_type:
 
 @given(descriptors, descriptors)
 def test_foreign_layers_are_not_referenced(own: Descriptor, foreign: Descriptor) -> None:
-    """What has urls is delivered by others; to wait for it would make the image never complete."""
+    """Layers with `urls` are served elsewhere: an image that waited for them would never be complete."""
     if own.digest != foreign.digest:
         content = {"layers": [described(own), {**described(foreign), "urls": ["https://foreign.example/layer"]}]}
         assert read(content).references == (own,)
@@ -80,8 +80,8 @@ def test_foreign_layers_are_not_referenced(own: Descriptor, foreign: Descriptor)
 @example(b'{"manifests":[{"digest":"sha256:..","size":-1}],"mediaType":7}', None)
 @example("{}".encode("utf-16"), None)
 @example(b"\xff\xfe", "text/html; charset=utf-8")
-def test_any_bytes_are_read(body: bytes, media_type: str | None) -> None:
-    """What is no manifest references nothing; bytes and digest stay what they are; the media type fits a header."""
+def test_any_bytes_parse_without_an_error(body: bytes, media_type: str | None) -> None:
+    """Bytes that are no manifest reference nothing. The media type is valid in a header."""
     digest = Digest.of(body)
     manifest = Manifest.read(digest, body, media_type)
     assert (manifest.digest, manifest.body, manifest.head.size) == (digest, body, len(body))
@@ -92,14 +92,14 @@ def test_any_bytes_are_read(body: bytes, media_type: str | None) -> None:
 
 
 @pytest.mark.parametrize("size", [-1, 1.5, "7", True, None, [7]])
-def test_a_size_that_is_none_is_not_known(size: object) -> None:
-    """Only a count of bytes is one."""
+def test_invalid_size_counts_as_unknown(size: object) -> None:
+    """A size is a non-negative integer."""
     digest = Digest.of(b"layer")
     assert read({"layers": [{"digest": str(digest), "size": size}]}).references == (Descriptor(digest, None),)
 
 
-def test_upstreams_media_type_counts_then_the_manifests_own() -> None:
-    """Where neither can be used, what the content looks like."""
+def test_media_type_comes_from_upstream_then_manifest_then_content() -> None:
+    """An index is recognized by its `manifests`."""
     own = {"mediaType": DOCKER_MANIFEST}
     assert read(own, OCI_MANIFEST).head.media_type == OCI_MANIFEST
     assert read(own, f" {OCI_MANIFEST} ; charset=utf-8").head.media_type == OCI_MANIFEST
@@ -110,8 +110,8 @@ def test_upstreams_media_type_counts_then_the_manifests_own() -> None:
 
 
 @given(anything(media_types, st.just("text/plain; charset=utf-8")))
-def test_a_media_type_that_parses_fits_a_header(header: str) -> None:
-    """Without parameters: containerd compares it to the letter."""
+def test_parsed_media_type_is_valid_in_a_header(header: str) -> None:
+    """It has no parameters: containerd compares it byte for byte."""
     media_type = parse_media_type(header)
     if media_type is not None:
         assert media_type.isascii()

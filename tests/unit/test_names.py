@@ -1,4 +1,4 @@
-"""Names: parsed ones are safe, all spellings of an image are one, equal names of two upstreams are two."""
+"""Names: parsed names are safe, spellings of a repository are equal, equal names of two upstreams are not."""
 
 import re
 
@@ -18,15 +18,15 @@ SAFE = re.compile(r"[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*")
 
 
 @given(names)
-def test_a_name_is_what_it_parses_to(name: str) -> None:
-    """Also one with components that are words of the API."""
+def test_valid_name_parses_to_itself(name: str) -> None:
+    """Also with components such as `manifests` and `blobs`."""
     assume(len(name) <= 255)
     assert parse_name(name) == name
 
 
 @given(anything(names))
-def test_a_text_is_a_name_or_is_refused(text: str) -> None:
-    """What parses holds nothing that means anything to a file system or a URL."""
+def test_any_text_parses_as_a_safe_name_or_is_refused(text: str) -> None:
+    """A parsed name contains nothing special to a file system or a URL."""
     name = parsed(lambda: parse_name(text), NameInvalid)
     if name is None:
         return
@@ -43,22 +43,22 @@ def test_a_text_is_a_name_or_is_refused(text: str) -> None:
         *("a..b", "a/b:1", "a@b", "a?b", "a#b", "a\\b", "é", "\N{KELVIN SIGN}", "x" * 256, "x" * 10_000),
     ],
 )
-def test_what_is_no_name_is_refused(text: str) -> None:
-    """By the grammar of the distribution specification, and no more than 255 characters."""
+def test_invalid_name_is_refused(text: str) -> None:
+    """The grammar of the distribution specification, and at most 255 characters."""
     with pytest.raises(NameInvalid):
         parse_name(text)
 
 
 @given(tags)
-def test_a_tag_is_what_it_parses_to(text: str) -> None:
-    """Text and value stand for each other."""
+def test_tag_round_trips_through_text(text: str) -> None:
+    """Parsing the text of a tag yields an equal tag."""
     assert str(Tag.parse(text)) == text
     assert parse_reference(text) == Tag(text)
 
 
 @given(anything(tags, digests.map(str)))
-def test_a_text_is_a_reference_or_is_refused(text: str) -> None:
-    """A tag or a digest, and nothing that leaves its path component."""
+def test_any_text_parses_as_a_reference_or_is_refused(text: str) -> None:
+    """A tag or a digest, which can't leave its path component."""
     reference = parsed(lambda: parse_reference(text), TagInvalid, DigestInvalid)
     if reference is None:
         return
@@ -68,15 +68,15 @@ def test_a_text_is_a_reference_or_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", ".", "..", ".a", "-a", "a/b", "a%2Fb", "a\n", "a b", "é", "x" * 129, "a\0"])
-def test_what_is_no_tag_is_refused(text: str) -> None:
-    """At most 128 characters, and none in front that means something to a file system."""
+def test_invalid_tag_is_refused(text: str) -> None:
+    """At most 128 characters, and no leading dot or dash."""
     with pytest.raises(TagInvalid):
         parse_reference(text)
 
 
 @given(components)
-def test_all_spellings_of_a_docker_hub_image_are_one(name: str) -> None:
-    """Bare, with `library/`, by each of Docker Hub's three hosts in the path or in ns, and by default."""
+def test_all_spellings_of_a_docker_hub_image_are_equal(name: str) -> None:
+    """Short, with `library/`, with each of Docker Hub's hosts in the path or in ns, and by default."""
     spelled = {UPSTREAMS.repository(spelling, ns=None)[0] for spelling in (name, f"library/{name}")}
     for host in HUB:
         for spelling in (name, f"library/{name}"):
@@ -88,8 +88,8 @@ def test_all_spellings_of_a_docker_hub_image_are_one(name: str) -> None:
 
 
 @given(names, st.sampled_from(["quay.io", "QUAY.io", "localhost:5001"]))
-def test_a_path_and_ns_are_two_ways_to_one_repository(name: str, host: str) -> None:
-    """The upstream's name in front is stripped, also when ns says the same."""
+def test_path_and_ns_yield_the_same_repository(name: str, host: str) -> None:
+    """The upstream in front is stripped, also if ns names it too."""
     assume(len(name) <= 255)
     by_path = UPSTREAMS.repository(f"{host}/{name}", ns=None)
     assert by_path == (Repository(host.lower(), name), True)
@@ -100,16 +100,16 @@ def test_a_path_and_ns_are_two_ways_to_one_repository(name: str, host: str) -> N
 
 
 @given(names)
-def test_equal_names_of_two_upstreams_are_two_repositories(name: str) -> None:
-    """Neither equal nor under one key."""
+def test_equal_names_of_two_upstreams_are_different_repositories(name: str) -> None:
+    """They are not equal and have different keys."""
     assume(len(name) <= 200)
     found = [UPSTREAMS.repository(name, ns=host)[0] for host in ("docker.io", "quay.io", "localhost:5001")]
     assert len(set(found)) == len({str(repository) for repository in found}) == 3
 
 
 @given(names, hosts)
-def test_a_repository_is_a_spelling_of_itself(name: str, ns: str) -> None:
-    """Its text, read as a path, means it again, whatever ns says: whoever wrote the path meant it."""
+def test_repository_round_trips_through_a_path(name: str, ns: str) -> None:
+    """The upstream in the path takes precedence over ns."""
     assume(len(name) <= 200)
     for host in ("docker.io", "quay.io", "localhost:5001"):
         repository, _ = UPSTREAMS.repository(name, ns=host)
@@ -117,8 +117,8 @@ def test_a_repository_is_a_spelling_of_itself(name: str, ns: str) -> None:
 
 
 @given(anything(names), st.none() | anything(hosts, st.sampled_from(HUB)))
-def test_a_path_is_a_repository_or_is_refused(path: str, ns: str | None) -> None:
-    """Of an upstream that is configured, under a name that parses; nothing else comes out."""
+def test_any_path_yields_a_configured_repository_or_is_refused(path: str, ns: str | None) -> None:
+    """The upstream is configured and the name is valid."""
     found = parsed(lambda: UPSTREAMS.repository(path, ns=ns), NameInvalid, NameUnknown)
     if found is None:
         return
@@ -135,35 +135,35 @@ def test_a_path_is_a_repository_or_is_refused(path: str, ns: str | None) -> None
         *("quay.io:443", "quay.io.", " quay.io", "quay.io\0", "quay.io\r\nHost: x", "localhost", "[::1]", "x" * 10_000),
     ],
 )
-def test_ns_is_a_key_to_what_is_configured_and_never_an_address(ns: str) -> None:
-    """What is not configured is refused with the names that are, and not dialled."""
+def test_unknown_ns_is_refused_with_the_configured_names(ns: str) -> None:
+    """ns is a look-up key and never an address to dial."""
     with pytest.raises(NameUnknown, match=r"docker\.io, localhost:5001, quay\.io") as refusal:
         UPSTREAMS.repository("org/app", ns=ns)
     assert len(str(refusal.value)) < 1000
 
 
-def test_an_upstream_alone_names_no_repository_of_its_own() -> None:
-    """`/v2/quay.io/manifests/…` asks the default upstream for an image of that name."""
+def test_upstream_name_without_a_repository_is_a_repository_name() -> None:
+    """`/v2/quay.io/manifests/…` requests an image of that name from the default upstream."""
     assert UPSTREAMS.repository("quay.io", ns=None)[0] == Repository("docker.io", "library/quay.io")
 
 
 @given(names)
-def test_without_a_default_upstream_a_name_must_say_its_own(name: str) -> None:
-    """By path or by ns; if it says none, the answer says what to write."""
+def test_name_without_upstream_is_refused_if_there_is_no_default(name: str) -> None:
+    """The message lists the upstreams to write in front."""
     upstreams = Upstreams(["quay.io", "ghcr.io"], default=None)
     with pytest.raises(NameUnknown, match=r"ghcr\.io, quay\.io"):
         upstreams.repository(name, ns=None)
 
 
 @given(st.text())
-def test_an_upstreams_canonical_name_is_its_own(host: str) -> None:
-    """Canonical once is canonical for good, and in one case."""
+def test_canonical_upstream_is_idempotent(host: str) -> None:
+    """Also for arbitrary text."""
     once = canonical_upstream(host)
     assert canonical_upstream(once) == once
 
 
 @given(st.text(), st.none() | st.text())
-def test_refusals_are_the_mirrors_own(path: str, ns: str | None) -> None:
-    """Any text at all, without any upstream too."""
+def test_any_path_and_ns_raise_only_mirror_errors(path: str, ns: str | None) -> None:
+    """Also without any configured upstream."""
     parsed(lambda: UPSTREAMS.repository(path, ns=ns), NameInvalid, NameUnknown)
     assert parsed(lambda: Upstreams([], default=None).repository(path, ns=ns), NameUnknown) is None

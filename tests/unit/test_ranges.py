@@ -1,4 +1,4 @@
-"""Ranges: what RFC 9110, section 14, makes of a Range header, and of a Content-Range."""
+"""Range and Content-Range headers (RFC 9110, section 14)."""
 
 import pytest
 from hypothesis import example, given
@@ -28,7 +28,7 @@ def written(wanted: Wanted) -> str:
 
 
 def part(blob: bytes, wanted: Wanted) -> bytes:
-    """What one range means, said by means of slices (14.1.2)."""
+    """Return the bytes that one range selects, computed by slicing (14.1.2)."""
     first, last = wanted
     if first is None:
         return blob[-last:] if last else b""
@@ -40,15 +40,15 @@ def part(blob: bytes, wanted: Wanted) -> bytes:
 @example([[(3, None)]], 3, "bytes=")
 @example([[(2, 2)]], 3, "bytes=")
 @example([[(0, 0), (9, 9)]], 1, "bytes=")
-def test_the_parts_are_those_that_the_ranges_mean(wanteds: list[list[Wanted]], size: int, unit: str) -> None:
-    """In their order, without those beyond the end; none left: 416; more in all than the blob has: the whole."""
+def test_spans_select_the_bytes_of_the_ranges(wanteds: list[list[Wanted]], size: int, unit: str) -> None:
+    """In order, without ranges beyond the end. None left: 416. More bytes than the blob in total: the whole."""
     blob = bytes(range(size))
     for ranges in wanteds:
         parts = [found for one in ranges if (found := part(blob, one))]
         header = unit + ",".join(map(written, ranges))
         if not parts:
             if any(first is None and last for first, last in ranges):
-                continue  # the end of an empty blob: a rule of its own, below
+                continue  # the suffix of an empty blob has a test of its own, below
             with pytest.raises(RangeUnsatisfiable) as refusal:
                 requested_spans(header, size)
             assert refusal.value.size == size
@@ -63,22 +63,22 @@ def test_the_parts_are_those_that_the_ranges_mean(wanteds: list[list[Wanted]], s
 
 
 @given(wanteds.filter(lambda ranges: any(part(bytes(60), one) for one in ranges)))
-def test_white_space_and_empty_elements_change_nothing(ranges: list[Wanted]) -> None:
-    """A list may have both (5.6.1)."""
+def test_white_space_and_empty_list_elements_are_ignored(ranges: list[Wanted]) -> None:
+    """A list may contain both (5.6.1)."""
     texts = list(map(written, ranges))
     plain = requested_spans("bytes=" + ",".join(texts), 60)
     assert requested_spans("bytes= ,\t" + " ,, ".join(texts) + " ,", 60) == plain
 
 
 @given(st.integers(1), st.integers(1, 2**62))
-def test_a_suffix_is_the_end_of_the_blob(length: int, size: int) -> None:
-    """One longer than the blob means all of it (14.1.2)."""
+def test_suffix_range_selects_the_end_of_the_blob(length: int, size: int) -> None:
+    """A suffix longer than the blob selects all of it (14.1.2)."""
     if len(str(length)) < 40:
         assert requested_spans(f"bytes=-{length}", size) == (Span(max(0, size - length), size),)
 
 
-def test_the_end_of_an_empty_blob_is_all_of_it() -> None:
-    """A suffix is satisfiable unless its length is 0 (14.1.2), but no Content-Range can say "no bytes": 200."""
+def test_suffix_range_of_an_empty_blob_selects_the_whole() -> None:
+    """A suffix is satisfiable unless its length is 0 (14.1.2), but no Content-Range can express no bytes: 200."""
     assert requested_spans("bytes=-5", 0) is None
 
 
@@ -90,21 +90,21 @@ def test_the_end_of_an_empty_blob_is_all_of_it() -> None:
         *("bytes=0 -1", "bytes=0-\0", "bytes=0_0-1", "bytes=" + "0-0," * 1025, "bytes=" + "1" * 10_000 + "-"),
     ],
 )
-def test_what_a_server_does_not_understand_it_ignores(header: str | None) -> None:
-    """Another unit, bad grammar, too many: the whole blob (14.2)."""
+def test_invalid_range_header_is_ignored(header: str | None) -> None:
+    """Another unit, invalid grammar, too many ranges: the whole blob (14.2)."""
     assert requested_spans(header, 10) is None
 
 
 @pytest.mark.parametrize("text", ["\N{ARABIC-INDIC DIGIT THREE}-", "-\N{FULLWIDTH DIGIT ONE}", "0-\N{THAI DIGIT NINE}"])
-def test_digits_are_those_of_ascii(text: str) -> None:
-    """DIGIT is %x30-39 (RFC 5234); other scripts' digits are bad grammar."""
+def test_only_ascii_digits_are_accepted(text: str) -> None:
+    """DIGIT is %x30-39 (RFC 5234)."""
     assert requested_spans(f"bytes={text}", 10) is None
     assert ContentRange.parse(f"bytes {text.strip('-')}-9/10") is None
 
 
 @given(anything(wanteds.map(lambda ranges: "bytes=" + ",".join(map(written, ranges)))), sizes)
-def test_any_header_is_answered(header: str, size: int) -> None:
-    """With parts that lie within the blob and are no more than it, with the whole, or with 416."""
+def test_any_range_header_yields_spans_whole_or_416(header: str, size: int) -> None:
+    """The spans lie within the blob, and their total is at most its size."""
     try:
         spans = requested_spans(header, size)
     except RangeUnsatisfiable:
@@ -116,8 +116,8 @@ def test_any_header_is_answered(header: str, size: int) -> None:
 
 
 @given(st.integers(0, 2**62), st.integers(1, 2**62), st.integers(0, 100))
-def test_a_content_range_is_what_it_parses_to(start: int, length: int, more: int) -> None:
-    """What the mirror sends it would understand; the size may be unknown to whoever sends it (14.4)."""
+def test_content_range_round_trips(start: int, length: int, more: int) -> None:
+    """The complete size may be `*` (14.4)."""
     span = Span(start, start + length)
     size = span.end + more
     assert ContentRange.parse(span.content_range(size)) == ContentRange(span, size)
@@ -125,8 +125,8 @@ def test_a_content_range_is_what_it_parses_to(start: int, length: int, more: int
 
 
 @given(anything(st.tuples(offsets, offsets, offsets).map(lambda at: "bytes {}-{}/{}".format(*at))))
-def test_a_content_range_that_parses_holds_bytes(header: str) -> None:
-    """Anything else is no Content-Range."""
+def test_parsed_content_range_is_not_empty(header: str) -> None:
+    """Any other header parses to None."""
     part = ContentRange.parse(header)
     assert part is None or 0 <= part.span.start < part.span.end
 
@@ -145,12 +145,12 @@ def test_a_content_range_that_parses_holds_bytes(header: str) -> None:
         "bytes=0-9/10",
     ],
 )
-def test_what_is_no_content_range(header: str | None) -> None:
-    """Not satisfied, backwards, of another unit, or malformed: nothing that bytes could be placed by."""
+def test_invalid_content_range_parses_to_none(header: str | None) -> None:
+    """Unsatisfied, backwards, of another unit, or malformed: no place for the bytes."""
     assert ContentRange.parse(header) is None
 
 
 @pytest.mark.parametrize("header", ["bytes 0-9/9", "bytes 5-10/10", "bytes 10-10/10", "bytes 0-0/0"])
-def test_a_content_range_beyond_its_own_size_is_void(header: str) -> None:
-    """A last position at or after the complete length is invalid, and must not be recombined (14.4)."""
+def test_content_range_beyond_its_size_parses_to_none(header: str) -> None:
+    """A last position at or after the complete length is invalid (14.4)."""
     assert ContentRange.parse(header) is None

@@ -1,4 +1,4 @@
-"""Routes: each target means one thing or is refused, and what it means holds nothing unsafe."""
+"""Routes: a request target parses to one route with safe parts, or is refused."""
 
 import re
 from urllib.parse import urlencode
@@ -37,7 +37,7 @@ parameters = st.lists(st.tuples(st.text(max_size=8).filter(lambda name: name != 
 
 @st.composite
 def targets(draw: st.DrawFn) -> str:
-    """Valid ones, of every kind."""
+    """Valid targets of every kind."""
     host = draw(st.sampled_from(["", "quay.io/", "localhost:5001/"]))
     begin = draw(st.sampled_from([f"/v2/{host}", f"/{host}v2/"]))
     reference = draw(digests.map(str))
@@ -54,8 +54,8 @@ def asked_of(route: Route) -> RequestedRepository | None:
 
 
 @given(anything(targets()))
-def test_a_target_means_something_or_is_refused(target: str) -> None:
-    """What a route holds is parsed: names and references, and their spelling without `..`, `//` and `%`."""
+def test_any_target_parses_to_a_safe_route_or_is_refused(target: str) -> None:
+    """Names and references of a route are valid, and its path has no `..`, `//` or `%`."""
     route = parsed(lambda: parse_route(target, UPSTREAMS), *REFUSALS)
     asked = None if route is None else asked_of(route)
     if asked is None:
@@ -73,8 +73,8 @@ def test_a_target_means_something_or_is_refused(target: str) -> None:
 
 
 @given(st.text() | st.sampled_from(["169.254.169.254", "user@host", "a\r\nSet-Cookie: b", "\N{SNOWMAN}", "\0"]))
-def test_an_ns_that_is_answered_is_one_that_is_configured(ns: str) -> None:
-    """It stands in headers and links of the answer: also where the path decides, it is no free text."""
+def test_ns_of_a_route_is_configured_or_none(ns: str) -> None:
+    """It goes into headers and links of the response, so it is no free text, even if the path decides."""
     target = f"/v2/quay.io/org/app/blobs/{DIGEST}?{urlencode({'ns': ns}, errors='surrogatepass')}"
     route = parsed(lambda: parse_route(target, UPSTREAMS), *REFUSALS)
     asked = None if route is None else asked_of(route)
@@ -82,10 +82,10 @@ def test_an_ns_that_is_answered_is_one_that_is_configured(ns: str) -> None:
 
 
 @given(short_names, tags, digests, parameters, st.sampled_from(["", "docker.io", "quay.io"]))
-def test_each_endpoint_is_told_by_its_ending(
+def test_endpoint_is_recognized_by_the_end_of_the_target(
     name: str, tag: str, digest: Digest, query: list[tuple[str, str]], ns: str
 ) -> None:
-    """Names may hold the words of the API themselves: the last of them counts."""
+    """Names may contain words of the API: the last such word counts."""
     assume(name != "manifests")
     repository, _ = UPSTREAMS.repository(name, ns=ns or None)
     asked = RequestedRepository(repository, f"/v2/{name}", ns or None, by_path=False)
@@ -111,8 +111,8 @@ def test_each_endpoint_is_told_by_its_ending(
 
 
 @given(short_names, digests, st.sampled_from(["quay.io", "Quay.IO", "localhost:5001", "registry-1.docker.io"]))
-def test_all_spellings_of_a_blob_are_one(name: str, digest: Digest, host: str) -> None:
-    """Upstream before or behind `/v2/`, or in ns; the digest's colon encoded or not."""
+def test_all_spellings_of_a_blob_yield_one_repository(name: str, digest: Digest, host: str) -> None:
+    """The upstream before or after `/v2/`, or in ns; the digest's colon encoded or not."""
     spelled = [
         f"/v2/{host}/{name}/blobs/{digest}",
         f"/{host}/v2/{name}/blobs/{digest}",
@@ -131,16 +131,16 @@ def test_all_spellings_of_a_blob_are_one(name: str, digest: Digest, host: str) -
 
 
 @pytest.mark.parametrize("spelled", ["ns=quay.io", "ns=quay%2Eio", "ns=QUAY.IO", "n=1&ns=quay.io", "%6Es=quay.io"])
-def test_ns_is_read_however_it_is_encoded(spelled: str) -> None:
-    """An encoded name means the same: or the wrong registry would answer."""
+def test_encoded_ns_is_decoded(spelled: str) -> None:
+    """Otherwise the wrong upstream would answer."""
     asked = asked_of(parse_route(f"/v2/org/app/manifests/1?{spelled}", UPSTREAMS))
     assert asked is not None
     assert asked.repository == Repository("quay.io", "org/app")
 
 
 @pytest.mark.parametrize("spelled", ["ns=quay.io&ns=quay.io", "ns=quay.io&ns=docker.io", "ns=&ns=quay.io"])
-def test_two_ns_are_refused(spelled: str) -> None:
-    """One of them would be ignored, and nobody knows which one was meant."""
+def test_two_ns_parameters_are_refused(spelled: str) -> None:
+    """The request is ambiguous."""
     with pytest.raises(NameUnknown, match="2 ns parameters"):
         parse_route(f"/v2/org/app/manifests/1?{spelled}", UPSTREAMS)
 
@@ -187,15 +187,15 @@ def test_two_ns_are_refused(spelled: str) -> None:
         ("/v2/a/manifests/1?" + "&".join(f"a{number}=ns=" for number in range(40)), RouteUnknown),
     ],
 )
-def test_what_means_nothing_is_refused_by_name(target: str, refusal: type[MirrorError]) -> None:
-    """Each by the part that is wrong."""
+def test_invalid_target_is_refused_with_the_error_of_its_part(target: str, refusal: type[MirrorError]) -> None:
+    """Route, upstream, name, tag or digest."""
     with pytest.raises(refusal):
         parse_route(target, UPSTREAMS)
 
 
 @pytest.mark.parametrize("prefix", ["//quay.io", "/quay.io/", "//quay.io//", "///quay.io"])
-def test_a_path_with_empty_components_is_refused_before_v2_too(prefix: str) -> None:
-    """Its own spelling goes into links: one that begins with `//` would lead the client to another host."""
+def test_empty_path_components_before_v2_are_refused(prefix: str) -> None:
+    """The path goes into links: a link that begins with `//` would lead the client to another host."""
     with pytest.raises(MirrorError):
         parse_route(f"{prefix}/v2/org/app/tags/list", UPSTREAMS)
 
@@ -211,6 +211,6 @@ def test_a_path_with_empty_components_is_refused_before_v2_too(prefix: str) -> N
         ("/metrics", Probe("metrics")),
     ],
 )
-def test_what_is_the_mirrors_own(target: str, route: Route) -> None:
+def test_endpoints_of_the_mirror_itself_parse(target: str, route: Route) -> None:
     """With or without a query."""
     assert parse_route(target, UPSTREAMS) == route

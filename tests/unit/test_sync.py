@@ -57,7 +57,7 @@ def test_names_come_from_all_lists(tmp_path: Path) -> None:
             "images.0.pins: unknown key; known here: at, every, from, images, pin",
         ),
         ('[[images]]\nimages = ["a"]\npin = 1', "images.0.pin: Input should be a valid boolean"),
-        ('[[images]]\nimages = ["a"]\nplatforms = ["linux"]', "images.0.platforms: 'linux' is no platform"),
+        ('[[images]]\nimages = ["a"]\nplatforms = ["linux"]', "images.0.platforms: 'linux' is not a platform"),
         ('[[images]]\nimages = ["a"]\nevery = "1d"\nat = "03:00"', "images.0: every and at are two schedules"),
         ('[[images]]\nimages = ["a"]\nevery = "0s"', "images.0: every 0s: from a second to a year"),
         ('[[images]]\nimages = ["a"]\nevery = "10000000d"', "images.0: every 10000000d: from a second to a year"),

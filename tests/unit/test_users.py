@@ -1,4 +1,4 @@
-"""Users: every line of an htpasswd file is right or stops the start; a login is somebody's or nobody's."""
+"""Users: every line of an htpasswd file is valid or refused; logins are authenticated, cached and limited."""
 
 import asyncio
 import re
@@ -37,15 +37,15 @@ silent = st.sampled_from(["", "#", "# alice:$apr1$", "   ", "\t", "\r"])
 
 
 def refused(text: str) -> str:
-    """What is said against *text*."""
+    """Return the message of the refusal of *text*."""
     with pytest.raises(ConfigurationInvalid) as refusal:
         parse_htpasswd(text, file="/etc/users")
     return str(refusal.value)
 
 
 @given(entries, st.data(), st.sampled_from(["\n", "\r\n", " \n", "\t\n"]))
-def test_a_file_is_its_users(entries: dict[str, str], data: st.DataObject, ending: str) -> None:
-    """In any order, with comments and empty lines between them, and the line ends of any system."""
+def test_htpasswd_file_yields_its_users(entries: dict[str, str], data: st.DataObject, ending: str) -> None:
+    """In any order, with comments and empty lines between entries, and any line ending."""
     lines = [f"{user}:{hashed}" for user, hashed in entries.items()]
     for _ in range(data.draw(st.integers(0, 3))):
         lines.insert(data.draw(st.integers(0, len(lines))), data.draw(silent))
@@ -54,8 +54,8 @@ def test_a_file_is_its_users(entries: dict[str, str], data: st.DataObject, endin
 
 
 @given(entries, st.data())
-def test_a_line_that_is_wrong_is_named_by_its_number(entries: dict[str, str], data: st.DataObject) -> None:
-    """With the file; its hash, or whatever stands there, is not shown."""
+def test_invalid_line_is_named_by_file_and_number(entries: dict[str, str], data: st.DataObject) -> None:
+    """The message does not contain the hash or a password in its place."""
     lines = [f"{user}:{hashed}" for user, hashed in entries.items()]
     wrong = data.draw(
         st.sampled_from(
@@ -94,14 +94,14 @@ def test_a_line_that_is_wrong_is_named_by_its_number(entries: dict[str, str], da
 
 
 @given(st.lists(silent, max_size=3).map("\n".join))
-def test_a_file_without_users_is_refused(text: str) -> None:
-    """It would let nobody in; whoever wants that doesn't start a mirror."""
+def test_htpasswd_file_without_users_is_refused(text: str) -> None:
+    """A mirror that admits no client is a mistake."""
     assert "/etc/users has no user" in refused(text)
 
 
 @given(anything(entries.map(lambda found: "\n".join(f"{user}:{hashed}" for user, hashed in found.items()))))
-def test_any_text_is_users_or_refused(text: str) -> None:
-    """Nothing else comes of it; what is accepted are hashes that bcrypt can check and names that can be logged."""
+def test_any_text_yields_users_or_is_refused(text: str) -> None:
+    """Accepted entries have hashes that bcrypt can check and names that can be logged."""
     try:
         found = parse_htpasswd(text, file="f")
     except ConfigurationInvalid as refusal:
@@ -112,14 +112,14 @@ def test_any_text_is_users_or_refused(text: str) -> None:
 
 
 @given(hashes)
-def test_every_hash_that_is_accepted_can_be_checked(hashed: str) -> None:
-    """bcrypt takes it without an error (with the least cost, for the time's sake)."""
+def test_accepted_hash_can_be_checked(hashed: str) -> None:
+    """bcrypt accepts it without an error (checked at the lowest cost to save time)."""
     parse_htpasswd(f"alice:{hashed}", file="f")
     assert not bcrypt.checkpw(b"", f"{hashed[:4]}04{hashed[6:]}".encode())
 
 
-def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
-    """Missing, a directory, or not UTF-8: then the line is named too."""
+def test_unreadable_htpasswd_file_is_named(tmp_path: Path) -> None:
+    """Missing, a directory, or not UTF-8; in the last case with the line."""
     for path in (tmp_path / "missing", tmp_path):
         with pytest.raises(ConfigurationInvalid, match=re.escape(f"users_file {path} can't be read")):
             Users.read(path)
@@ -128,8 +128,8 @@ def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
         Users.read(tmp_path / "latin")
 
 
-def test_no_hash_is_shown() -> None:
-    """Not even to whoever logs the value."""
+def test_repr_shows_no_hash() -> None:
+    """A logged value must not leak hashes."""
     assert "$2b$" not in repr(Users({"alice": WHOLE.encode()}))
 
 
@@ -150,19 +150,19 @@ def file(tmp_path: Path) -> Path:
 
 
 async def admits(logins: Logins, login: Login, address: str) -> bool:
-    """Whether the login is a user's, asked as the door asks."""
+    """Return whether the login is accepted, first from the cache and then by a check, as the server does it."""
     header = f"{login.username}:{login.password}"
-    caller = logins.known(header) or await logins.admitted(header, login, address)
+    caller = logins.cached(header) or await logins.authenticate(header, login, address)
     assert caller is None or caller.user == login.username
-    assert (logins.known(header) is None) == (caller is None)
+    assert (logins.cached(header) is None) == (caller is None)
     return caller is not None
 
 
 ALICE, BOB = Login("alice", "open sesame"), Login("bob", "open sesame")
 
 
-def test_a_reload_ends_what_was_remembered(loop: Loop, file: Path) -> None:
-    """Who is gone from the file, or has another password, comes in no more; who is new comes in."""
+def test_reload_invalidates_cached_logins(loop: Loop, file: Path) -> None:
+    """Removed users and changed passwords are refused; new users are accepted."""
 
     async def work() -> None:
         async with Logins(file) as logins:
@@ -182,8 +182,8 @@ def test_a_reload_ends_what_was_remembered(loop: Loop, file: Path) -> None:
     loop.run(work())
 
 
-def test_a_broken_file_leaves_the_users_as_they_were(loop: Loop, file: Path) -> None:
-    """Also those who were not here yet."""
+def test_invalid_file_keeps_the_previous_users(loop: Loop, file: Path) -> None:
+    """Also users whose login was not cached yet."""
 
     async def work() -> None:
         async with Logins(file) as logins:
@@ -201,8 +201,8 @@ def test_a_broken_file_leaves_the_users_as_they_were(loop: Loop, file: Path) -> 
     loop.run(work())
 
 
-def test_a_check_under_way_at_a_reload_counts_for_nothing(loop: Loop, file: Path) -> None:
-    """The login was right when it was asked; now the user is gone."""
+def test_check_in_progress_at_a_reload_is_repeated(loop: Loop, file: Path) -> None:
+    """The login was right when the check started; the user is removed before it ends."""
 
     async def work() -> None:
         async with Logins(file) as logins:
@@ -216,8 +216,8 @@ def test_a_check_under_way_at_a_reload_counts_for_nothing(loop: Loop, file: Path
     loop.run(work())
 
 
-def test_a_password_that_was_right_for_another_hash_is_checked_again(loop: Loop, file: Path) -> None:
-    """Right becomes wrong and wrong becomes right while both are being checked."""
+def test_password_checked_against_a_replaced_hash_is_checked_again(loop: Loop, file: Path) -> None:
+    """The right password becomes wrong and the wrong one right while both are being checked."""
 
     async def work() -> None:
         async with Logins(file) as logins:
@@ -230,8 +230,8 @@ def test_a_password_that_was_right_for_another_hash_is_checked_again(loop: Loop,
     loop.run(work())
 
 
-def test_who_leaves_does_not_end_the_check_for_others(loop: Loop, file: Path) -> None:
-    """Two show one login, the first goes; and one that is left alone comes to its end, with its place given back."""
+def test_cancelled_caller_does_not_cancel_a_shared_check(loop: Loop, file: Path) -> None:
+    """A check without callers completes too, and frees its place in the queue."""
 
     async def work() -> None:
         async with Logins(file) as logins:
@@ -250,11 +250,11 @@ def test_who_leaves_does_not_end_the_check_for_others(loop: Loop, file: Path) ->
     loop.run(work())
 
 
-def test_one_address_leaves_half_of_the_places_to_others(loop: Loop, file: Path) -> None:
-    """However much it asks; and all places are free again afterwards."""
+def test_one_address_gets_half_of_the_free_places(loop: Loop, file: Path) -> None:
+    """However many logins it sends. All places are free again afterwards."""
 
     async def guesses(logins: Logins, address: str, count: int) -> int:
-        """How many were checked."""
+        """Return the number of logins that were checked."""
         guesses = (admits(logins, Login(address, f"guess {number}"), address) for number in range(count))
         answers = await asyncio.gather(*guesses, return_exceptions=True)
         assert all(answer is False or isinstance(answer, TooManyLogins) for answer in answers)
@@ -274,8 +274,8 @@ def test_one_address_leaves_half_of_the_places_to_others(loop: Loop, file: Path)
     loop.run(work())
 
 
-def test_the_end_of_the_mirror_waits_for_no_checks(loop: Loop, file: Path) -> None:
-    """What waits is dropped."""
+def test_shutdown_cancels_waiting_checks(loop: Loop, file: Path) -> None:
+    """It does not wait for them."""
 
     async def work() -> None:
         async with Logins(file) as logins:
@@ -287,8 +287,8 @@ def test_the_end_of_the_mirror_waits_for_no_checks(loop: Loop, file: Path) -> No
     loop.run(work())
 
 
-def test_memory_of_logins_holds_no_password(loop: Loop, file: Path) -> None:
-    """Whoever gets to see it can't even try guesses against it: what is kept are keyed hashes."""
+def test_cache_holds_no_password(loop: Loop, file: Path) -> None:
+    """The cache holds keyed hashes: even a leaked cache is no basis for guessing passwords."""
 
     async def work() -> None:
         async with Logins(file) as logins:

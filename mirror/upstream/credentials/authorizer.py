@@ -188,7 +188,7 @@ class Authorizer:
                     return _Header(shown.header(), shown, self._clock() + _REUSED_FOR, any_repository=True)
                 case Bearer(), _:
                     fetch = partial(self._bearer, source, challenge, repository, credentials, login)
-                    header, _ = await self._requests.ask((repository, credentials), fetch)
+                    header, _ = await self._requests.do((repository, credentials), fetch)
                     return header
         raise UpstreamRefused(
             f"{self._upstream} wants credentials for {repository or 'its API'} and there are none that it takes: "

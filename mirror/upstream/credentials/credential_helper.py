@@ -107,7 +107,7 @@ class CredentialHelpers:
             await self._renew(enquiry)
 
     async def _renew(self, enquiry: HelperRequest) -> Credentials | None:
-        found, _ = await self._collapsed.ask(enquiry, partial(self._run, enquiry))
+        found, _ = await self._collapsed.do(enquiry, partial(self._run, enquiry))
         return found
 
     async def _run(self, enquiry: HelperRequest) -> Credentials | None:

@@ -1,4 +1,4 @@
-"""Addresses that others name: what they spell, and in which zone they lie."""
+"""IP zones, spellings of addresses, and URLs from redirects and token realms."""
 
 import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -48,20 +48,20 @@ ZONES = {
     "64:ff9b::a9fe:a9fe": Zone.RESERVED,
     "2002:a9fe:a9fe::1": Zone.RESERVED,
     "2002:7f00:1::1": Zone.PRIVATE,
-    "2001:0:101:101::8000:fffe": Zone.PRIVATE,  # the client is 127.255.0.1, bits turned
+    "2001:0:101:101::8000:fffe": Zone.PRIVATE,  # the client is 127.255.0.1, bits inverted
 }
 
 
 @pytest.mark.parametrize(("text", "zone"), ZONES.items())
-def test_each_kind_of_address_has_its_zone(text: str, zone: Zone) -> None:
-    """RFC 6890 and what came after it; the clouds' metadata, wherever they put it."""
+def test_address_has_the_zone_of_its_kind(text: str, zone: Zone) -> None:
+    """RFC 6890 and its successors; the metadata addresses of all clouds."""
     assert zone_of(ip_address(text)) is zone
 
 
 @given(V4)
 @example(IPv4Address("100.127.255.255"))
-def test_what_is_not_public_to_python_is_not_public_here(address: IPv4Address) -> None:
-    """The registry of special addresses as Python has it; but for documentation's, which nobody has."""
+def test_address_that_is_not_global_is_not_public(address: IPv4Address) -> None:
+    """By the special-purpose registry in `ipaddress`, except the documentation networks, which have no hosts."""
     documentation = map(ip_network, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"))
     assume(not any(address in network for network in documentation))
     if not address.is_global or address.is_multicast:
@@ -69,7 +69,7 @@ def test_what_is_not_public_to_python_is_not_public_here(address: IPv4Address) -
 
 
 @given(V6)
-def test_what_is_not_public_to_python_is_not_public_here_v6(address: IPv6Address) -> None:
+def test_ipv6_address_that_is_not_global_is_not_public(address: IPv6Address) -> None:
     """The same for IPv6."""
     assume(address not in ip_network("2000::/3"))
     if not address.is_global:
@@ -77,8 +77,8 @@ def test_what_is_not_public_to_python_is_not_public_here_v6(address: IPv6Address
 
 
 @given(V4, st.integers(0, 2**80 - 1))
-def test_an_address_within_an_address_opens_nothing(address: IPv4Address, rest: int) -> None:
-    """Mapped, translated, tunnelled: no form of an address lies nearer to the public than the address itself."""
+def test_embedded_address_is_no_more_public_than_itself(address: IPv4Address, rest: int) -> None:
+    """Mapped, translated, tunnelled: no IPv6 form of an IPv4 address has a more public zone."""
     bits = int(address)
     forms = [0xFFFF << 32 | bits, 0x64FF9B << 96 | bits, 0xFFFF << 48 | bits, 0x2002 << 112 | bits << 80 | rest]
     forms.append(0x20010000 << 96 | 0x01010101 << 64 | ~bits & 0xFFFFFFFF)
@@ -87,15 +87,15 @@ def test_an_address_within_an_address_opens_nothing(address: IPv4Address, rest: 
 
 
 def spelled(address: IPv4Address, parts: int, bases: list[str]) -> str:
-    """*address* in so many parts, each in its base."""
+    """Return *address* in so many parts, each in its base."""
     octets = list(address.packed)
     numbers = [*octets[: parts - 1], int.from_bytes(octets[parts - 1 :], "big")]
     return ".".join(base.format(number) for base, number in zip(bases, numbers, strict=False))
 
 
 @given(V4, st.integers(1, 4), st.lists(st.sampled_from(["{}", "0{:o}", "0x{:x}", "0X{:X}"]), min_size=4, max_size=4))
-def test_an_address_is_known_in_every_spelling(address: IPv4Address, parts: int, bases: list[str]) -> None:
-    """Whatever inet_aton takes, and with it getaddrinfo."""
+def test_every_spelling_of_an_address_is_recognized(address: IPv4Address, parts: int, bases: list[str]) -> None:
+    """Every form that inet_aton, and so getaddrinfo, accepts."""
     text = spelled(address, parts, bases)
     assert socket.inet_aton(text) == address.packed
     assert literal(text) == literal(f"{text}.") == address
@@ -106,15 +106,15 @@ def test_an_address_is_known_in_every_spelling(address: IPv4Address, parts: int,
 @example("0x")
 @example("1.2.3.4.5")
 @example("256.1")
-def test_a_literal_is_what_the_resolver_takes_for_one(text: str) -> None:
-    """And for the same one; what it takes for a name is no literal."""
+def test_literal_agrees_with_the_resolver(text: str) -> None:
+    """Both see the same address, or both see a name."""
     assume(text.strip() == text and text.isascii() and "\0" not in text and not text.endswith("."))
     try:
         expected = IPv4Address(socket.inet_aton(text))
     except OSError:
         assert not isinstance(literal(text), IPv4Address)
     else:
-        assume(" " not in text)  # inet_aton reads no further than to the first
+        assume(" " not in text)  # inet_aton stops at the first blank
         assert literal(text) == expected
 
 
@@ -128,8 +128,8 @@ def test_a_literal_is_what_the_resolver_takes_for_one(text: str) -> None:
 @example("http://good\\@127.0.0.1/")
 @example("http://[::ffff:127.0.0.1]:80/")
 @example("http://1.2.3.4:80@127.0.0.1/")
-def test_no_two_readers_of_a_destination_disagree(text: str) -> None:
-    """What was judged is what is asked: by us, by urllib, and by the client's own parser."""
+def test_url_parsers_agree_on_an_accepted_url(text: str) -> None:
+    """Our parser, urllib and yarl see the same host: the checked host is the host that is dialled."""
     try:
         found = Destination.parse(text)
     except ValueError:
@@ -154,7 +154,7 @@ def test_no_two_readers_of_a_destination_disagree(text: str) -> None:
         "http://good.test\\@127.0.0.1/",
         "http://127.0.0.1%2f@good.test/",
         "http://[fe80::1%25eth0]/",
-        "http://①②⑦.0.0.1/",  # to some parsers of names, digits
+        "http://①②⑦.0.0.1/",  # digits, to some IDNA parsers
         "http://1.2.3.999/",
         "http://0x7f.0.0.256/",
         "http://./",
@@ -168,22 +168,22 @@ def test_no_two_readers_of_a_destination_disagree(text: str) -> None:
         "http://registry.test/" + "x" * 20_000,
     ],
 )
-def test_what_is_no_destination(url: str) -> None:
-    """Logins in addresses, escapes and other alphabets in hosts, numbers that are none."""
-    with pytest.raises(ValueError, match="an address"):
+def test_unsafe_url_is_refused(url: str) -> None:
+    """Logins, escapes and other alphabets in hosts, invalid numbers, other schemes."""
+    with pytest.raises(ValueError, match=r"^a URL (of|with|that|without)"):
         Destination.parse(url)
 
 
-def test_a_destination_keeps_its_spelling() -> None:
-    """A presigned address is good only as it was signed; what can't stand on a request line is escaped."""
+def test_accepted_url_keeps_its_spelling() -> None:
+    """A presigned URL is valid only byte for byte. Characters not allowed on a request line are escaped."""
     url = "https://Store.test:8443/a%2fb/+~!*'()%3d?sig=Zm9v%2B==&empty=&flag"
     assert Destination.parse(url) == Destination("https", "store.test", 8443, url)
     assert Destination.parse("http://x.test/a b\u20ac#part").url == "http://x.test/a%20b%E2%82%AC"
 
 
 @given(V4 | V6, st.sampled_from(Zone))
-def test_a_connection_stays_in_its_zone(address: IPv4Address | IPv6Address, zone: Zone) -> None:
-    """Decided on the address that the socket is to be connected to."""
+def test_connection_outside_its_zone_is_refused(address: IPv4Address | IPv6Address, zone: Zone) -> None:
+    """The check applies to the address that the socket connects to."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     info = (family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (str(address), 80))
     if zone_of(address) <= zone:
@@ -194,8 +194,8 @@ def test_a_connection_stays_in_its_zone(address: IPv4Address | IPv6Address, zone
         assert refusal.value.zone is zone_of(address)
 
 
-async def test_a_name_lies_where_its_addresses_do() -> None:
-    """Known when it was resolved; until then the least is allowed."""
+async def test_name_has_the_zone_of_its_addresses() -> None:
+    """From its resolution on; before that, PUBLIC, the most restrictive zone."""
     neighbourhood = ZoneResolver()
     assert neighbourhood.zone("localhost") is Zone.PUBLIC
     await neighbourhood.resolve("localhost", 80, socket.AF_UNSPEC)

@@ -1,4 +1,4 @@
-"""Names of images as people write them: docker's own reading, and patterns of tags beside it."""
+"""Image names on the command line: expanded as docker does, and tag patterns."""
 
 import pytest
 from hypothesis import given
@@ -33,8 +33,8 @@ DIGEST = Digest.of(b"")
         (f"alpine:3.20@{DIGEST}", ALPINE, DIGEST),
     ],
 )
-def test_an_image_is_named_as_docker_names_it(text: str, repository: Repository, reference: Tag | Digest) -> None:
-    """Docker Hub where no registry is named, whatever the mirror's own default is; latest where no tag is."""
+def test_image_name_is_expanded_as_docker_does(text: str, repository: Repository, reference: Tag | Digest) -> None:
+    """Without a registry: Docker Hub, whatever the mirror's default upstream is. Without a tag: latest."""
     assert parse_image(text, UPSTREAMS) == Image(repository, reference)
 
 
@@ -48,8 +48,8 @@ def test_an_image_is_named_as_docker_names_it(text: str, repository: Repository,
         ("alpine:latest-semver=5", "*", 5, True),
     ],
 )
-def test_tags_can_be_selected(text: str, pattern: str, count: int | None, stable: bool) -> None:
-    """By pattern, and by version."""
+def test_tag_pattern_parses_to_a_selection(text: str, pattern: str, count: int | None, stable: bool) -> None:
+    """By glob, and by version."""
     assert parse_image(text, UPSTREAMS) == Selection(ALPINE, pattern, count, stable)
 
 
@@ -70,15 +70,15 @@ def test_tags_can_be_selected(text: str, pattern: str, count: int | None, stable
         ("alpine@sha256:0", DigestInvalid),
     ],
 )
-def test_what_names_no_image_is_refused(text: str, refusal: type[Exception]) -> None:
-    """And its registry is never guessed."""
+def test_invalid_image_name_is_refused(text: str, refusal: type[Exception]) -> None:
+    """The registry is never guessed."""
     with pytest.raises(refusal):
         parse_image(text, UPSTREAMS)
 
 
 @given(anything(names) | anything(st.builds("{}:{}".format, names, tags)))
-def test_any_text_is_an_image_or_refused(text: str) -> None:
-    """What parsed can be written out, and read again as the same."""
+def test_any_text_parses_or_is_refused(text: str) -> None:
+    """A parsed image round-trips through its text."""
     image = parsed(lambda: parse_image(text, UPSTREAMS), NameInvalid, NameUnknown, TagInvalid, DigestInvalid)
     if image is not None:
         assert parse_image(str(image), UPSTREAMS) == image
@@ -89,8 +89,8 @@ versions = st.builds("{}{}".format, st.sampled_from(["", "v"]), numbers)
 
 
 @given(st.lists(versions), st.integers(1, 5))
-def test_the_newest_are_the_highest_numbers(tagged: list[str], count: int) -> None:
-    """Numbers count as numbers: 1.10 comes after 1.9."""
+def test_newest_selects_the_highest_versions(tagged: list[str], count: int) -> None:
+    """Components compare as numbers: 1.10 is newer than 1.9."""
     chosen = newest([*tagged, "latest", "edge"], count)
     values = [tuple(map(int, tag.removeprefix("v").split("."))) for tag in chosen]
     others = [tuple(map(int, tag.removeprefix("v").split("."))) for tag in set(tagged) - set(chosen)]
@@ -99,8 +99,8 @@ def test_the_newest_are_the_highest_numbers(tagged: list[str], count: int) -> No
     assert not values or all(other <= values[-1] for other in others)
 
 
-def test_a_release_is_newer_than_what_was_before_it() -> None:
-    """Semantic Versioning 2.0.0, 11: also the order within pre-releases, numbers below words."""
+def test_release_is_newer_than_its_pre_releases() -> None:
+    """Semantic Versioning 2.0.0, 11: also the order of pre-releases, numbers below words."""
     order = ["1.0.0-alpha", "1.0.0-alpha.1", "1.0.0-alpha.beta", "1.0.0-beta", "1.0.0-beta.2", "1.0.0-beta.11"]
     order += ["1.0.0-rc.1", "1.0.0"]
     assert newest(order, 99) == order[::-1]
@@ -109,8 +109,8 @@ def test_a_release_is_newer_than_what_was_before_it() -> None:
 
 
 @given(st.lists(tags), st.sampled_from(["*", "v*", "[0-9]*", "*.*"]), st.none() | st.integers(1, 3))
-def test_a_selection_selects_from_what_there_is(there: list[str], pattern: str, count: int | None) -> None:
-    """Each once, and no more than asked for."""
+def test_selection_returns_existing_tags_once(there: list[str], pattern: str, count: int | None) -> None:
+    """And no more than *count*."""
     chosen = [image.reference for image in Selection(ALPINE, pattern, count).chosen(there)]
     assert len(set(chosen)) == len(chosen)
     assert {str(tag) for tag in chosen} <= set(there)

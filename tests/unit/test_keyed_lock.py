@@ -1,4 +1,4 @@
-"""One writer of a digest at a time; and what is written is counted, whoever stopped waiting for it."""
+"""Keyed lock: one writer of a digest at a time, and exact accounting when a writer is cancelled."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ LIMIT = 250_000
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[DiskStore]:
-    """An empty one, for two and a half such blobs."""
+    """An empty store with space for two and a half such blobs."""
     async with (
         DiskLedger.open(tmp_path / "ledger") as ledger,
         DiskStore.at(CacheSettings(path=tmp_path, max_size=LIMIT, min_free=0), ledger, Metrics()) as store,
@@ -31,7 +31,7 @@ async def store(tmp_path: Path) -> AsyncIterator[DiskStore]:
 
 
 async def write(store: DiskStore, content: bytes, *, pause: asyncio.Event | None = None) -> None:
-    """All of one writer's work, with a pause in the middle."""
+    """Write one blob, with a pause in the middle."""
     async with store.ingest(Digest.of(content)) as ingest:
         ingest.restart()
         await ingest.reserve(len(content))
@@ -44,13 +44,13 @@ async def write(store: DiskStore, content: bytes, *, pause: asyncio.Event | None
 
 
 def on_disk(directory: Path) -> int:
-    """Bytes of all blobs and ingests."""
+    """Return the size of all blobs and ingests in bytes."""
     files = [*directory.glob("blobs/*/*"), *directory.glob("ingest/*")]
     return sum(file.stat().st_size for file in files)
 
 
-async def test_of_two_writers_of_a_digest_one_waits(store: DiskStore, tmp_path: Path) -> None:
-    """Their bytes would go into the same file, each verified by who wrote them, and by nobody together."""
+async def test_second_writer_of_a_digest_waits(store: DiskStore, tmp_path: Path) -> None:
+    """Two writers would share one ingest file, and each would verify its own bytes only."""
     pause = asyncio.Event()
     first = asyncio.create_task(write(store, CONTENT, pause=pause))
     second = asyncio.create_task(write(store, CONTENT))
@@ -63,32 +63,30 @@ async def test_of_two_writers_of_a_digest_one_waits(store: DiskStore, tmp_path: 
     assert store.occupied == on_disk(tmp_path) == len(CONTENT)
 
 
-async def test_who_waits_may_leave() -> None:
-    """And lets the next one in; nothing is left of them all."""
-    exclusion = KeyedLock[str]()
+async def test_cancelled_waiter_does_not_block_the_next() -> None:
+    """The lock is removed once no task holds it or waits for it."""
+    locks = KeyedLock[str]()
     order: list[str] = []
 
     async def enter(name: str) -> None:
-        async with exclusion.of("a"):
+        async with locks.hold("a"):
             order.append(name)
             await asyncio.sleep(0)
 
-    async with exclusion.of("a"):
+    async with locks.hold("a"):
         waiting = [asyncio.create_task(enter(name)) for name in ("b", "c")]
         await asyncio.sleep(0)
-        async with exclusion.of("another"):
+        async with locks.hold("another"):
             waiting[0].cancel()
             await asyncio.sleep(0)
     await asyncio.gather(*waiting, return_exceptions=True)
     assert order == ["c"]
-    assert not vars(exclusion)["_doors"]
+    assert not vars(locks)["_locks"]
 
 
 @pytest.mark.parametrize("how", ["put", "ingest"])
-async def test_what_is_published_counts_whenever_its_writer_is_cancelled(
-    store: DiskStore, tmp_path: Path, how: str
-) -> None:
-    """A thread that renames a file does not stop: what it made visible is in the sum, at every moment of a cancel."""
+async def test_published_blob_is_counted_after_any_cancellation(store: DiskStore, tmp_path: Path, how: str) -> None:
+    """Cancellation does not stop a thread that renames a file: a blob made visible must be in the total."""
     for steps in range(60):
         content = os.urandom(60_000)
         work = store.put(Digest.of(content), content) if how == "put" else write(store, content)
@@ -102,10 +100,10 @@ async def test_what_is_published_counts_whenever_its_writer_is_cancelled(
     assert store.occupied == on_disk(tmp_path)
 
 
-async def test_room_is_free_only_when_what_was_there_is_gone(
+async def test_space_is_free_only_after_the_evicted_file_is_removed(
     store: DiskStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who is cancelled in the middle of an eviction lets nobody else have the room before the file is gone."""
+    """A cancelled eviction does not release its space before the file is unlinked."""
     old, new = os.urandom(200_000), os.urandom(150_000)
     await store.put(Digest.of(old), old)
     unlinking, unlink = asyncio.Event(), os.unlink
