@@ -97,7 +97,7 @@ async def assembled(settings: Settings, metrics: Metrics, *, serving: bool) -> A
             await rebuild(store, layout, ledger)
         log.info("store_opened", path=str(settings.cache.path), blobs=len(store), bytes=store.occupied)
         upstreams = Upstreams(settings.upstreams, default=settings.default_upstream)
-        admin = AdminServer(upstreams, images, Warming(pulls), store, catalog, serving=serving)
+        admin = AdminServer(upstreams, images, Warming(pulls, downloads, store), store, catalog, serving=serving)
         yield MirrorParts(upstreams, registries, store, pulls, admin)
 
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from mirror.catalog.catalog import Catalog
 from mirror.errors import ContentUnknown, ManifestUnknown, RepositoryUnknown, UpstreamError
 from mirror.oci.digest import Digest
 from mirror.oci.listings import Query, of_type, referrers_index, tag_list
@@ -14,9 +13,10 @@ from mirror.oci.manifest import OCI_INDEX
 from mirror.oci.names import Repository
 from mirror.origin import PullContext
 from mirror.primitives.lru import LruCache
+from mirror.pull.protocols import StoredFacts, Upstream
 from mirror.pull.results import CacheOutcome, ListResult
 from mirror.pull.upstream_guard import absent_offline
-from mirror.upstream.registry import Page, Pairs, Registry
+from mirror.upstream.registry import Page, Pairs
 
 _MAX_BYTES = 8 * 2**20  # of memory for pages
 _OVERHEAD = 1024  # bytes of memory that a page takes beside its body
@@ -41,7 +41,7 @@ class ListCache:
     """The last pages that upstreams sent, in memory, and pages made from stored content."""
 
     def __init__(
-        self, catalog: Catalog, *, stale_for: float, offline: bool, clock: Callable[[], float] = time.monotonic
+        self, catalog: StoredFacts, *, stale_for: float, offline: bool, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._catalog = catalog
         self._stale_for = stale_for
@@ -49,7 +49,7 @@ class ListCache:
         self._clock = clock
         self._seen = LruCache[ListKey, _Seen](_MAX_BYTES, weigh=lambda seen: len(seen.page.body) + _OVERHEAD)
 
-    async def tags(self, context: PullContext, registry: Registry, query: Pairs) -> ListResult:
+    async def tags(self, context: PullContext, upstream: Upstream, query: Pairs) -> ListResult:
         """Return a page of the repository's tags; see `_ask`.
 
         Raises:
@@ -58,9 +58,9 @@ class ListCache:
         key = ListKey(context.repository, None, query)
         if self._offline:
             return await self._offline_page(key, RepositoryUnknown, f"the list of tags of {context.repository}")
-        return await self._ask(context, key, registry.tags(context, query))
+        return await self._ask(context, key, upstream.tags(context, query))
 
-    async def referrers(self, context: PullContext, registry: Registry, subject: Digest, query: Pairs) -> ListResult:
+    async def referrers(self, context: PullContext, upstream: Upstream, subject: Digest, query: Pairs) -> ListResult:
         """Return a page of the manifests that refer to *subject*; see `_ask`.
 
         Raises:
@@ -69,7 +69,7 @@ class ListCache:
         key = ListKey(context.repository, subject, query)
         if self._offline:
             return await self._offline_page(key, ManifestUnknown, f"the referrers of {context.repository}@{subject}")
-        return await self._ask(context, key, registry.referrers(context, subject, query))
+        return await self._ask(context, key, upstream.referrers(context, subject, query))
 
     async def _offline_page(self, key: ListKey, unknown: type[ContentUnknown], description: str) -> ListResult:
         page = await self._stored(key)

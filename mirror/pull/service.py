@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from types import TracebackType
@@ -11,7 +11,6 @@ from typing import Self, assert_never
 
 import structlog
 
-from mirror.catalog.catalog import Catalog
 from mirror.config import TagSettings
 from mirror.errors import (
     BlobUnknown,
@@ -19,7 +18,6 @@ from mirror.errors import (
     Denied,
     ManifestUnknown,
     MirrorError,
-    NoSpace,
     StorageFailed,
     UpstreamError,
     UpstreamMalformed,
@@ -32,15 +30,16 @@ from mirror.oci.ranges import Span
 from mirror.origin import ClientLogin, PullContext
 from mirror.primitives.singleflight import SingleFlight
 from mirror.pull.blob_content import DownloadContent, StoredContent, UnstoredContent
-from mirror.pull.downloads import Download, Downloads, Handoff
+from mirror.pull.downloads import Download, Handoff
 from mirror.pull.freshness import Fetch, Revalidate, Serve, decide, is_fresh, is_gone, may_serve_stale
 from mirror.pull.list_cache import ListCache
+from mirror.pull.protocols import RunningDownloads, StoredFacts, Upstream
 from mirror.pull.results import BlobResult, CacheOutcome, ListResult, ManifestResult
 from mirror.pull.unstored import UnstoredStream
 from mirror.pull.upstream_guard import UpstreamGuard
 from mirror.storage.facts import TagFact
 from mirror.storage.protocols import BlobStore
-from mirror.upstream.registry import Pairs, Registry
+from mirror.upstream.registry import Pairs
 
 _Key = tuple[ClientLogin | None, Repository, Reference]
 log = structlog.get_logger()
@@ -55,17 +54,17 @@ class PullService:
 
     def __init__(
         self,
-        registries: Mapping[str, Registry],
+        upstreams: Mapping[str, Upstream],
         store: BlobStore,
-        catalog: Catalog,
-        downloads: Downloads,
+        catalog: StoredFacts,
+        downloads: RunningDownloads,
         settings: TagSettings,
         *,
         deadline: float,
         offline: bool,
     ) -> None:
         """*deadline*: seconds within which a pull must have an answer."""
-        self._registries = registries
+        self._upstreams = upstreams
         self._store = store
         self._catalog = catalog
         self._downloads = downloads
@@ -89,16 +88,16 @@ class PullService:
     def manifest_nowait(self, context: PullContext, reference: Reference) -> Manifest | None:
         """Return the manifest if it is a hit in memory; None if `manifest` must be asked."""
         repository = context.repository
-        registry = self._registries[repository.upstream]
+        upstream = self._upstreams[repository.upstream]
         if isinstance(reference, Tag):
             fact = self._catalog.tag_nowait(repository, reference)
             if fact is None or not is_fresh(
-                fact, now=time.time(), fresh_for=registry.quota.fresh_for, offline=self._guard.offline
+                fact, now=time.time(), fresh_for=upstream.quota.fresh_for, offline=self._guard.offline
             ):
                 return None
             reference = fact.digest
         manifest = self._catalog.manifest_nowait(repository, reference)
-        if manifest is None or registry.is_down:
+        if manifest is None or upstream.is_down:
             return None
         self._store.use(reference)
         return manifest
@@ -123,7 +122,7 @@ class PullService:
     async def _by_tag(self, context: PullContext, tag: Tag, *, head_only: bool, confirmed: bool) -> ManifestResult:
         repository, offline = context.repository, self._guard.offline
         fact = await self._catalog.tag(repository, tag)
-        fresh_for = 0.0 if confirmed else self._registries[repository.upstream].quota.fresh_for
+        fresh_for = 0.0 if confirmed else self._upstreams[repository.upstream].quota.fresh_for
         decision = decide(fact, now=time.time(), fresh_for=fresh_for, offline=offline)
         match decision:
             case Serve(fact):
@@ -147,11 +146,11 @@ class PullService:
         manifest = await self._catalog.manifest(digest)
         if manifest is not None and await self._catalog.holds(context.repository, digest):
             self._store.use(digest)
-            registry = self._registries[context.repository.upstream]
-            if registry.is_down and not await self._is_complete(digest):
+            upstream = self._upstreams[context.repository.upstream]
+            if upstream.is_down and not await self._is_complete(digest):
                 # podman does not recover from a manifest whose blobs are missing; from a 503 it does.
                 with suppress(ContentUnknown):
-                    await registry.resolve(context, digest)
+                    await upstream.resolve(context, digest)
             return ManifestResult(manifest.head, manifest, CacheOutcome.HIT)
         if head_only and (result := await self._head(context, digest)) is not None:
             return result
@@ -160,8 +159,8 @@ class PullService:
     async def _head(self, context: PullContext, reference: Reference) -> ManifestResult | None:
         """Return the head alone, by HEAD; None if the upstream does not state all of it."""
         await self._guard.require_askable(context, reference, ManifestUnknown)
-        registry = self._registries[context.repository.upstream]
-        head = await self._guard.ask(context, reference, registry.resolve(context, reference))
+        upstream = self._upstreams[context.repository.upstream]
+        head = await self._guard.ask(context, reference, upstream.resolve(context, reference))
         if head is None or head.media_type is None or head.size is None:
             return None
         if isinstance(reference, Tag):
@@ -178,8 +177,8 @@ class PullService:
 
     async def _fetch(self, context: PullContext, reference: Reference) -> Manifest:
         repository = context.repository
-        registry = self._registries[repository.upstream]
-        manifest = await self._guard.ask(context, reference, registry.manifest(context, reference))
+        upstream = self._upstreams[repository.upstream]
+        manifest = await self._guard.ask(context, reference, upstream.manifest(context, reference))
         try:
             await self._catalog.keep_manifest(repository, manifest)
         except StorageFailed as error:
@@ -206,7 +205,7 @@ class PullService:
     async def _revalidate(self, context: PullContext, tag: Tag, fact: TagFact) -> Manifest:
         """Ask the upstream by HEAD what the tag names now, and fetch that manifest if it is not stored."""
         repository = context.repository
-        head = await self._registries[repository.upstream].resolve(context, tag)
+        head = await self._upstreams[repository.upstream].resolve(context, tag)
         if head is None:
             return await self._fetch(context, tag)
         is_ours = head.digest == fact.digest or await self._catalog.holds(repository, head.digest)
@@ -265,11 +264,11 @@ class PullService:
 
     async def _ask_size(self, context: PullContext, digest: Digest) -> int | None:
         """Return the size by HEAD, or from the head of a GET if HEAD proves nothing."""
-        registry = self._registries[context.repository.upstream]
-        size = await registry.blob_size(context, digest)
+        upstream = self._upstreams[context.repository.upstream]
+        size = await upstream.blob_size(context, digest)
         if size is None:
             with suppress(UpstreamMalformed):  # the upstream has the blob, encoded: its own length says nothing
-                async with registry.origin.urgent.open(context, digest, None) as stream:
+                async with upstream.origin.urgent.open(context, digest, None) as stream:
                     size = stream.size
         return size
 
@@ -337,28 +336,8 @@ class PullService:
         handoff: Handoff | None,
         is_urgent: bool,
     ) -> UnstoredStream:
-        origin = self._registries[context.repository.upstream].origin
+        origin = self._upstreams[context.repository.upstream].origin
         return UnstoredStream([origin.urgent if is_urgent else origin], context, digest, span, size, handoff)
-
-    async def keep(self, context: PullContext, digest: Digest, progress: Callable[[int], None]) -> None:
-        """Bring a blob into the store, and return when it is committed.
-
-        Args:
-            progress: is called with the number of bytes that arrive, or are found to be stored.
-
-        Raises:
-            BlobUnknown, Denied, UpstreamError
-            StorageFailed: it can't be stored (NoSpace: for lack of space).
-        """
-        async with self.blob(context, digest) as result:
-            at, readable = 0, result.content.readable
-            while readable is not None and at < result.size:
-                reach = await readable.reach(at)
-                progress(reach - at)
-                at = reach
-            await self._downloads.settle(digest)
-        if digest not in self._store:
-            raise NoSpace(f"{digest} could not be stored: it has {result.size} bytes; see max_size and min_free")
 
     def _is_here(self, digest: Digest) -> bool:
         return digest in self._store or digest in self._downloads
@@ -399,7 +378,7 @@ class PullService:
         Raises:
             RepositoryUnknown, Denied, UpstreamError
         """
-        return await self._lists.tags(context, self._registries[context.repository.upstream], query)
+        return await self._lists.tags(context, self._upstreams[context.repository.upstream], query)
 
     async def referrers(self, context: PullContext, digest: Digest, query: Pairs) -> ListResult:
         """Return a page of the manifests that refer to *digest*.
@@ -407,4 +386,4 @@ class PullService:
         Raises:
             ManifestUnknown, Denied, UpstreamError
         """
-        return await self._lists.referrers(context, self._registries[context.repository.upstream], digest, query)
+        return await self._lists.referrers(context, self._upstreams[context.repository.upstream], digest, query)

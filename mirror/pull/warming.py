@@ -13,7 +13,7 @@ from typing import TypeVar
 import structlog
 
 from mirror.auth.rules import ANONYMOUS_CALLER
-from mirror.errors import ContentUnknown, MirrorError, NameUnknown, PlatformUnknown, UpstreamUnavailable
+from mirror.errors import ContentUnknown, MirrorError, NameUnknown, NoSpace, PlatformUnknown, UpstreamUnavailable
 from mirror.oci.digest import Digest
 from mirror.oci.image_names import Image, Named, Selection
 from mirror.oci.listings import subject_tag
@@ -21,8 +21,10 @@ from mirror.oci.manifest import Descriptor, Manifest
 from mirror.oci.names import Repository, Tag
 from mirror.oci.platforms import Platform
 from mirror.origin import PullContext
+from mirror.pull.protocols import RunningDownloads
 from mirror.pull.results import CacheOutcome, ListResult
 from mirror.pull.service import PullService
+from mirror.storage.protocols import BlobStore
 
 _TRIES = 4
 _PAUSE = 1.0  # seconds before the second try; twice as long before each further one
@@ -54,8 +56,10 @@ class Warmed:
 class Warming:
     """Brings images in, through the same pulls that clients make."""
 
-    def __init__(self, pulls: PullService) -> None:
+    def __init__(self, pulls: PullService, downloads: RunningDownloads, store: BlobStore) -> None:
         self._pulls = pulls
+        self._downloads = downloads
+        self._store = store
 
     async def selected(self, named: Named) -> list[Image]:
         """The images that are meant: one, or those of a repository's tags that are chosen.
@@ -137,10 +141,30 @@ class Warming:
         async def keep() -> None:
             nonlocal came
             warmed.here, came = warmed.here - came, 0  # another try begins at its beginning
-            await self._pulls.keep(_context(repository), blob.digest, advanced)
+            await self._keep(_context(repository), blob.digest, advanced)
 
         async with turns:
             await _patiently(keep)
+
+    async def _keep(self, context: PullContext, digest: Digest, progress: Callable[[int], None]) -> None:
+        """Bring a blob into the store, and return when it is committed.
+
+        Args:
+            progress: is called with the number of bytes that arrive, or are found to be stored.
+
+        Raises:
+            BlobUnknown, UpstreamError
+            StorageFailed: it can't be stored (NoSpace: for lack of space).
+        """
+        async with self._pulls.blob(context, digest) as result:
+            at, readable = 0, result.content.readable
+            while readable is not None and at < result.size:
+                reach = await readable.reach(at)
+                progress(reach - at)
+                at = reach
+            await self._downloads.settle(digest)
+        if digest not in self._store:
+            raise NoSpace(f"{digest} could not be stored: it has {result.size} bytes; see max_size and min_free")
 
     async def _referring(
         self, warmed: Warmed, repository: Repository, subjects: Iterable[Manifest]
