@@ -24,7 +24,7 @@ from mirror.errors import (
 )
 from mirror.observability.metrics import Metrics
 from mirror.oci.authorization import Login
-from mirror.upstream.breaker import Breaker
+from mirror.upstream.breaker import CircuitBreaker
 from mirror.upstream.credentials.authorizer import Authorizer
 from mirror.upstream.rate_limit import RateLimit, retry_after
 from mirror.upstream.session import Session, origin_of
@@ -54,7 +54,7 @@ class Endpoint:
         self._url = url
         self._session = session
         self._authorizer = authorizer
-        self._breaker = Breaker(self.name)
+        self._breaker = CircuitBreaker(self.name)
         self._throttle = RateLimit(self.name, upstream)
         metrics.upstream_up.labels(upstream, self.label).set_function(lambda: not self.is_down)
 
@@ -116,8 +116,8 @@ class Endpoint:
             UpstreamError: there is none.
         """
         if is_pull:
-            self._throttle.admit()
-        self._breaker.admit()
+            self._throttle.require_allowed()
+        self._breaker.require_closed()
         async with AsyncExitStack() as exits:
             yield await self._answer(exits, method, f"{self._url}/v2/{path}", repository, headers)
 
@@ -184,7 +184,7 @@ class Endpoint:
             raise unknown(f"{self.name} does not have {what}", upstream=self.upstream)
         if status == 429:
             seconds = retry_after(response.headers.get("Retry-After"))
-            self._throttle.told(seconds)
+            self._throttle.record_429(seconds)
             raise UpstreamThrottled(
                 f"{self.name}'s pull limit is reached (429 for {what}): wait, or set username and password_file in "
                 f'[upstreams."{self.upstream}"]',
@@ -194,7 +194,7 @@ class Endpoint:
         if status in {401, 403}:
             raise UpstreamRefused(
                 f"{self.name} refuses {what} ({status}): it does not exist, or the login does not reach it: "
-                f"{self._authorizer.cure}",
+                f"{self._authorizer.fix}",
                 upstream=self.upstream,
                 status=status,
             )

@@ -160,7 +160,7 @@ class Registry:
     async def _resolve(self, repository: str, reference: Reference, endpoint: Endpoint) -> ManifestHead | None:
         path = f"{repository}/manifests/{reference}"
         async with endpoint.ask("HEAD", path, repository, {"Accept": ACCEPT}, is_pull=True) as response:
-            self.allowance.told(response.headers)
+            self.allowance.update(response.headers)
             if response.status in _NO_HEAD:
                 return None
             endpoint.check(response, ManifestUnknown, f"{repository}:{reference}")
@@ -180,7 +180,7 @@ class Registry:
     async def _manifest(self, repository: str, reference: Reference, endpoint: Endpoint) -> Manifest:
         path = f"{repository}/manifests/{reference}"
         async with endpoint.ask("GET", path, repository, {"Accept": ACCEPT}, is_pull=True) as response:
-            self.allowance.told(response.headers)
+            self.allowance.update(response.headers)
             endpoint.check(response, ManifestUnknown, f"{repository}:{reference}")
             body = await content_of(endpoint.name, response, LARGEST)
             self._metrics.upstream_bytes.inc(len(body))

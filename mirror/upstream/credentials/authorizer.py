@@ -76,17 +76,15 @@ class Authorizer:
 
         It is cheap, holds tokens of its own, and ends with this one.
         """
-        source = FixedCredentials(
-            shown, cure=f"log in to the mirror with a login for {self._upstream} that may pull it"
-        )
+        source = FixedCredentials(shown, fix=f"log in to the mirror with a login for {self._upstream} that may pull it")
         own = Authorizer(self._upstream, self._url, source, self._session, clock=self._clock)
         own._collapsed = self._collapsed
         return own
 
     @property
-    def cure(self) -> str:
+    def fix(self) -> str:
         """What to do where upstream refuses, in the imperative."""
-        return self._source.cure
+        return self._source.fix
 
     async def authorized(self, send: _Send, repository: str) -> aiohttp.ClientResponse:
         """The answer to a request, with whatever it takes to be let in. Its status may still say no.
@@ -168,7 +166,7 @@ class Authorizer:
                     return held
         raise UpstreamRefused(
             f"{self._upstream} wants credentials for {repository or 'its API'} and there are none that it takes: "
-            f"{self._source.cure}",
+            f"{self._source.fix}",
             upstream=self._upstream,
             repository=repository,
         )
@@ -179,5 +177,5 @@ class Authorizer:
         if held is not None and held.credentials == credentials and self._clock() < held.until:
             return held
         scope = challenge.scope or (f"repository:{repository}:pull" if repository else None)
-        token, life = await self._tokens.token(challenge, scope, credentials, cure=self._source.cure)
+        token, life = await self._tokens.token(challenge, scope, credentials, fix=self._source.fix)
         return _Held(f"Bearer {token}", credentials, self._clock() + life * _MARGIN, everywhere=False)
