@@ -115,8 +115,8 @@ class Served:
     def verify(self, settings: Settings, /, *, repair: bool, jobs: int) -> Findings:
         raise AssertionError(f"verify {repair} {jobs}")
 
-    def examine(self, settings: Settings, /, *, config: Path | None, root: Path) -> list[Finding]:
-        raise AssertionError("nothing is to be examined")
+    def diagnose(self, settings: Settings, /, *, config: Path | None, root: Path) -> list[Finding]:
+        raise AssertionError("the doctor must not run")
 
     def ask(self, settings: Settings, job: Callable[[AdminClient], Awaitable[_Result]], /) -> _Result:
         raise AssertionError(f"ask {job}")
