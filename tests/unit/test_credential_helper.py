@@ -175,20 +175,20 @@ async def test_concurrent_callers_share_one_run(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "kept", "first", "second"),
+    ("script", "fresh_for", "first", "second"),
     [
         (TELL, 600, Login("me", "s 1"), Login("me", "s 2")),
         (f"echo '{UNKNOWN.decode().strip()}'; exit 1", 60, None, None),
     ],
 )
 async def test_result_is_cached_for_a_while(
-    bench: Bench, script: str, kept: float, first: Credentials | None, second: Credentials | None
+    bench: Bench, script: str, fresh_for: float, first: Credentials | None, second: Credentials | None
 ) -> None:
     """A login for ten minutes; "no login" for one minute, as the operator may log in at any time."""
     request = bench.helper(script)
     async with bench.helpers() as helpers:
         assert await helpers.ask(request) == first
-        bench.clock.now += kept - 1
+        bench.clock.now += fresh_for - 1
         assert await helpers.ask(request) == first
         assert len(bench.runs) == 1
         bench.clock.now += 2
@@ -196,8 +196,8 @@ async def test_result_is_cached_for_a_while(
         assert len(bench.runs) == 2
 
 
-async def test_what_was_refused_is_asked_for_anew(bench: Bench) -> None:
-    """Once, unless it came a moment ago; and not where another asker has it already."""
+async def test_refused_login_is_renewed_once(bench: Bench) -> None:
+    """Not right after a run, and not if another caller has renewed it already."""
     request = bench.helper(TELL)
     async with bench.helpers() as helpers:
         first = await helpers.ask(request)
