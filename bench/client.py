@@ -98,7 +98,7 @@ class Connection:
         )
 
     def receive(self, allowance: int) -> int:
-        """Receive what is available, at most *allowance* bytes of body. Return the number of bytes."""
+        """Receive the available bytes of body, at most *allowance*. Return their number."""
         pull = self.pulls[-1]
         try:
             if not pull.size and not self._head(pull):

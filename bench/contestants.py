@@ -154,7 +154,7 @@ registry = "{upstream}"
 
     @contextmanager
     def running(self, folder: Path, upstream: str) -> Iterator[Server]:
-        """See Contestant. The read time-out covers a whole blob, so a slow upstream needs more than the default 30 s."""
+        """See Contestant. Its read time-out includes the whole blob, so the default of 30 s is too short."""
         program = Path(sysconfig.get_path("scripts")) / "drayage"
         if not os.access(program, os.X_OK):
             raise BenchError("drayage is not installed: pip install drayage")

@@ -1,4 +1,4 @@
-"""Zero-copy body reader: the body of a large blob goes from the socket directly into the caller's buffers.
+"""Body reader for large blobs: receive from the socket directly into the caller's buffers (asyncio BufferedProtocol).
 
 aiohttp parses the head of a response and delivers the body in chunks that were copied twice, each into new memory. That
 is half of the time that a download spends outside the kernel and the hash. For a long body with a Content-Length,
@@ -50,7 +50,7 @@ class SocketBodyReader(asyncio.BufferedProtocol):
         return reader, bytes(ahead)
 
     async def read_into(self, buffer: memoryview) -> int:
-        """Wait for data, read what is available into *buffer*, and return the number of bytes; 0 at the end.
+        """Wait for data, read it into *buffer* as far as available, and return the number of bytes; 0 at the end.
 
         Raises:
             UpstreamDisconnected: if the connection closed early, or sent nothing for `silence` seconds.

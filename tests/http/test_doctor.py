@@ -63,7 +63,7 @@ def lines(said: Ran, subject: str) -> list[str]:
 
 
 async def test_where_all_is_well_it_says_so(doctor: Doctor) -> None:
-    """Every line begins with ok, nothing has a cure, and the status is 0."""
+    """Every line begins with ok, no finding has a fix, and the status is 0."""
     async with Registry.running() as registry:
         said = await doctor.asked(upstreams(registry.url))
 

@@ -28,7 +28,7 @@ OURS, THEIRS = Login("we", "our word"), Login("they", "their word")
 class Changing:
     """A source whose credentials a test changes."""
 
-    cure = "ask the test"
+    fix = "ask the test"
 
     def __init__(self, credentials: Credentials | None) -> None:
         self.now = credentials
