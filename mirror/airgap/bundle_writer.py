@@ -1,7 +1,7 @@
 """Bundle writer: an OCI image layout (image-spec 1.1) in a tar, reproducible byte for byte from the same contents.
 
     oci-layout
-    index.json                       the images by name, without referrers: some tools need no name for a single image
+    index.json                       the images by name, without referrers: tools accept a single image without its name
     contents.json                    the list of contents, and the blobs that the destination must already have
     manifest.json                    the images that `docker load` can load
     blobs/<algorithm>/<hex>          the blobs of an image precede its manifest

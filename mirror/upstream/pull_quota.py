@@ -71,5 +71,5 @@ class PullQuota:
         self.fresh_for = fresh_for(self._settings.fresh_for, self._settings.fresh_when_low, low=low)
         if low != self._is_low:
             self._is_low = low
-            event = "few_pulls_left" if low else "enough_pulls_left"
+            event = "pull_quota_low" if low else "pull_quota_normal"
             log.info(event, upstream=self._upstream, tags_fresh_for=self.fresh_for)

@@ -119,7 +119,7 @@ class Session:
     async def _follow(self, method: str, url: str, headers: Mapping[str, str], named_by: str) -> aiohttp.ClientResponse:
         origin = origin_of(url)
         anonymous = {name: value for name, value in headers.items() if name != "Authorization"}
-        same_origin = True  # stays False after a foreign redirect: a URL of its making must not receive the login
+        same_origin = True  # False for good after a redirect to another origin: its URLs must not receive the login
         for _ in range(_MAX_REDIRECTS + 1):
             same_origin = same_origin and origin_of(url) == origin
             try:
@@ -223,9 +223,9 @@ class Session:
     def _forbidden(self, host: str, error: ZoneForbidden) -> RedirectTargetUnavailable:
         if error.zone is Zone.PRIVATE:
             fix = f'if that is intended, set private_addresses = true in [upstreams."{self._name}"]'
-            message = f"{self._name} redirects to {host}, which is a private address; {fix}"
+            message = f"{self._name} directs the mirror to {host}, which is a private address; {fix}"
         else:
-            message = f"{self._name} redirects to {host}, which is a reserved address; the mirror never connects to it"
+            message = f"{self._name} directs the mirror to {host}, which is a reserved address; the mirror never connects to it"
         return RedirectTargetUnavailable(message, upstream=self._name, host=host)
 
     def _unreachable(self, host: str, error: aiohttp.ClientConnectorError) -> UpstreamUnavailable:

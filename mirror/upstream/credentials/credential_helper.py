@@ -134,7 +134,7 @@ class CredentialHelpers:
         finally:
             last.ran_at = self._clock()
         last.credentials, last.succeeded_at, last.failure = found, last.ran_at, None
-        log.debug("credential_helper_asked", program=request.program, server=request.server, known=found is not None)
+        log.debug("credential_helper_ran", program=request.program, server=request.server, known=found is not None)
         return found
 
 

@@ -70,7 +70,7 @@ class SecretFile(Generic[_Content]):
         except ConfigurationInvalid as error:
             log.warning("secret_file_broken", key=self._key, path=str(self._path), reason=str(error))
         else:
-            log.info("secret_file_read", key=self._key, path=str(self._path))
+            log.info("secret_file_reloaded", key=self._key, path=str(self._path))
 
     def _stat(self) -> _Version | None:
         try:
