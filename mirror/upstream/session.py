@@ -225,7 +225,7 @@ class Session:
             fix = f'if that is intended, set private_addresses = true in [upstreams."{self._name}"]'
             message = f"{self._name} directs the mirror to {host}, which is a private address; {fix}"
         else:
-            message = f"{self._name} directs the mirror to {host}, which is a reserved address; the mirror never connects to it"
+            message = f"{self._name} directs the mirror to {host}, a reserved address, which the mirror never requests"
         return RedirectTargetUnavailable(message, upstream=self._name, host=host)
 
     def _unreachable(self, host: str, error: aiohttp.ClientConnectorError) -> UpstreamUnavailable:
