@@ -1,4 +1,4 @@
-"""`python -m bench`: starts everything on loopback, measures, prints one table and writes it to bench/results/."""
+"""`python -m bench`: start all servers on loopback, measure, print one table, and write it to bench/results/."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ from bench.stage import Stage
 
 RESULTS = Path(__file__).parent / "results"
 CROWDED_SIZE = 100 << 20
-CACHES_AT_ONCE = 8  # times the size of the large blob that the disk must have room for
+REQUIRED_COPIES = 8  # of the large blob, which must fit on the disk
 TABLE_WIDTH = 160
 MEASUREMENTS: dict[str, Callable[[Stage], list[table.Row]]] = {
     "warm-blob": warm_blob.measure,
@@ -34,15 +34,15 @@ CONTESTANTS = (*contestants.PEERS, contestants.MIRROR)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 also when targets are missed, which the table says."""
+    """Run the measurements and return the exit status. It is 0 even if targets are missed: the table shows that."""
     options = _options(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything started is stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs the cleanup of all started servers
     RESULTS.mkdir(exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix="run-", dir=options.dir or RESULTS) as folder:
             result = _run(options, Path(folder))
     except KeyboardInterrupt:
-        Console(stderr=True).print("bench: stopped; what it started is stopped too", style="red", highlight=False)
+        Console(stderr=True).print("bench: stopped, with all servers that it started", style="red", highlight=False)
         return 130
     except (BenchError, OSError) as error:
         Console(stderr=True).print(f"bench: {error}", style="red", highlight=False)
@@ -61,23 +61,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace, folder: Path) -> table.Result:
     size: int = options.size << 20
     free = shutil.disk_usage(folder).free
-    if free < CACHES_AT_ONCE * size:
-        raise BenchError(f"{folder}: {free / 2**30:.1f} GiB free, {CACHES_AT_ONCE * size / 2**30:.1f} GiB needed")
-    began = machine.Use.so_far()
+    if free < REQUIRED_COPIES * size:
+        raise BenchError(f"{folder}: {free / 2**30:.1f} GiB free, {REQUIRED_COPIES * size / 2**30:.1f} GiB needed")
+    before = machine.Use.so_far()
     console = Console(stderr=True)
     image = prepare(folder / "content", large=size, crowded=CROWDED_SIZE)
     playing = [contestant for contestant in CONTESTANTS if contestant.name in options.contestants]
     with upstreams.fast(image, folder / "upstream") as upstream:
         stage = Stage(folder, image, upstream, playing, options.rounds, console, options.patience)
         rows = [row for name in options.only for row in MEASUREMENTS[name](stage)]
-    ended = machine.Use.so_far()
+    after = machine.Use.so_far()
     setting = (
         f"medians of {options.rounds} rounds, contestants in turn; one worker each for mirror and nginx, "
-        f"docker-registry and drayage as many threads as they like; loopback; {ended.at - began.at:.0f} s, "
-        f"in which others took {ended.by_others(began):.0%} of the machine"
+        f"no thread limit for docker-registry and drayage; loopback; {after.at - before.at:.0f} s, "
+        f"during which other programs used {after.by_others(before):.0%} of the machine"
     )
-    told = {name for row in rows for name in row.samples} | {problem.partition(",")[0] for problem in stage.problems}
-    names = [table.DIRECT, *(contestant.name for contestant in playing if contestant.name in told)]
+    measured = {name for row in rows for name in row.samples} | {
+        problem.partition(",")[0] for problem in stage.problems
+    }
+    names = [table.DIRECT, *(contestant.name for contestant in playing if contestant.name in measured)]
     return table.Result(machine.description(), setting, names, rows, stage.problems)
 
 
@@ -101,21 +103,25 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=_positive, default=3, help="of each measurement (default: 3)")
     parser.add_argument("--size", type=_positive, default=1024, metavar="MIB", help="of the large blob (default: 1024)")
     parser.add_argument(
-        "--patience", type=float, default=0.0, metavar="S", help="wait so long before each sample for a quiet machine"
+        "--patience",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="wait up to S seconds before each sample for an idle CPU",
     )
     parser.add_argument("--dir", type=Path, help="folder for caches, on a real disk (default: bench/results)")
     return parser.parse_args(arguments)
 
 
 def _choice(names: Sequence[str] | dict[str, Callable[[Stage], list[table.Row]]]) -> Callable[[str], list[str]]:
-    def chosen(text: str) -> list[str]:
+    def parse(text: str) -> list[str]:
         wanted = text.split(",")
         unknown = [name for name in wanted if name not in names]
         if unknown:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(names)}")
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(names)}")
         return wanted
 
-    return chosen
+    return parse
 
 
 def _positive(text: str) -> int:

@@ -1,9 +1,9 @@
-"""A pulling client that costs as little CPU as a client can, and the same for every server.
+"""Benchmark client: pulls with minimal CPU use, at the same cost for every server.
 
-A program of its own (`python -m bench.client '<order as JSON>'`, report as JSON on stdout), so that its time is not
-the measuring process's, and with nothing imported that it does not need. The bytes of a body are counted and dropped
-inside the kernel (MSG_TRUNC on a TCP socket), so that on a machine with few cores the server has one for itself.
-With "check" they are read and hashed instead.
+It is a separate program (`python -m bench.client '<order as JSON>'`, with a JSON report on stdout) with few imports, so
+that its CPU time is separate from the measuring process. The kernel counts and discards the bytes of bodies (MSG_TRUNC
+on a TCP socket), which leaves a core to the server on machines with few cores. With "check", the client reads and
+hashes them instead.
 """
 
 import hashlib
@@ -27,27 +27,27 @@ ACCEPT = ", ".join(  # as containerd and docker send it
 )
 _HEAD_LIMIT = 16 << 10
 _WINDOW = 64 << 20
-_BATCH = 512 << 10  # bytes to wait for before waking up, in the middle of a body
-_TICK = 0.1  # seconds between the reads of a slow client
-_SLOW_BUFFER = 64 << 10  # a slow client's receive buffer: what the kernel may take off a server's hands
+_BATCH = 512 << 10  # bytes per wake-up in the middle of a body
+_TICK = 0.1  # seconds between reads of a slow client
+_SLOW_BUFFER = 64 << 10  # bytes of a slow client's receive buffer, which the server can fill ahead of the reads
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to pull."""
+    """Parameters of a run of the client."""
 
     port: int
     path: str
     connections: int = 1
-    pulls: int = 1  # one after the other, per connection
-    pace: int = 0  # bytes a second per connection; 0: as fast as they come
-    limit: float = 120.0  # seconds, after which what is unfinished stays so
+    pulls: int = 1  # per connection, sequentially
+    pace: int = 0  # bytes a second per connection; 0: unlimited
+    limit: float = 120.0  # seconds until the run ends, with unfinished pulls
     check: bool = False  # read and hash the body
 
 
 @dataclass(slots=True)
 class Pull:
-    """One blob on one connection. Times are seconds since all requests were sent."""
+    """Result of pulling one blob on one connection. Times are in seconds since all requests were sent."""
 
     size: int = 0
     received: int = 0
@@ -59,7 +59,7 @@ class Pull:
 
 @dataclass(slots=True)
 class Report:
-    """What came of an order."""
+    """Result of an order."""
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -67,12 +67,12 @@ class Report:
 
 
 class Connection:
-    """One connection, pulling the same blob again and again."""
+    """One connection, which pulls the same blob repeatedly."""
 
     def __init__(self, order: Order, window: mmap.mmap) -> None:
         self._order = order
         self._window = window
-        self._begun = 0.0
+        self._start = 0.0
         self._pulls_left = order.pulls
         self._sha256 = hashlib.sha256() if order.check else None
         self._batched = False
@@ -85,12 +85,12 @@ class Connection:
 
     @property
     def over(self) -> bool:
-        """Nothing more will come."""
+        """Whether all pulls have finished or failed."""
         return self._pulls_left == 0
 
-    def ask(self, begun: float) -> None:
-        """Sends the request; *begun* is the moment from which times count."""
-        self._begun = begun
+    def ask(self, start: float) -> None:
+        """Send the request. *start* is the origin of the reported times."""
+        self._start = start
         self.pulls.append(Pull())
         self.socket.send(
             f"GET {self._order.path} HTTP/1.1\r\nHost: 127.0.0.1:{self._order.port}\r\n"
@@ -98,7 +98,7 @@ class Connection:
         )
 
     def receive(self, allowance: int) -> int:
-        """Takes what has arrived, but no more than *allowance* bytes of body; how many it were."""
+        """Receive the available bytes of body, at most *allowance*. Return their number."""
         pull = self.pulls[-1]
         try:
             if not pull.size and not self._head(pull):
@@ -112,16 +112,16 @@ class Connection:
         if pull.received == pull.size:
             self._finish(pull)
         elif taken == 0:
-            self._fail("the connection was closed in mid-body")
+            self._fail("the connection was closed in the middle of the body")
         return taken
 
     def _head(self, pull: Pull) -> bool:
-        """Reads the head of the answer and not a byte more; False while a part of it is missing."""
+        """Read exactly the head of the response. Return False while it is incomplete."""
         head = self.socket.recv(_HEAD_LIMIT, socket.MSG_PEEK)
         end = head.find(b"\r\n\r\n")
         if end < 0:
             if not head:
-                self._fail("the connection was closed before the answer")
+                self._fail("the connection was closed before the response")
             return False
         head = self.socket.recv(end + 4)
         status, *lines = head.decode("latin-1").split("\r\n")
@@ -139,25 +139,25 @@ class Connection:
             taken = self.socket.recv_into(self._window, min(wanted, _BATCH))
             self._sha256.update(memoryview(self._window)[:taken])
         if taken and pull.first_byte is None:
-            pull.first_byte = time.monotonic() - self._begun
+            pull.first_byte = time.monotonic() - self._start
         pull.received += taken
         self._batch(pull.size - pull.received > 2 * _BATCH)
         return taken
 
     def _batch(self, wanted: bool) -> None:
-        """Wakes up for many bytes at a time, or for each."""
+        """Set the number of bytes that wakes up the client: _BATCH if *wanted*, else 1."""
         if wanted != self._batched and not self._order.pace:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _BATCH if wanted else 1)
             self._batched = wanted
 
     def _finish(self, pull: Pull) -> None:
-        pull.end = time.monotonic() - self._begun
+        pull.end = time.monotonic() - self._start
         if self._sha256 is not None:
             pull.sha256 = self._sha256.hexdigest()
             self._sha256 = hashlib.sha256()
         self._pulls_left -= 1
         if self._pulls_left:
-            self.ask(self._begun)
+            self.ask(self._start)
 
     def _fail(self, reason: str) -> None:
         self.pulls[-1].failure = reason
@@ -165,15 +165,15 @@ class Connection:
 
 
 def carry_out(order: Order) -> Report:
-    """Opens all connections, sends all requests, receives until all is there or the limit is reached."""
-    window = mmap.mmap(-1, _WINDOW)  # never touched when bytes are dropped: it costs no memory
+    """Open all connections, send all requests, and receive until all pulls finish or the time limit is reached."""
+    window = mmap.mmap(-1, _WINDOW)  # not touched, and so not resident, if bytes are discarded
     connections = [Connection(order, window) for _ in range(order.connections)]
-    begun, cpu = time.monotonic(), time.process_time()
+    start, cpu = time.monotonic(), time.process_time()
     for connection in connections:
-        connection.ask(begun)
+        connection.ask(start)
     receive: Callable[[list[Connection], float, int], None] = _receive_slowly if order.pace else _receive
-    receive(connections, begun + order.limit, order.pace)
-    report = Report(time.monotonic() - begun, time.process_time() - cpu)
+    receive(connections, start + order.limit, order.pace)
+    report = Report(time.monotonic() - start, time.process_time() - cpu)
     for connection in connections:
         connection.socket.close()
         report.pulls += connection.pulls
@@ -195,7 +195,7 @@ def _receive(connections: list[Connection], deadline: float, _pace: int) -> None
 
 
 def _receive_slowly(connections: list[Connection], deadline: float, pace: int) -> None:
-    """Each connection takes its share in each tick; what it does not take stays with the server."""
+    """Receive a share on each connection per tick. The rest remains with the server."""
     while time.monotonic() < deadline:
         waiting = [connection for connection in connections if not connection.over]
         if not waiting:

@@ -1,4 +1,4 @@
-"""The blobs and manifests that are pulled, as files that an upstream serves.
+"""Benchmark content: the blobs and manifests to pull, as files that an upstream serves.
 
 <root>/blobs/sha256:<hex>       every blob
 <root>/manifests/sha256:<hex>   every manifest
@@ -22,7 +22,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A blob upstream has."""
+    """A blob of the upstream."""
 
     digest: str
     size: int
@@ -35,7 +35,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """One image: a large layer, the layer a crowd pulls, a few small ones."""
+    """One image: a large layer, a layer that many clients pull at once, and a few small ones."""
 
     root: Path
     large: Blob
@@ -64,7 +64,7 @@ class Content:
 
 
 def prepare(root: Path, *, large: int, crowded: int) -> Content:
-    """Writes the image below *root*; sizes in bytes."""
+    """Write the image to the directory *root*. Sizes are in bytes."""
     blobs, manifests = root / "blobs", root / "manifests"
     for folder in (blobs, manifests):
         folder.mkdir(parents=True)
@@ -77,18 +77,18 @@ def prepare(root: Path, *, large: int, crowded: int) -> Content:
         "os": "linux",
         "rootfs": {"type": "layers", "diff_ids": [layer.digest for layer in layers]},
     }
-    config_blob = _stored(blobs, json.dumps(config).encode())
+    config_blob = _write_blob(blobs, json.dumps(config).encode())
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
         "config": {"mediaType": CONFIG_TYPE, "digest": config_blob.digest, "size": config_blob.size},
         "layers": [{"mediaType": LAYER_TYPE, "digest": layer.digest, "size": layer.size} for layer in layers],
     }
-    return Content(root, large_layer, crowded_layer, _stored(manifests, json.dumps(manifest).encode()))
+    return Content(root, large_layer, crowded_layer, _write_blob(manifests, json.dumps(manifest).encode()))
 
 
 def fill_layout(cache: Path, count: int) -> None:
-    """An OCI image layout of *count* small blobs, no two alike, below *cache*."""
+    """Create an OCI image layout with *count* different small blobs in the directory *cache*."""
     blobs = cache / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     (cache / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
@@ -115,7 +115,7 @@ def _random_blob(folder: Path, size: int) -> Blob:
     return blob
 
 
-def _stored(folder: Path, content: bytes) -> Blob:
+def _write_blob(folder: Path, content: bytes) -> Blob:
     blob = Blob(f"sha256:{hashlib.sha256(content).hexdigest()}", len(content))
     (folder / blob.digest).write_bytes(content)
     return blob

@@ -1,7 +1,7 @@
-"""The caches that are compared, each set up as someone who knows it would.
+"""Contestants: the compared caches, each with a well-tuned configuration.
 
-One worker each where there is a choice: the mirror runs one process, nginx `worker_processes 1`. docker-registry
-and drayage run as many threads as they like. Everyone logs as it does by default, to a file; nginx its access log.
+The mirror runs one process and nginx one worker (`worker_processes 1`). docker-registry and drayage have no setting for
+the number of threads. Each logs to a file in its default format, nginx to its access log.
 """
 
 import importlib.util
@@ -25,22 +25,22 @@ class Contestant(ABC):
 
     @abstractmethod
     def running(self, folder: Path, upstream: str) -> AbstractContextManager[Server]:
-        """Runs it with its cache and its log below *folder*, pulling from the registry at *upstream*.
+        """Run the cache with its storage and log in *folder* and the registry *upstream* as its upstream.
 
         Raises:
-            BenchError: it is not installed or does not start.
+            BenchError: if the program is not installed or does not start.
         """
 
 
 class Mirror(Contestant):
-    """This project, one process."""
+    """This project, with one process."""
 
     name = "mirror"
 
     def running(self, folder: Path, upstream: str) -> AbstractContextManager[Server]:
-        """Also used with a cache that is full from the start: <folder>/cache."""
+        """See Contestant. The cache directory <folder>/cache may exist already."""
         if importlib.util.find_spec("mirror.__main__") is None:
-            raise BenchError("mirror has no program yet")
+            raise BenchError("the package mirror is not installed")
         folder.mkdir(parents=True, exist_ok=True)
         command = [
             *(sys.executable, "-m", "mirror", "serve"),
@@ -50,16 +50,16 @@ class Mirror(Contestant):
             *("--upstream", f"docker.io={upstream}"),
             *("--log-format", "json"),
         ]
-        return servers.running(command, folder / "mirror.observability.log", listening_port)
+        return servers.running(command, folder / "mirror.log", listening_port)
 
 
 class Nginx(Contestant):
-    """nginx as a caching proxy: one download per blob, no digest checked."""
+    """nginx as a caching proxy: one download per blob, without digest verification."""
 
     name = "nginx"
 
-    # A fill is one download however long it takes: lock age and timeout are as long as a big layer may need.
-    # Cached files go out by sendfile; bodies from upstream come in by large buffers straight to the cache's disk.
+    # The lock's age and time-out are as long as the download of a large layer may take, so a fill is one download.
+    # Cached files are sent with sendfile; bodies from upstream pass through large buffers directly to the cache's disk.
     _SITE = """
     proxy_cache_path {cache} levels=1:2 keys_zone=images:64m max_size=50g inactive=365d use_temp_path=off;
     upstream registry {{
@@ -103,7 +103,7 @@ class Nginx(Contestant):
 """
 
     def running(self, folder: Path, upstream: str) -> AbstractContextManager[Server]:
-        """The cache's keys are paths: fit for one upstream, which is all that is asked here."""
+        """See Contestant. The cache keys are paths, which suffices for a single upstream."""
         port = servers.free_port()
         site = self._SITE.format(
             port=port, folder=folder, cache=folder / "cache", upstream=upstream.removeprefix("http://")
@@ -129,7 +129,7 @@ proxy: {{remoteurl: "{upstream}"}}
 
     @contextmanager
     def running(self, folder: Path, upstream: str) -> Iterator[Server]:
-        """Its `/v2/` is its own, so that it is ready when that answers."""
+        """See Contestant. It answers `/v2/` itself, so a response means that it is ready."""
         folder.mkdir(parents=True, exist_ok=True)
         port = servers.free_port()
         configuration = folder / "config.yml"
@@ -140,7 +140,7 @@ proxy: {{remoteurl: "{upstream}"}}
 
 
 class Drayage(Contestant):
-    """A pull-through cache in Rust, which verifies before it sends."""
+    """A pull-through cache in Rust, which verifies blobs before sending them."""
 
     name = "drayage"
 
@@ -154,7 +154,7 @@ registry = "{upstream}"
 
     @contextmanager
     def running(self, folder: Path, upstream: str) -> Iterator[Server]:
-        """The read time-out covers a whole blob, so that a slow upstream needs more than the default 30 s."""
+        """See Contestant. Its read time-out includes the whole blob, so the default of 30 s is too short."""
         program = Path(sysconfig.get_path("scripts")) / "drayage"
         if not os.access(program, os.X_OK):
             raise BenchError("drayage is not installed: pip install drayage")
@@ -172,14 +172,14 @@ MIRROR = Mirror()
 
 
 def listening_port(log: Path) -> int | None:
-    """The port that the mirror's `listening` event names; None while there is no such event."""
+    """Return the port in the mirror's `listening` log event, or None if there is no such event yet."""
     for line in log.read_text(errors="replace").splitlines():
         if '"listening"' not in line:
             continue
         try:
             event = json.loads(line)
         except ValueError:
-            continue  # half a line: the rest is on its way
+            continue  # a partially written line
         if isinstance(event, dict) and event.get("event") == "listening":
             return int(str(event["url"]).rpartition(":")[2])
     return None

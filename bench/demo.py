@@ -1,6 +1,6 @@
-"""`make demo`: a real client pulls an image through the mirror, and again with the upstream switched off.
+"""Demo (`make demo`): a real client pulls an image through the mirror, and again with the upstream switched off.
 
-Everything is real and local: docker-registry as the upstream, dockerd (or skopeo, when not root) as the client.
+All programs are real and local: docker-registry as the upstream, and dockerd (or skopeo, without root) as the client.
 """
 
 import asyncio
@@ -25,29 +25,29 @@ from tests.real.program import short_directory
 from tests.real.registry import Registry, docker_registry
 from tests.real.skopeo import Skopeo
 
-BALLAST = 64 * 2**20  # bytes of random content in the image, so that bytes and seconds mean something
+BALLAST = 64 * 2**20  # bytes of random content in the image, which make its transfer measurable
 REPOSITORY = "demo/app"
 GREETING = "hello from a container"
 DOCKERD = ("containerd", "docker", "dockerd")
 
 
 class Client(Protocol):
-    """Whoever pulls."""
+    """A client that pulls the image."""
 
     name: str
 
     async def pull(self) -> None:
-        """Afterwards the image is here."""
+        """Pull the image."""
 
     async def proof(self) -> str:
-        """What shows that it is."""
+        """Return a line that shows that the image works."""
 
     async def forget(self) -> None:
-        """As if it had never been here."""
+        """Delete the client's copy of the image."""
 
 
 class DockerClient:
-    """dockerd, which knows of the mirror by `registry-mirrors` alone."""
+    """dockerd, configured with `registry-mirrors` only."""
 
     name = "dockerd"
     _reference = f"{REPOSITORY}:1"
@@ -66,7 +66,7 @@ class DockerClient:
 
 
 class SkopeoClient:
-    """skopeo, which names the mirror itself."""
+    """skopeo, with the mirror's address in the image name."""
 
     name = "skopeo"
 
@@ -89,7 +89,7 @@ class SkopeoClient:
 
 @asynccontextmanager
 async def client(directory: Path, mirrored: Mirror) -> AsyncIterator[Client]:
-    """dockerd where it can run, else skopeo."""
+    """Yield dockerd if it can run on this machine, else skopeo."""
     if unmet(DOCKERD, root=True) is None:
         async with docker(mirrored.url) as engine:
             yield DockerClient(engine)
@@ -99,9 +99,9 @@ async def client(directory: Path, mirrored: Mirror) -> AsyncIterator[Client]:
 
 @dataclass(frozen=True, slots=True)
 class Pull:
-    """What one pull cost."""
+    """Cost of one pull."""
 
-    requests: int  # that upstream saw
+    requests: int  # received by the upstream
     upstream_bytes: int
     client_bytes: float
     seconds: float
@@ -109,7 +109,7 @@ class Pull:
 
 
 async def pulled(puller: Client, mirrored: Mirror, upstream: Registry) -> Pull:
-    """Pull and look at both ends: upstream's access log, and the mirror's metrics."""
+    """Pull, and measure at both ends: in the upstream's access log and the mirror's metrics."""
     seen, served = len(upstream.accesses()), await mirrored.total("mirror_served_bytes_total")
     began = time.monotonic()
     await puller.pull()
@@ -120,9 +120,9 @@ async def pulled(puller: Client, mirrored: Mirror, upstream: Registry) -> Pull:
 
 
 def table(name: str, miss: Pull, hit: Pull) -> Table:
-    """Miss against hit."""
+    """Return a table that compares the miss with the hit."""
     shown = Table(title=f"{REPOSITORY}, pulled by {name}", title_style="bold")
-    shown.caption = "All on this machine: most of the seconds are the client's, unpacking."
+    shown.caption = "All programs run on this machine; most of the time is the client unpacking the image."
     shown.add_column()
     shown.add_column("miss\n(empty cache)", justify="right")
     shown.add_column("hit\n(upstream off)", justify="right")
@@ -149,20 +149,20 @@ async def demonstrate(console: Console, directory: Path) -> None:
             console.print(f"miss      {miss.proof}")
             await puller.forget()
             await upstream.stop()
-            console.print("upstream  switched off; the client has forgotten the image")
+            console.print("upstream  switched off; the client's copy of the image deleted")
             hit = await pulled(puller, mirrored, upstream)
             console.print(f"hit       {hit.proof}\n")
             console.print(table(puller.name, miss, hit))
 
 
 def main() -> None:
-    cure = unmet(("busybox", "docker-registry"), root=False)
+    missing = unmet(("busybox", "docker-registry"), root=False)
     if unmet(DOCKERD, root=True):
-        cure = cure or unmet(("skopeo",), root=False)
-    if cure:
-        sys.exit(f"demo {cure}")
+        missing = missing or unmet(("skopeo",), root=False)
+    if missing:
+        sys.exit(f"demo {missing}")
     for name in [name for name in os.environ if name.startswith("MIRROR_")]:
-        del os.environ[name]  # the demo is about the defaults
+        del os.environ[name]  # the demo uses the defaults
     with short_directory("demo") as directory:
         asyncio.run(demonstrate(Console(highlight=False), directory))
 

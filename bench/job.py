@@ -1,4 +1,4 @@
-"""A CI job's images and their pull: a runtime, a database and a tool, as dockerd on a fresh machine gets them."""
+"""CI job: a runtime, a database and a tool image, and their pull by dockerd on a fresh machine."""
 
 import asyncio
 import io
@@ -18,36 +18,36 @@ from tests.real.machine import unmet
 from tests.real.registry import Registry, docker_registry
 
 _MIB = 1 << 20
-_BASE = 28  # MiB of layer that runtime and database are both built on
+_BASE = 28  # MiB of the base layer that runtime and database share
 IMAGES: Mapping[str, tuple[int, ...]] = {
     "library/runtime": (_BASE, 15, 20, 4, 1),
     "library/database": (_BASE, 4, 26, 1),
     "library/tool": (7,),
 }
-"""Sizes of the layers, in MiB as they are transferred."""
+"""Compressed sizes of the layers in MiB."""
 _PORT = 5000
-_SHRINKS = 2.6  # how many bytes of files a byte of layer is, as in images of Debian
-_FILE = 24 << 10  # bytes
+_COMPRESSION = 2.6  # bytes of files per byte of compressed layer, as in Debian images
+_FILE_SIZE = 24 << 10  # bytes
 
 
 def prepare(folder: Path) -> int:
-    """Pushes the images into the storage of a docker-registry in *folder*; says how many bytes they are.
+    """Push the images to the storage of a docker-registry in *folder*. Return their total size in bytes.
 
     Raises:
-        BenchError: this machine can't run the job.
+        BenchError: if this machine lacks a program that the job needs.
     """
-    cure = unmet(("containerd", "docker", "docker-registry", "dockerd", "ip"), root=True)
-    if cure:
-        raise BenchError(cure)
+    missing = unmet(("containerd", "docker", "docker-registry", "dockerd", "ip"), root=True)
+    if missing:
+        raise BenchError(missing)
 
     async def push() -> int:
         async with docker_registry(folder) as registry:
-            return sum([await _pushed(registry, name, layers) for name, layers in IMAGES.items()])
+            return sum([await _push(registry, name, layers) for name, layers in IMAGES.items()])
 
     return asyncio.run(push()) - _BASE * _MIB
 
 
-async def _pushed(registry: Registry, name: str, layers: tuple[int, ...]) -> int:
+async def _push(registry: Registry, name: str, layers: tuple[int, ...]) -> int:
     image = _image(name, layers)
     await registry.push(image, name, "1")
     return sum(len(blob.content) for blob in image.blobs)
@@ -58,21 +58,21 @@ def _image(name: str, layers: tuple[int, ...]) -> Image:
 
 
 def _tar(seed: str, size: int) -> bytes:
-    """Files that gzip makes *size* MiB of."""
-    dice = random.Random(seed)
+    """Return a tar of files that gzip compresses to *size* MiB."""
+    generator = random.Random(seed)
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for number in range(int(size * _MIB * _SHRINKS) // _FILE):
+        for number in range(int(size * _MIB * _COMPRESSION) // _FILE_SIZE):
             entry = tarfile.TarInfo(f"opt/{seed}/{number // 100}/{number}")
-            entry.size, entry.mode = _FILE, 0o644
-            noise = dice.randbytes(int(_FILE / _SHRINKS))
-            tar.addfile(entry, io.BytesIO(noise + bytes(_FILE - len(noise))))
+            entry.size, entry.mode = _FILE_SIZE, 0o644
+            noise = generator.randbytes(int(_FILE_SIZE / _COMPRESSION))
+            tar.addfile(entry, io.BytesIO(noise + bytes(_FILE_SIZE - len(noise))))
     return packed.getvalue()
 
 
 @contextmanager
 def far_registry(folder: Path, line: Line) -> Iterator[Server]:
-    """docker-registry with what was pushed, at the far end of the line."""
+    """Run docker-registry with the pushed images at the far end of the link."""
     configuration = folder / "far.json"
     configuration.write_text(
         json.dumps(
@@ -89,10 +89,10 @@ def far_registry(folder: Path, line: Line) -> Iterator[Server]:
 
 
 def seconds(registry_mirror: str) -> float:
-    """How long a fresh dockerd takes to pull the images one after the other, when it is told of that address.
+    """Return the seconds that a fresh dockerd with this `registry-mirrors` takes to pull the images sequentially.
 
     Raises:
-        BenchError: a pull failed.
+        BenchError: if a pull fails.
     """
 
     async def pull() -> float:

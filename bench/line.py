@@ -1,8 +1,8 @@
-"""A line between this machine and a network of its own: so many bytes a second each way, and so long on the way.
+"""Simulated network link to a network namespace, with limited bandwidth and added latency.
 
-`python -m bench.line NAME RATE DELAY` makes the interface NAME here and NAME-far in the network namespace NAME, and
-carries packets between them until it is terminated: RATE bytes a second, DELAY seconds from one end to the other.
-Kernels can do the same (sch_netem), but not all of them have it; what a program carries is the same everywhere.
+`python -m bench.line NAME RATE DELAY` creates the interface NAME here and NAME-far in the network namespace NAME, and
+forwards packets between them until it is terminated: RATE bytes a second, DELAY seconds from one end to the other.
+The kernel's sch_netem does the same but is not available everywhere; a program is.
 """
 
 import fcntl
@@ -24,33 +24,33 @@ HERE, THERE = "198.18.0.1", "198.18.0.2"  # addresses for benchmarks (RFC 2544)
 _PREFIX = 30
 _SET_INTERFACE = 0x400454CA  # TUNSETIFF
 _PACKETS, _BARE = 0x0001, 0x1000  # IFF_TUN, IFF_NO_PI
-_BUFFER = 1 << 20  # bytes that wait in front of the line; what comes on top is lost, as at any router
-_MTU = 9000  # few and large packets: carrying them takes hardly anything of the machine that is measured
-_AT_ONCE = 64  # packets of one direction before the other has a turn
+_BUFFER = 1 << 20  # bytes of queue before the link; packets beyond it are dropped, as by any router
+_MTU = 9000  # large packets, to forward them with little CPU on the measured machine
+_BATCH = 64  # packets of one direction before the other one is served
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line, and the network at its far end."""
+    """A link, and the network namespace at its far end."""
 
     name: str
 
     @property
     def command(self) -> tuple[str, ...]:
-        """What a command line begins with, so that the program runs at the far end."""
+        """Prefix of a command line that runs the program at the far end."""
         return (program("ip"), "netns", "exec", self.name)
 
     def carried(self) -> int:
-        """Bytes that have come from the far end, headers included."""
+        """Return the bytes received from the far end so far, including headers."""
         return int(Path(f"/sys/class/net/{self.name}/statistics/rx_bytes").read_text())
 
 
 @contextmanager
 def line(folder: Path, *, rate: float, delay: float) -> Iterator[Line]:
-    """A line of *rate* bytes a second each way, *delay* seconds long; gone afterwards, with the network.
+    """Create a link of *rate* bytes a second and *delay* seconds in each direction, until the context ends.
 
     Raises:
-        BenchError: this is not root, or the kernel has no tun devices or no namespaces.
+        BenchError: without root, or if the kernel lacks tun devices or namespaces.
     """
     made = Line(f"bench{os.getpid()}")
     _ip("netns", "add", made.name)
@@ -74,18 +74,18 @@ def _ip(*arguments: str) -> None:
 
 @dataclass(slots=True)
 class _Direction:
-    """Packets that are under way, one way."""
+    """Packets in flight in one direction."""
 
     source: int
     target: int
     rate: float
     delay: float
     _free_at: float = 0.0
-    _under_way: deque[tuple[float, bytes]] = field(default_factory=deque)
+    _in_flight: deque[tuple[float, bytes]] = field(default_factory=deque)
 
     def take(self) -> None:
-        """Whatever is there to be carried."""
-        for _ in range(_AT_ONCE):
+        """Read the available packets into the link, or drop them if its queue is full."""
+        for _ in range(_BATCH):
             try:
                 packet = os.read(self.source, 65536)
             except BlockingIOError:
@@ -94,15 +94,15 @@ class _Direction:
             start = max(now, self._free_at)
             if (start - now) * self.rate < _BUFFER:
                 self._free_at = start + len(packet) / self.rate
-                self._under_way.append((self._free_at + self.delay, packet))
+                self._in_flight.append((self._free_at + self.delay, packet))
 
     def deliver(self) -> float:
-        """What has arrived; then the seconds until the next."""
-        while self._under_way:
-            left = self._under_way[0][0] - time.monotonic()
+        """Write the packets that are due. Return the seconds until the next one."""
+        while self._in_flight:
+            left = self._in_flight[0][0] - time.monotonic()
             if left > 0:
                 return left
-            os.write(self.target, self._under_way.popleft()[1])
+            os.write(self.target, self._in_flight.popleft()[1])
         return 60.0
 
 
@@ -112,7 +112,7 @@ def _interface(name: str) -> int:
     return device
 
 
-def _carry(name: str, rate: float, delay: float) -> None:
+def _forward(name: str, rate: float, delay: float) -> None:
     far = f"{name}-far"[:15]
     near_end, far_end = _interface(name), _interface(far)
     _ip("link", "set", far, "netns", name)
@@ -121,14 +121,14 @@ def _carry(name: str, rate: float, delay: float) -> None:
     _ip("-n", name, "address", "add", f"{THERE}/{_PREFIX}", "dev", far)
     _ip("-n", name, "link", "set", far, "up", "mtu", str(_MTU))
     print("carrying", flush=True)
-    ways = [_Direction(near_end, far_end, rate, delay), _Direction(far_end, near_end, rate, delay)]
+    directions = [_Direction(near_end, far_end, rate, delay), _Direction(far_end, near_end, rate, delay)]
     wait = 60.0
     while True:
         select.select([near_end, far_end], [], [], wait)
-        for way in ways:
-            way.take()
-        wait = min(way.deliver() for way in ways)
+        for direction in directions:
+            direction.take()
+        wait = min(direction.deliver() for direction in directions)
 
 
 if __name__ == "__main__":
-    _carry(sys.argv[1], float(sys.argv[2]), float(sys.argv[3]))
+    _forward(sys.argv[1], float(sys.argv[2]), float(sys.argv[3]))

@@ -1,7 +1,7 @@
-"""`python -m bench.load`: a crowd of bad clients, and what the mirror's health endpoint makes of it, in figures.
+"""Load test (`python -m bench.load`): the latency of the mirror's /healthz under misbehaving clients.
 
-Idle connections, clients that are slow to ask or to read, cold pulls and floods of headers come one kind after the
-other and stay; with each the time that /healthz takes is taken, by a process that does nothing else.
+Idle connections, clients that send or read slowly, cold pulls and header floods are added one kind after the other. In
+each phase, a separate process measures the latency of /healthz.
 """
 
 import argparse
@@ -29,12 +29,12 @@ from tests.http.resources import MIB, descriptors, resident
 from tests.http.upstreams import CALM, Upstream, sections
 from tests.real.mirror import Mirror, mirror
 
-PAUSE = 0.01  # seconds between two looks at the health endpoint
+PAUSE = 0.01  # seconds between two requests of /healthz
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """The mirror's state while a crowd stood before it."""
+    """State of the mirror during one phase of the load."""
 
     name: str
     health: Sequence[float]  # seconds, each
@@ -44,7 +44,7 @@ class Phase:
 
 
 class Probe:
-    """A process that asks for the health, from the block's beginning to its end."""
+    """Process that requests /healthz for the duration of the context."""
 
     _child: asyncio.subprocess.Process
 
@@ -61,34 +61,34 @@ class Probe:
             *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
         )
         assert self._child.stdout is not None
-        await self._child.stdout.readline()  # it has begun
+        await self._child.stdout.readline()  # written when it starts
         self._began, self._cpu = time.monotonic(), machine.cpu_seconds(self._mirror.program.pid)
 
     async def __aexit__(self, *raised: object) -> None:
         pid = self._mirror.program.pid
         cpu = (machine.cpu_seconds(pid) - self._cpu) / (time.monotonic() - self._began)
         memory, files = resident(pid), descriptors(pid)
-        said, _ = await self._child.communicate(b"\n")
-        took: list[float] = json.loads(said)
-        self._phases.append(Phase(self._name, sorted(took), memory, files, cpu))
+        output, _ = await self._child.communicate(b"\n")
+        latencies: list[float] = json.loads(output)
+        self._phases.append(Phase(self._name, sorted(latencies), memory, files, cpu))
 
 
 def probe(port: int) -> None:
-    """What that process does, until something is written to its standard input."""
-    took: list[float] = []
+    """Measure the latency of /healthz until standard input is readable, then print the latencies as JSON."""
+    latencies: list[float] = []
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     print(flush=True)
     while not select.select([sys.stdin], [], [], PAUSE)[0]:
         began = time.perf_counter()
         connection.request("GET", "/healthz")
         connection.getresponse().read()
-        took.append(time.perf_counter() - began)
-        connection.close()  # each on a connection of its own: to be let in is a part of it
-    json.dump(took, sys.stdout)
+        latencies.append(time.perf_counter() - began)
+        connection.close()  # a new connection for each request: accepting it is part of the latency
+    json.dump(latencies, sys.stdout)
 
 
 async def measure(options: argparse.Namespace) -> list[Phase]:
-    """All phases, in their order."""
+    """Run all phases in order."""
     phases: list[Phase] = []
     with tempfile.TemporaryDirectory(prefix="load-") as folder:
         async with Registry.running() as registry:
@@ -107,32 +107,32 @@ async def _crowd(
     await client.get(upstream.blob(large))
     await kept(client, upstream.blob(large))
     cold = [upstream.publish_blob(Blob.noise(options.cold_size + number)) for number in range(options.cold)]
-    async with Probe(mirrored, "nobody else", phases):
+    async with Probe(mirrored, "no load", phases):
         await asyncio.sleep(options.seconds)
     async with Crowd.before(mirrored) as crowd:
         kinds = (
             (f"{options.idle} idle", crowd.idle(options.idle)),
-            (f"+ {options.slow} slow to ask (1 B/s)", crowd.slow_to_ask(options.slow)),
+            (f"+ {options.slow} slow to send (1 B/s)", crowd.slow_to_ask(options.slow)),
             (f"+ {options.slow} slow to read (1 KiB/s)", crowd.slow_to_read(options.slow, upstream.blob(large))),
         )
-        for name, coming in kinds:
+        for name, arrival in kinds:
             async with Probe(mirrored, name, phases):
-                await coming
+                await arrival
                 await asyncio.sleep(options.seconds)
         async with Probe(mirrored, f"+ {options.cold} cold pulls of {options.cold_size >> 10} KiB", phases):
-            whole = await pulled_at_once(client, map(upstream.blob, cold))
-        async with Probe(mirrored, f"+ {options.floods} floods of headers", phases):
+            complete = await pulled_at_once(client, map(upstream.blob, cold))
+        async with Probe(mirrored, f"+ {options.floods} header floods", phases):
             await crowd.flooding(options.floods)
             await asyncio.sleep(options.seconds)
-    async with Probe(mirrored, "all gone", phases):
+    async with Probe(mirrored, "all disconnected", phases):
         await asyncio.sleep(options.seconds)
-    if whole != options.cold:
-        raise SystemExit(f"only {whole} of {options.cold} cold pulls came whole")
+    if complete != options.cold:
+        raise SystemExit(f"only {complete} of {options.cold} cold pulls completed")
 
 
 def shown(phases: Sequence[Phase]) -> Table:
-    table = Table(title=f"The health endpoint before a crowd ({machine.description()})")
-    for name in ("phase", "asked", "p50 ms", "p99 ms", "max ms", "resident MiB", "descriptors", "CPU"):
+    table = Table(title=f"Latency of /healthz under load ({machine.description()})")
+    for name in ("phase", "requests", "p50 ms", "p99 ms", "max ms", "resident MiB", "descriptors", "CPU"):
         table.add_column(name, justify="left" if name == "phase" else "right")
     for phase in phases:
         times = [phase.health[int((len(phase.health) - 1) * share)] * 1e3 for share in (0.5, 0.99, 1.0)]
@@ -150,11 +150,11 @@ def shown(phases: Sequence[Phase]) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser("bench.load", description=__doc__)
     parser.add_argument("--idle", type=int, default=2000)
-    parser.add_argument("--slow", type=int, default=200, help="slow to ask, and as many slow to read (default: 200)")
+    parser.add_argument("--slow", type=int, default=200, help="slow to send, and as many slow to read (default: 200)")
     parser.add_argument("--cold", type=int, default=500, help="cold pulls of different blobs (default: 500)")
     parser.add_argument("--cold-size", type=int, default=256 << 10, metavar="BYTES")
     parser.add_argument("--floods", type=int, default=20)
-    parser.add_argument("--seconds", type=float, default=5.0, help="that a crowd is watched for (default: 5)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="duration of each phase (default: 5)")
     parser.add_argument("--probe", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.probe:

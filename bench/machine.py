@@ -1,4 +1,4 @@
-"""What the kernel knows of this machine and of a process and its children."""
+"""Kernel statistics: CPU time and memory of a process with its children, and a description of this machine."""
 
 import mmap
 import os
@@ -10,14 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-_PROCESS_CPU_CLOCK = 2  # CPUCLOCK_SCHED, the kind of clock that clock_getcpuclockid(3) gives
+_PROCESS_CPU_CLOCK = 2  # CPUCLOCK_SCHED, the kind of clock that clock_getcpuclockid(3) returns
 _QUIET_WINDOW = 0.3  # seconds
 _QUIET_SHARE = 0.1  # of all cores
-_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, which the mmap module does not name
+_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, missing in the mmap module
 
 
 def description() -> str:
-    """One line: cores, processor, kernel, memory."""
+    """Return a line with the number of cores, the processor, the kernel and the memory."""
     facts = dict(_fields(Path("/proc/cpuinfo")))
     memory = int(dict(_fields(Path("/proc/meminfo")))["MemTotal"].split()[0]) / 2**20
     cores = len(os.sched_getaffinity(0))
@@ -26,7 +26,7 @@ def description() -> str:
 
 
 def family(pid: int) -> Iterator[int]:
-    """The process and its living descendants."""
+    """Yield the process and its running descendants."""
     yield pid
     try:
         children = [
@@ -41,24 +41,23 @@ def family(pid: int) -> Iterator[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of the process and its living children, to the nanosecond.
+    """Return the user and system time of the process and its running descendants, to the nanosecond.
 
-    The same sum as in /proc/<pid>/stat, where it is cut to hundredths: too coarse for a server that
-    sends a gibibyte in a twentieth of a second.
+    /proc/<pid>/stat has the same sum in hundredths of a second, which is too coarse: a server sends a GiB in 50 ms.
     """
     return sum(_clock(member) for member in family(pid))
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes, summed over a process and its children."""
+    """Memory in bytes, summed over a process and its descendants."""
 
     resident: int
-    peak: int  # VmHWM: since each process began
+    peak: int  # VmHWM: since the start of each process
 
 
 def memory(pid: int) -> Memory:
-    """Resident memory now, and the highest it ever was."""
+    """Return the current and the peak resident memory of a process and its descendants."""
     resident = peak = 0
     for member in family(pid):
         try:
@@ -71,17 +70,17 @@ def memory(pid: int) -> Memory:
 
 
 def warm_memory(size: int) -> None:
-    """Makes the next *size* bytes that the kernel hands out cost what memory costs.
+    """Touch and release *size* bytes of memory, so that the next allocations run at normal speed.
 
-    A virtual machine gives free memory back to its host, and touching it again takes up to ten times as long as
-    writing to it: a cold pull would measure the host. So that much is touched, in small pages and in large ones, since
-    a file's cache is made of both, and given back. The host does not take it for the next second or two.
+    A virtual machine returns free memory to its host, and touching it again takes up to ten times as long as writing to
+    it: a cold pull would measure the host. Both small and huge pages are touched, since the page cache consists of
+    both. The host does not reclaim them for a second or two.
     """
     each = min(size, available_memory() // 4)
     maps = []
     for advice in (mmap.MADV_NOHUGEPAGE, mmap.MADV_HUGEPAGE):
         pages = mmap.mmap(-1, each, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with suppress(OSError):  # a kernel without huge pages, or older than 5.14: then it stays as it is
+        with suppress(OSError):  # a kernel without huge pages, or older than 5.14: nothing to do
             pages.madvise(advice)
             pages.madvise(_POPULATE_WRITE)
         maps.append(pages)
@@ -91,7 +90,7 @@ def warm_memory(size: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """CPU seconds: of the whole machine, and of this process with all the children it has waited for."""
+    """CPU seconds used by the whole machine, and by this process with the children it has waited for."""
 
     everyone: float
     ours: float
@@ -99,7 +98,7 @@ class Use:
 
     @classmethod
     def so_far(cls) -> "Use":
-        """Since the machine's and this process's start."""
+        """Return the use since the start of the machine and of this process."""
         ticks = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
         user, nice, system, _idle, _waiting, interrupts, soft_interrupts = ticks[:7]
         everyone = (user + nice + system + interrupts + soft_interrupts) / os.sysconf("SC_CLK_TCK")
@@ -110,13 +109,13 @@ class Use:
         return cls(everyone, ours, time.monotonic())
 
     def by_others(self, since: "Use") -> float:
-        """The share of the machine that other programs, and the kernel for itself, took since then."""
+        """Return the share of all cores that other programs and the kernel have used since *since*."""
         others = (self.everyone - since.everyone) - (self.ours - since.ours)
         return max(0.0, others) / ((self.at - since.at) * len(os.sched_getaffinity(0)))
 
 
 def await_quiet(limit: float) -> None:
-    """Returns when the machine has hardly anything to do, or after *limit* seconds."""
+    """Wait until the machine is nearly idle, for at most *limit* seconds."""
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:
         before = Use.so_far()
@@ -126,7 +125,7 @@ def await_quiet(limit: float) -> None:
 
 
 def available_memory() -> int:
-    """Bytes that can be had without swapping."""
+    """Return the bytes of memory available without swapping."""
     return _kibibytes(dict(_fields(Path("/proc/meminfo")))["MemAvailable"])
 
 

@@ -1,4 +1,4 @@
-"""One nginx process with one worker, as fast as it can be made for files."""
+"""nginx with one worker, tuned for serving files."""
 
 import os
 from collections.abc import Iterator
@@ -38,14 +38,14 @@ http {{
 
 @contextmanager
 def running(folder: Path, site: str, port: int) -> Iterator[servers.Server]:
-    """An nginx that serves *site*, a piece of the http section, and listens on *port*.
+    """Run nginx with *site* in its http section. It listens on *port*.
 
     Raises:
-        BenchError: nginx is not installed or refuses the configuration.
+        BenchError: if nginx is not installed or rejects the configuration.
     """
     folder.mkdir(parents=True, exist_ok=True)
     configuration = folder / "nginx.conf"
-    # The master drops its rights to `nobody`, who may not read a private folder.
+    # By default the workers run as `nobody`, which can't read a private folder.
     user = "user root;" if os.geteuid() == 0 else ""
     configuration.write_text(_CONFIGURATION.format(folder=folder, site=site, user=user))
     command = [servers.program("nginx"), "-p", str(folder), "-c", str(configuration), "-e", "stderr"]

@@ -1,4 +1,4 @@
-"""Starts the pulling client and reads its report."""
+"""Pulls: run the benchmark client and read its report."""
 
 import json
 import subprocess
@@ -12,12 +12,12 @@ from bench.client import Order, Pull, Report
 from bench.content import Blob
 from bench.servers import BenchError, Server
 
-GRACE = 30.0  # seconds that a client may need beyond its own limit
+GRACE = 30.0  # seconds for a client to exit after its own limit
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """A finished order and what it cost the server."""
+    """Report of an order, with its cost to the server."""
 
     report: Report
     gibibytes: float
@@ -25,26 +25,26 @@ class Cost:
 
     @property
     def throughput(self) -> float:
-        """GiB/s."""
+        """Throughput in GiB/s."""
         return self.gibibytes / self.report.seconds
 
     @property
     def cpu_per_gibibyte(self) -> float:
-        """Seconds of the server's CPU."""
+        """Seconds of the server's CPU per GiB."""
         return self.server_cpu / self.gibibytes
 
 
 def pull(order: Order) -> Report:
-    """Carries out *order* in a process of its own.
+    """Run *order* in a separate process.
 
     Raises:
-        BenchError: the client itself failed; pulls that failed are in the report.
+        BenchError: if the client itself fails. Failed pulls are in the report.
     """
     with _client(order) as process:
         try:
             output, errors = process.communicate(timeout=order.limit + GRACE)
         except subprocess.TimeoutExpired as error:
-            raise BenchError("the client did not end") from error
+            raise BenchError("the client did not exit") from error
     if process.returncode:
         raise BenchError(f"the client failed: {errors.decode(errors='replace').strip().splitlines()[-1]}")
     report = json.loads(output)
@@ -52,13 +52,13 @@ def pull(order: Order) -> Report:
 
 
 def pull_together(order: Order, processes: int) -> Report:
-    """Like `pull`, the connections shared out to several client processes, so that not the client is the limit.
+    """Like `pull`, but divide the connections among several client processes, so that the client is not the limit.
 
-    Times in the report are each process's own: they begin some milliseconds apart.
+    Times in the report are relative to the start of each process; the starts are some milliseconds apart.
     """
     share = replace(order, connections=order.connections // processes)
-    with ThreadPoolExecutor(processes) as starters:
-        reports = list(starters.map(pull, [share] * processes))
+    with ThreadPoolExecutor(processes) as executor:
+        reports = list(executor.map(pull, [share] * processes))
     return Report(
         max(report.seconds for report in reports),
         sum(report.cpu_seconds for report in reports),
@@ -67,10 +67,10 @@ def pull_together(order: Order, processes: int) -> Report:
 
 
 def complete(order: Order, *, whole: bool = True, processes: int = 1) -> Report:
-    """Like `pull`, but no answer may have failed; and if *whole*, everything must have arrived.
+    """Like `pull`, but require that no response failed and, with *whole*, that all bodies are complete.
 
     Raises:
-        BenchError: an answer was not 200, was cut, or did not end within the limit.
+        BenchError: if a response is not 200, is truncated, or with *whole* is incomplete at the time limit.
     """
     report = pull_together(order, processes)
     for entry in report.pulls:
@@ -82,25 +82,25 @@ def complete(order: Order, *, whole: bool = True, processes: int = 1) -> Report:
 
 
 def costed(server: Server, order: Order, *, whole: bool = True, processes: int = 1) -> Cost:
-    """Like `complete`, with the server's CPU time."""
+    """Like `complete`, but also measure the server's CPU time."""
     before = server.cpu_seconds()
     report = complete(order, whole=whole, processes=processes)
     used = server.cpu_seconds() - before
     received = sum(entry.received for entry in report.pulls)
     if not received:
-        raise BenchError(f"{order.path[:40]}: not a byte after {report.seconds:.1f} s")
+        raise BenchError(f"{order.path[:40]}: no byte received after {report.seconds:.1f} s")
     return Cost(report, received / 2**30, used)
 
 
 def check(server: Server, blob: Blob) -> None:
-    """Pulls the blob once and hashes what comes.
+    """Pull the blob once and verify its digest.
 
     Raises:
-        BenchError: it is not the blob.
+        BenchError: if the digest does not match.
     """
     report = complete(Order(server.port, blob.path, check=True))
     if f"sha256:{report.pulls[0].sha256}" != blob.digest:
-        raise BenchError(f"sent {report.pulls[0].sha256} as {blob.digest}")
+        raise BenchError(f"received content with digest sha256:{report.pulls[0].sha256} for {blob.digest}")
 
 
 @contextmanager

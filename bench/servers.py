@@ -1,4 +1,4 @@
-"""A server process: started, awaited, watched, stopped."""
+"""Server processes: start, wait until ready, measure CPU and memory, stop."""
 
 import http.client
 import os
@@ -15,17 +15,17 @@ from bench import machine
 
 LOOPBACK = "127.0.0.1"
 START_LIMIT = 60.0  # seconds
-STOP_LIMIT = 40.0  # seconds; longer than the mirror waits for running pulls
+STOP_LIMIT = 40.0  # seconds; longer than the mirror's graceful shutdown
 _POLL = 0.002  # seconds
 
 
 class BenchError(Exception):
-    """A server or a client did not do what a measurement needs; the table says so and goes on."""
+    """Failure of a server or a client in a measurement. It is noted below the table, and the run continues."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that answers."""
+    """A running server that is ready."""
 
     port: int
     pid: int
@@ -35,15 +35,15 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Base URL of the server."""
         return f"http://{self.host}:{self.port}"
 
     def cpu_seconds(self) -> float:
-        """Of the process and its children, so far."""
+        """Return the CPU time of the process and its descendants so far."""
         return machine.cpu_seconds(self.pid)
 
     def memory(self) -> machine.Memory:
-        """Of the process and its children."""
+        """Return the memory use of the process and its descendants."""
         return machine.memory(self.pid)
 
 
@@ -56,10 +56,10 @@ def running(
     environment: Mapping[str, str] | None = None,
     host: str = LOOPBACK,
 ) -> Iterator[Server]:
-    """Runs *command*, its output in *log*, from the moment that *ready* (given the log) returns its port.
+    """Run *command* with its output in *log*, and yield the server once *ready*, called with the log, returns its port.
 
     Raises:
-        BenchError: the program ends early or is not ready within START_LIMIT.
+        BenchError: if the program exits early or is not ready within START_LIMIT.
     """
     with log.open("wb") as output:
         began = time.monotonic()
@@ -71,14 +71,14 @@ def running(
             env={**os.environ, **(environment or {})},
         )
     try:
-        port = _port(process, command[0], log, ready)
+        port = _await_port(process, command[0], log, ready)
         yield Server(port, process.pid, log, time.monotonic() - began, host)
     finally:
         _stop(process)
 
 
 def free_port() -> int:
-    """A port of the loopback address on which nobody listens at this moment."""
+    """Return a free port of the loopback address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -86,7 +86,7 @@ def free_port() -> int:
 
 
 def answers(port: int, host: str = LOOPBACK) -> Callable[[Path], int | None]:
-    """Ready when `GET /v2/` there is answered with 200."""
+    """Return a readiness check: the server is ready when it answers `GET /v2/` with 200."""
 
     def ready(_log: Path) -> int | None:
         connection = http.client.HTTPConnection(host, port, timeout=5)
@@ -102,10 +102,10 @@ def answers(port: int, host: str = LOOPBACK) -> Callable[[Path], int | None]:
 
 
 def program(name: str) -> str:
-    """The path of an installed program; Debian puts servers in /usr/sbin, which is not on everyone's PATH.
+    """Return the path of an installed program, also from /usr/sbin, where Debian installs servers.
 
     Raises:
-        BenchError: it is not installed.
+        BenchError: if it is not installed.
     """
     path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if path is None:
@@ -113,16 +113,16 @@ def program(name: str) -> str:
     return path
 
 
-def _port(process: subprocess.Popen[bytes], name: str, log: Path, ready: Callable[[Path], int | None]) -> int:
+def _await_port(process: subprocess.Popen[bytes], name: str, log: Path, ready: Callable[[Path], int | None]) -> int:
     limit = time.monotonic() + START_LIMIT
     while time.monotonic() < limit:
         if process.poll() is not None:
-            raise BenchError(f"{name} ended with {process.returncode}: {_complaint(log)}")
+            raise BenchError(f"{name} exited with {process.returncode}: {_error_line(log)}")
         port = ready(log)
         if port is not None:
             return port
         time.sleep(_POLL)
-    raise BenchError(f"{name} was not ready after {START_LIMIT:.0f} s: {_complaint(log)}")
+    raise BenchError(f"{name} was not ready after {START_LIMIT:.0f} s: {_error_line(log)}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -134,7 +134,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _complaint(log: Path) -> str:
-    """The line of a log that says best why a server ended: the first with an error in it, or the last."""
-    lines = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+def _error_line(log: Path) -> str:
+    """Return the line of a log that best explains why a server exited: the first with an error, else the last."""
+    lines = log.read_text(errors="replace").strip().splitlines() or ["its log is empty"]
     return next((line for line in lines if "error" in line.lower()), lines[-1])

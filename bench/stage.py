@@ -1,4 +1,4 @@
-"""What a measurement is given: the content, its upstream, and contestants on cold and on warm caches."""
+"""Environment of a measurement: the content, its upstream, and contestants with cold and warm caches."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from bench.servers import BenchError, Server
 
 @dataclass(slots=True)
 class Stage:
-    """Where contestants take turns."""
+    """Environment in which the contestants are measured in turn."""
 
     folder: Path
     content: Content
@@ -26,17 +26,21 @@ class Stage:
     contestants: Sequence[Contestant]
     rounds: int
     console: Console
-    patience: float = 0.0  # seconds to wait, before each sample, for other programs to be quiet
+    patience: float = 0.0  # maximum seconds to wait for an idle machine before each sample
     problems: list[str] = field(default_factory=list)
     _filled: set[str] = field(default_factory=set)
 
     def take_turns(
         self, what: str, act: Callable[[Contestant, int], str], *, among: Container[str] | None = None
     ) -> None:
-        """A B C, A B C, …: *act* measures a contestant in a round, and says what came of it.
+        """Measure the contestants in rounds: A B C, A B C, ….
 
-        All contestants or those whose names are *among*. Who fails in a round is left out of the later ones, and the
-        table says why.
+        A contestant that fails in a round is left out of later rounds, and the reason is noted below the table.
+
+        Args:
+            what: the label of the measurement.
+            act: measures a contestant in a round, and returns its result for the progress output.
+            among: the names of the contestants to measure; None for all.
         """
         playing = [contestant for contestant in self.contestants if among is None or contestant.name in among]
         for turn in range(self.rounds):
@@ -51,7 +55,7 @@ class Stage:
 
     @contextmanager
     def cold(self, contestant: Contestant, upstream: Server | None = None) -> Iterator[Server]:
-        """Running, its cache empty; gone afterwards, and with it what the disk still had to write."""
+        """Run a contestant with an empty cache. Afterwards, delete the cache and flush the disk's pending writes."""
         folder = self.folder / "cold" / contestant.name
         try:
             with contestant.running(folder, (upstream or self.upstream).url) as server:
@@ -61,12 +65,12 @@ class Stage:
             os.sync()
 
     def warm_memory_for(self, blob: Blob) -> None:
-        """To be called right before a cold pull: its pages are to come from this machine, not from its host."""
+        """Prepare memory for a cold pull of *blob*. Call it right before the pull; see machine.warm_memory."""
         machine.warm_memory(blob.size * 5 // 4)
 
     @contextmanager
     def warm(self, contestant: Contestant) -> Iterator[Server]:
-        """Freshly started on a cache that holds the image; filled, and its bytes checked, when that is asked first."""
+        """Start a contestant with a cache that contains the image. The first call fills the cache and verifies it."""
         folder = self.folder / "warm" / contestant.name
         if contestant.name not in self._filled:
             with contestant.running(folder, self.upstream.url) as server:
@@ -78,7 +82,7 @@ class Stage:
 
     @contextmanager
     def all_warm(self, what: str) -> Iterator[dict[str, Server]]:
-        """All at once, by name, so that they can take turns; who does not start is missing."""
+        """Run all contestants with warm caches at once. Yield them by name, without those that fail to start."""
         servers = {}
         with ExitStack() as running:
             for contestant in self.contestants:
@@ -88,7 +92,7 @@ class Stage:
 
     @contextmanager
     def forgiving(self, contestant: Contestant, what: str) -> Iterator[None]:
-        """A contestant's failure is noted, and the run goes on."""
+        """Note a contestant's failure and continue the run."""
         try:
             yield
         except BenchError as error:
@@ -97,7 +101,7 @@ class Stage:
                 self.problems.append(problem)
 
     def say(self, line: str) -> None:
-        """Progress, apart from the table."""
+        """Print a line of progress, to a different stream than the table."""
         self.console.print(line, style="dim", highlight=False, soft_wrap=True)
 
     def _fill(self, server: Server) -> None:

@@ -1,4 +1,4 @@
-"""Rows, targets, verdicts; and the table they make."""
+"""Result table: rows, targets and verdicts, for the terminal and as Markdown and JSON."""
 
 import statistics
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from enum import Enum
 from rich.table import Table as RichTable
 
 MIRROR = "mirror"
-DIRECT = "direct"  # no contestant: upstream itself
+DIRECT = "direct"  # not a contestant: the upstream itself
 
 
 class Verdict(Enum):
-    """What became of a target."""
+    """Result of a target."""
 
     REACHED = "reached"
     MISSED = "missed"
@@ -21,7 +21,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A bound on the mirror's figure, or on its ratio to a peer's."""
+    """A limit for the mirror's figure, or for its ratio to another contestant's figure."""
 
     sign: str  # ">=" or "<="
     limit: float
@@ -29,75 +29,75 @@ class Target:
     digits: int = 2
 
     def judge(self, row: "Row") -> tuple[Verdict, str]:
-        """The verdict, and the sentence that says it with its figure."""
-        wish = f"{self.sign} {self.limit:g}{f' x {self.peer}' if self.peer else ''}"
+        """Return the verdict, and a text with it and the figure."""
+        goal = f"{self.sign} {self.limit:g}{f' x {self.peer}' if self.peer else ''}"
         figure = row.figure(MIRROR) if self.peer is None else row.ratio(MIRROR, self.peer)
         if figure is None:
-            return Verdict.OPEN, f"open (target {wish})"
+            return Verdict.OPEN, f"open (target {goal})"
         rounded = round(figure, self.digits)
-        kept = rounded >= self.limit if self.sign == ">=" else rounded <= self.limit
-        verdict = Verdict.REACHED if kept else Verdict.MISSED
-        return verdict, f"{verdict.value} {figure:.{self.digits}f} (target {wish})"
+        is_reached = rounded >= self.limit if self.sign == ">=" else rounded <= self.limit
+        verdict = Verdict.REACHED if is_reached else Verdict.MISSED
+        return verdict, f"{verdict.value} {figure:.{self.digits}f} (target {goal})"
 
 
 @dataclass(slots=True)
 class Row:
-    """One figure, of every contestant, in every round."""
+    """One figure of all contestants in all rounds."""
 
     label: str
     unit: str
     digits: int = 2
     targets: Sequence[Target] = ()
     samples: dict[str, dict[int, float]] = field(default_factory=dict)
-    floors: set[str] = field(default_factory=set)  # whose figures are lower bounds: the measurement was ended
+    floors: set[str] = field(default_factory=set)  # contestants with lower bounds only, at the time limit
 
     def add(self, contestant: str, turn: int, value: float, *, floor: bool = False) -> None:
-        """A contestant's value in round *turn*; with *floor* the true one is higher."""
+        """Add a contestant's value in round *turn*. With *floor*, it is only a lower bound."""
         self.samples.setdefault(contestant, {})[turn] = value
         if floor:
             self.floors.add(contestant)
 
     def figure(self, contestant: str) -> float | None:
-        """The median over the rounds; None when there was none."""
+        """Return the median over the rounds, or None if there is no value."""
         values = self.samples.get(contestant)
         return statistics.median(values.values()) if values else None
 
     def ratio(self, contestant: str, peer: str) -> float | None:
-        """The median, over the rounds that both took part in, of one's value by the other's in the same round."""
+        """Return the median of the ratios of the two values in the same round, over all rounds with both."""
         ours, theirs = self.samples.get(contestant, {}), self.samples.get(peer, {})
         ratios = [ours[turn] / theirs[turn] for turn in ours.keys() & theirs.keys() if theirs[turn]]
         return statistics.median(ratios) if ratios else None
 
     def verdicts(self) -> list[tuple[Verdict, str]]:
-        """One for each target."""
+        """Return the verdict and its text for each target."""
         return [target.judge(self) for target in self.targets]
 
 
 @dataclass(slots=True)
 class Result:
-    """A whole run."""
+    """Result of a run."""
 
     machine: str
     setting: str
     contestants: list[str]
     rows: list[Row] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)  # who was absent or failed, and where
+    problems: list[str] = field(
+        default_factory=list
+    )  # absent or failed contestants, with the measurement and the reason
 
     def cell(self, row: Row, contestant: str) -> str:
-        """The figure as it stands in the table; `absent` for who took part in nothing."""
+        """Return the text of a cell: the figure, `-` without one, `absent` if the contestant has no figure at all."""
         figure = row.figure(contestant)
         if figure is None:
-            return (
-                "-" if contestant == DIRECT or any(contestant in played.samples for played in self.rows) else "absent"
-            )
+            return "-" if contestant == DIRECT or any(contestant in other.samples for other in self.rows) else "absent"
         return f"{'> ' if contestant in row.floors else ''}{figure:,.{row.digits}f}"
 
     def notes(self) -> list[str]:
-        """What a reader of the table has to know."""
+        """Return the lines below the table: machine, setting, number of reached targets, problems."""
         return [self.machine, self.setting, self.tally(), *self.problems]
 
     def tally(self) -> str:
-        """How many targets were reached."""
+        """Return a line with the number of targets per verdict."""
         verdicts = [verdict for row in self.rows for verdict, _ in row.verdicts()]
         counts = ((verdicts.count(kind), kind.value) for kind in Verdict)
         return "targets: " + ", ".join(f"{count} {name}" for count, name in counts if count)
@@ -107,7 +107,7 @@ _COLOURS = {Verdict.REACHED: "green", Verdict.MISSED: "red", Verdict.OPEN: "yell
 
 
 def for_terminal(result: Result) -> RichTable:
-    """The table in colours."""
+    """Return the table with colours, for the terminal."""
     table = RichTable()
     table.add_column("measurement", overflow="fold")
     for name in result.contestants:
@@ -121,7 +121,7 @@ def for_terminal(result: Result) -> RichTable:
 
 
 def as_markdown(result: Result) -> str:
-    """The table as a file to keep."""
+    """Return the table as Markdown."""
     head = ["measurement", *result.contestants, "target"]
     lines = [
         "# Bench",
@@ -139,7 +139,7 @@ def as_markdown(result: Result) -> str:
 
 
 def as_json(result: Result) -> dict[str, object]:
-    """Every value of every round."""
+    """Return all values of all rounds as JSON."""
     return {
         "machine": result.machine,
         "setting": result.setting,

@@ -1,7 +1,7 @@
-"""An upstream behind a narrow line: all its connections together get RATE bytes a second.
+"""Upstream with limited bandwidth: RATE bytes a second in total over all connections.
 
-`python -m bench.throttled PORT FOLDER RATE` serves FOLDER/blobs/<digest> and counts the bytes of blobs that it
-sends; `GET /counters` tells.
+`python -m bench.throttled PORT FOLDER RATE` serves FOLDER/blobs/<digest>. `GET /counters` returns the bytes of blobs
+sent so far.
 """
 
 import asyncio
@@ -11,12 +11,12 @@ from pathlib import Path
 from aiohttp import web
 
 _CHUNK = 64 << 10
-_SLACK = 0.05  # seconds that a late sender may make up for, so that the line is as wide as it says
+_SLACK = 0.05  # seconds of lateness that a sender may catch up, so that the actual rate reaches the configured one
 _FOLDER = web.AppKey("folder", Path)
 
 
 class Line:
-    """A line of a fixed width, shared in turn by everyone who sends."""
+    """A fixed bandwidth, shared by all senders."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
@@ -24,7 +24,7 @@ class Line:
         self.sent = 0
 
     async def carry(self, size: int) -> None:
-        """Returns when *size* more bytes have passed the line."""
+        """Wait until the bandwidth allows *size* more bytes."""
         now = asyncio.get_running_loop().time()
         self._free_at = max(now - _SLACK, self._free_at) + size / self._rate
         await asyncio.sleep(self._free_at - now)
@@ -35,7 +35,7 @@ _LINE = web.AppKey("line", Line)
 
 
 async def blob(request: web.Request) -> web.StreamResponse:
-    """A blob or a part of it."""
+    """Handle a GET or HEAD of a blob, or of a range of it."""
     digest = request.match_info["digest"]
     file = request.app[_FOLDER] / digest
     if not file.is_file():
@@ -75,17 +75,17 @@ async def _send(response: web.StreamResponse, path: Path, start: int, stop: int,
 
 
 async def ping(_request: web.Request) -> web.Response:
-    """The registry API's greeting."""
+    """Handle GET /v2/."""
     return web.json_response({}, headers={"Docker-Distribution-Api-Version": "registry/2.0"})
 
 
 async def counters(request: web.Request) -> web.Response:
-    """Bytes of blobs sent so far."""
+    """Handle GET /counters."""
     return web.json_response({"sent": request.app[_LINE].sent})
 
 
 def main() -> None:
-    """Serves until it is terminated."""
+    """Serve until terminated."""
     port, folder, rate = int(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
     app = web.Application()
     app[_FOLDER] = folder / "blobs"

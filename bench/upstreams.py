@@ -1,7 +1,7 @@
-"""The registry that every contestant pulls from.
+"""Upstream registries of the contestants.
 
-The fast one is nginx sending prepared files: nothing between the file and the socket, so that it is never what
-a cold pull waits for. The narrow one is `bench.throttled`, for when it should be.
+The fast one is nginx with static files and sendfile, so that it is never the bottleneck of a cold pull. The narrow one
+is `bench.throttled`, whose bandwidth is the bottleneck on purpose.
 """
 
 import http.client
@@ -46,7 +46,7 @@ _SITE = """
 
 @contextmanager
 def fast(content: Content, folder: Path) -> Iterator[Server]:
-    """Serves the content as fast as this machine can."""
+    """Serve the content as fast as this machine can."""
     port = free_port()
     manifests = "".join(
         _MANIFEST.format(
@@ -65,7 +65,7 @@ def fast(content: Content, folder: Path) -> Iterator[Server]:
 
 @contextmanager
 def narrow(content: Content, folder: Path, *, rate: float) -> Iterator[Server]:
-    """Serves the content's blobs at *rate* bytes a second, all connections together."""
+    """Serve the content's blobs at *rate* bytes a second in total over all connections."""
     port = free_port()
     command = [sys.executable, "-m", "bench.throttled", str(port), str(content.root), str(rate)]
     with running(command, folder / "throttled.log", answers(port)) as server:
@@ -73,7 +73,7 @@ def narrow(content: Content, folder: Path, *, rate: float) -> Iterator[Server]:
 
 
 def sent(upstream: Server) -> int:
-    """How many bytes of blobs the narrow upstream has sent so far."""
+    """Return the bytes of blobs that the narrow upstream has sent so far."""
     connection = http.client.HTTPConnection("127.0.0.1", upstream.port, timeout=10)
     try:
         connection.request("GET", "/counters")
@@ -83,4 +83,4 @@ def sent(upstream: Server) -> int:
     match counters:
         case {"sent": int(count)}:
             return count
-    raise BenchError(f"the throttled upstream counted {counters!r}")
+    raise BenchError(f"the throttled upstream returned invalid counters: {counters!r}")

@@ -21,7 +21,7 @@ from mirror.cli import command_line
 from mirror.cli.progress import Progress
 from mirror.cli.stdout import output_told
 from mirror.config import Settings
-from mirror.doctor import Finding, examine
+from mirror.doctor import Finding, diagnose
 from mirror.errors import ConfigurationInvalid, MirrorError
 from mirror.maintenance.verify import CacheVerification, Findings
 from mirror.observability import log as events
@@ -182,9 +182,9 @@ class _Programs:
         _log_errors_only(settings)
         return uvloop.run(verify(settings, repair=repair, jobs=jobs))
 
-    def examine(self, settings: Settings, /, *, config: Path | None, root: Path) -> list[Finding]:
+    def diagnose(self, settings: Settings, /, *, config: Path | None, root: Path) -> list[Finding]:
         _log_errors_only(settings)
-        return uvloop.run(examine(settings, config=config, root=root))
+        return uvloop.run(diagnose(settings, config=config, root=root))
 
     def ask(self, settings: Settings, job: Callable[[AdminClient], Awaitable[_Result]], /) -> _Result:
         _log_errors_only(settings)

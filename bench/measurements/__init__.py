@@ -1,1 +1,1 @@
-"""One measurement a file: each is given the stage and gives back its rows."""
+"""Measurements, one per module: `measure(stage)` runs it and returns its rows of the table."""

@@ -1,4 +1,4 @@
-"""A CI job's pulls on a fresh dockerd: straight from a registry far away, with a new sidecar, with one that has run."""
+"""CI job pulls by a fresh dockerd: directly from a distant registry, through a cold sidecar, and through a warm one."""
 
 from collections.abc import Iterator
 
@@ -10,12 +10,12 @@ from bench.stage import Stage
 from bench.table import DIRECT, Row, Target
 
 RATE = 100e6 / 8  # bytes a second
-DELAY = 0.010  # seconds one way: a round trip takes 20 ms
+DELAY = 0.010  # seconds in one direction; the round-trip time is 20 ms
 _MIB = 2**20
 
 
 class _Figures:
-    """What a job costs with a sidecar in one state, beside what it costs without."""
+    """Rows for the cost of a job with a cold or a warm sidecar, and without one."""
 
     def __init__(self, label: str, target: Target) -> None:
         self._time = Row(label, "s", 1)
@@ -23,7 +23,7 @@ class _Figures:
         self._far = Row(label, "MiB over the line", 1)
 
     def add(self, turn: int, direct: tuple[float, float], ours: tuple[float, float]) -> None:
-        """Seconds and bytes, of one round."""
+        """Add the seconds and bytes of one round."""
         for name, (seconds, carried) in ((DIRECT, direct), (MIRROR.name, ours)):
             self._time.add(name, turn, seconds)
             self._far.add(name, turn, carried / _MIB)
@@ -35,7 +35,7 @@ class _Figures:
 
 
 def measure(stage: Stage) -> list[Row]:
-    """In each round all three, each on a dockerd of its own; the warm sidecar is the cold one, started again."""
+    """Measure all three in each round, each with its own dockerd. The warm sidecar is the cold one, restarted."""
     if MIRROR not in stage.contestants:
         return []
     rows: list[Row] = []
@@ -50,14 +50,14 @@ def measure(stage: Stage) -> list[Row]:
                 direct, first, second = _round(stage, link, upstream, turn)
                 cold.add(turn, direct, first)
                 warm.add(turn, direct, second)
-                told = f"direct {direct[0]:.1f} s, cold {first[0]:.1f} s, warm {second[0]:.1f} s"
-                stage.say(f"{label} {turn + 1}/{stage.rounds}: {told}")
+                outcome = f"direct {direct[0]:.1f} s, cold {first[0]:.1f} s, warm {second[0]:.1f} s"
+                stage.say(f"{label} {turn + 1}/{stage.rounds}: {outcome}")
         rows += [*cold.rows, *warm.rows]
     return rows
 
 
 def _round(stage: Stage, link: Line, upstream: Server, turn: int) -> Iterator[tuple[float, float]]:
-    """Seconds, and bytes over the line: directly, with a cold sidecar, with the same one warm."""
+    """Yield the seconds and the bytes over the link: directly, with a cold sidecar, and with the same one warm."""
     yield _cost(link, upstream)
     for _ in ("cold", "warm"):
         with MIRROR.running(stage.folder / "job" / f"mirror-{turn}", upstream.url) as sidecar:

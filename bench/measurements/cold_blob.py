@@ -1,4 +1,4 @@
-"""A large blob that is not in the cache, from an upstream as fast as the machine."""
+"""Cold blob: throughput of a large blob that is not in the cache, from a fast upstream."""
 
 from bench import pulls
 from bench.client import Order
@@ -8,7 +8,7 @@ from bench.table import DIRECT, Row, Target
 
 
 def measure(stage: Stage) -> list[Row]:
-    """One client; in each round also directly from upstream."""
+    """Measure one client, in each round also directly from the upstream."""
     size = f"{stage.content.large.size / 2**30:g} GiB"
     label = f"cold {size} blob, 1 connection"
     speed = Row(label, "GiB/s", 2, (Target(">=", 0.8, "nginx"), Target(">=", 4, "drayage")))

@@ -1,4 +1,4 @@
-"""Fifty clients ask at once for one blob that is not in the cache, while upstream's line is the bottleneck."""
+"""Crowd: fifty clients request the same uncached blob at once, with the upstream's bandwidth as the bottleneck."""
 
 from bench import pulls, upstreams
 from bench.client import Order, Report
@@ -8,13 +8,13 @@ from bench.stage import Stage
 from bench.table import Row, Target
 
 CLIENTS = 50
-RATE = 50 << 20  # bytes a second, all of upstream's connections together
-_COMPLETE = 0.005  # so near to a whole number of blobs, no download was under way any more
-PATIENCE = 3  # times what one client needs, after which the crowd is sent home
+RATE = 50 << 20  # bytes a second, total of all connections to the upstream
+_COMPLETE = 0.005  # this close to a whole number of blobs, no download was in progress
+PATIENCE = 3  # the time limit, as a multiple of one client's time
 
 
 def measure(stage: Stage) -> list[Row]:
-    """Each contestant twice in a round, on an empty cache: one client, then the crowd."""
+    """Measure each contestant twice in a round, each time with an empty cache: one client, then the crowd."""
     size = f"{stage.content.crowded.size / 2**20:g} MiB"
     label = f"{CLIENTS} clients, one cold {size} blob"
     upstream_bytes = Row(label, "bytes from upstream / its bytes", 2, (Target("<=", 1.0),))
@@ -31,19 +31,19 @@ def measure(stage: Stage) -> list[Row]:
             with stage.cold(contestant, upstream) as server:
                 stage.warm_memory_for(stage.content.crowded)
                 report = _crowd(server, stage, limit=PATIENCE * alone)
-                asked = (upstreams.sent(upstream) - before) / stage.content.crowded.size
-        left = sum(pull.end is None for pull in report.pulls)
+                fetched = (upstreams.sent(upstream) - before) / stage.content.crowded.size
+        unfinished = sum(pull.end is None for pull in report.pulls)
         starts = [pull.first_byte for pull in report.pulls if pull.first_byte is not None]
         if not starts:
-            raise BenchError(f"no client had a byte after {report.seconds:.1f} s")
-        under_way = left > 0 and asked % 1 > _COMPLETE
-        upstream_bytes.add(contestant.name, turn, asked, floor=under_way)
+            raise BenchError(f"no client had received a byte after {report.seconds:.1f} s")
+        in_progress = unfinished > 0 and fetched % 1 > _COMPLETE
+        upstream_bytes.add(contestant.name, turn, fetched, floor=in_progress)
         spread.add(contestant.name, turn, (max(starts) - min(starts)) * 1e3, floor=len(starts) < CLIENTS)
         first.add(contestant.name, turn, max(starts) * 1e3, floor=len(starts) < CLIENTS)
-        time.add(contestant.name, turn, report.seconds / alone, floor=left > 0)
+        time.add(contestant.name, turn, report.seconds / alone, floor=unfinished > 0)
         return (
-            f"{asked:.2f} x upstream, first bytes {min(starts) * 1e3:.1f} to {max(starts) * 1e3:.1f} ms, "
-            f"{report.seconds:.2f} s, alone {alone:.2f} s, {left} unfinished"
+            f"{fetched:.2f} x upstream, first bytes {min(starts) * 1e3:.1f} to {max(starts) * 1e3:.1f} ms, "
+            f"{report.seconds:.2f} s, alone {alone:.2f} s, {unfinished} unfinished"
         )
 
     stage.take_turns(label, act)

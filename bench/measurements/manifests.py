@@ -1,4 +1,4 @@
-"""A manifest that is in the cache: requests a second and their latency, with wrk."""
+"""Warm manifest: requests a second and latency of a cached manifest, measured with wrk."""
 
 import re
 import subprocess
@@ -24,7 +24,7 @@ _SCALE = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What wrk saw."""
+    """Result of a run of wrk."""
 
     rate: float  # requests a second
     median: float  # milliseconds
@@ -32,7 +32,7 @@ class Load:
 
 
 def measure(stage: Stage) -> list[Row]:
-    """By tag and by digest."""
+    """Measure requests by tag and by digest."""
     rows = []
     with stage.all_warm("warm manifest") as running:
         for reference, path in (("tag", stage.content.by_tag), ("digest", stage.content.by_digest)):
@@ -65,10 +65,10 @@ def measure(stage: Stage) -> list[Row]:
 
 
 def load_on(server: Server, path: str, seconds: int) -> Load:
-    """Runs wrk, one thread, against *path*.
+    """Run wrk with one thread against *path*.
 
     Raises:
-        BenchError: wrk is not installed, or an answer was not 200.
+        BenchError: if wrk is not installed, or a response was an error.
     """
     command = [
         servers.program("wrk"),
@@ -87,5 +87,5 @@ def load_on(server: Server, path: str, seconds: int) -> Load:
 def _percentile(report: str, percent: int) -> float:
     found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s)$", report, re.MULTILINE)
     if not found:
-        raise BenchError(f"wrk gave no {percent}th percentile")
+        raise BenchError(f"wrk reported no {percent}th percentile")
     return float(found[1]) * _SCALE[found[2]]

@@ -1,4 +1,4 @@
-"""Resident memory while many slow clients stream one large blob."""
+"""Memory: resident memory of the server while many slow clients stream one large blob."""
 
 import statistics
 import threading
@@ -14,12 +14,12 @@ from bench.table import Row, Target
 CLIENTS = 200
 PACE = 1 << 20  # bytes a second, each
 SECONDS = 8.0
-_INTERVAL = 0.1  # seconds between two looks
+_INTERVAL = 0.1  # seconds between two samples
 _MIB = 2**20
 
 
 def measure(stage: Stage) -> list[Row]:
-    """With the blob in the cache, and with a cache that has to get it first. Once: memory is not noisy."""
+    """Measure with the blob in the cache, and with an empty cache. A single round: memory use varies little."""
     size = f"{stage.content.large.size / 2**30:g} GiB"
     rows = []
     for state in ("warm", "cold"):
@@ -32,7 +32,7 @@ def measure(stage: Stage) -> list[Row]:
             with stage.forgiving(contestant, label):
                 start = stage.warm if state == "warm" else stage.cold
                 with start(contestant) as server:
-                    highest, median, count = _streamed(server, stage)
+                    highest, median, count = _stream(server, stage)
                 peak.add(contestant.name, 0, highest)
                 typical.add(contestant.name, 0, median)
                 served.add(contestant.name, 0, count)
@@ -42,31 +42,31 @@ def measure(stage: Stage) -> list[Row]:
     return rows
 
 
-def _streamed(server: Server, stage: Stage) -> tuple[float, float, int]:
-    with _watched(server) as looks:
+def _stream(server: Server, stage: Stage) -> tuple[float, float, int]:
+    with _sampled(server) as samples:
         order = Order(server.port, stage.content.large.path, CLIENTS, pace=PACE, limit=SECONDS)
         report = pulls.pull(order)
         peak = server.memory().peak / _MIB
     failures = [pull.failure for pull in report.pulls if pull.failure]
     if failures:
         raise BenchError(f"{len(failures)} of {CLIENTS} pulls failed: {failures[0]}")
-    return peak, statistics.median(looks) / _MIB, sum(pull.received > 0 for pull in report.pulls)
+    return peak, statistics.median(samples) / _MIB, sum(pull.received > 0 for pull in report.pulls)
 
 
 @contextmanager
-def _watched(server: Server) -> Iterator[list[int]]:
-    """Resident bytes, looked at again and again while the body of the `with` runs."""
-    looks = [server.memory().resident]
-    over = threading.Event()
+def _sampled(server: Server) -> Iterator[list[int]]:
+    """Sample the resident bytes of the server repeatedly while the context lasts."""
+    samples = [server.memory().resident]
+    done = threading.Event()
 
-    def watch() -> None:
-        while not over.wait(_INTERVAL):
-            looks.append(server.memory().resident)
+    def sample() -> None:
+        while not done.wait(_INTERVAL):
+            samples.append(server.memory().resident)
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    sampler = threading.Thread(target=sample)
+    sampler.start()
     try:
-        yield looks
+        yield samples
     finally:
-        over.set()
-        watcher.join()
+        done.set()
+        sampler.join()

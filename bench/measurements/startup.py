@@ -1,4 +1,4 @@
-"""How long the mirror takes to start with many blobs in its cache directory."""
+"""Startup: the mirror's start time with many blobs in its cache directory."""
 
 import os
 
@@ -12,7 +12,7 @@ _MIB = 2**20
 
 
 def measure(stage: Stage) -> list[Row]:
-    """From the start of the process to its `listening` event: first without a ledger, then with the one it made."""
+    """Measure from process start to the `listening` event: first without a ledger, then with the one it created."""
     if MIRROR not in stage.contestants:
         return []
     empty = Row("start, empty cache", "s", 2)

@@ -1,4 +1,4 @@
-"""A large blob that is in the cache: how fast it goes out, and what that costs the server."""
+"""Warm blob: throughput and server CPU cost of a large blob in the cache."""
 
 from bench import pulls
 from bench.client import Order
@@ -6,9 +6,9 @@ from bench.contestants import Contestant
 from bench.stage import Stage
 from bench.table import Row, Target
 
-WINDOW = 2.5  # seconds of pulling again and again
-# One process that receives for sixteen is busy all the time: what a server leaves to TCP, which sends it on when the
-# receiver makes room, is sent on the receiver's time where both are on one machine.
+WINDOW = 2.5  # seconds of repeated pulls
+# A single process that receives on 16 connections is saturated. TCP on loopback sends queued data when the receiver
+# reads, and so on the receiver's CPU time: one process would hide the server's cost.
 CLIENT_PROCESSES = 2
 _MANY = 1_000_000
 _FASTER = (Target(">=", 1.0, "nginx"),)
@@ -16,7 +16,7 @@ _CHEAPER = (Target("<=", 1.0, "nginx"),)
 
 
 def measure(stage: Stage) -> list[Row]:
-    """With 1 and with 16 connections."""
+    """Measure with 1 and with 16 connections."""
     size = f"{stage.content.large.size / 2**30:g} GiB"
     rows = []
     with stage.all_warm("warm blob") as servers:

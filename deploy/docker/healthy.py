@@ -1,18 +1,18 @@
-"""Whether the mirror of this container answers: exit status 0 or 1. It listens where MIRROR_LISTEN says, TLS or not."""
+"""Health check of the container: exit status 0 if the mirror at MIRROR_LISTEN answers (HTTP or TLS), else 1."""
 
 import http.client
 import os
 import ssl
 import sys
 
-_WITHIN = 4.0  # seconds
+_TIMEOUT = 4.0  # seconds
 
 
 def is_alive(host: str, port: int) -> bool:
-    """Whether /healthz is answered, in plain HTTP or over TLS; whose certificate it is does not matter here."""
-    context = ssl._create_unverified_context()  # noqa: S323, SLF001 - this asks nothing but whether somebody is there
-    plain = http.client.HTTPConnection(host, port, timeout=_WITHIN)
-    for connection in (plain, http.client.HTTPSConnection(host, port, timeout=_WITHIN, context=context)):
+    """Return whether GET /healthz returns 200, over plain HTTP or TLS. The certificate is not verified."""
+    context = ssl._create_unverified_context()  # noqa: S323, SLF001 - the check exchanges no secrets
+    plain = http.client.HTTPConnection(host, port, timeout=_TIMEOUT)
+    for connection in (plain, http.client.HTTPSConnection(host, port, timeout=_TIMEOUT, context=context)):
         try:
             connection.request("GET", "/healthz")
             if connection.getresponse().status == http.HTTPStatus.OK:
@@ -26,5 +26,5 @@ def is_alive(host: str, port: int) -> bool:
 
 if __name__ == "__main__":
     address, _, number = os.environ.get("MIRROR_LISTEN", "127.0.0.1:5000").rpartition(":")
-    everywhere = {"0.0.0.0": "127.0.0.1", "[::]": "::1"}  # noqa: S104 - read here, listened on elsewhere
+    everywhere = {"0.0.0.0": "127.0.0.1", "[::]": "::1"}  # noqa: S104 - parsed here, not listened on
     sys.exit(not is_alive(everywhere.get(address, address.strip("[]")), int(number)))

@@ -1,1 +1,1 @@
-"""Images carried by hand into networks that have no way out: bundles, written here and read there."""
+"""Air gap: export cached images to bundles, and import bundles into mirrors in networks without internet access."""

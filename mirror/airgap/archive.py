@@ -1,7 +1,7 @@
-"""Archives: files by name, in a tar (in parts, or compressed) or a directory. No file of them gets a name on the disk.
+"""Archives: read files by name from a tar (split into parts, or compressed) or a directory, without extracting them.
 
-What could do harm is refused when the archive is opened, before anything of it is used: names that lead outside,
-devices, pipes, sockets. A link is followed only to a file of the same archive.
+Harmful entries make opening fail, before any content is used: names outside the archive, devices, pipes, sockets. Links
+are followed only to files of the same archive.
 """
 
 from __future__ import annotations
@@ -23,34 +23,35 @@ from mirror.airgap.unpack import UnpackDirectory, unpacked
 from mirror.errors import BundleInvalid
 
 _BUFFER = 2**20
-_MOST_FILES = 1_000_000
+_MAX_FILES = 1_000_000
 _DAMAGE = (tarfile.TarError, EOFError, OSError, ValueError, OverflowError, zlib.error, lzma.LZMAError)
 
 
 class Archive(Protocol):
-    """Files by name."""
+    """Read-only collection of files by name."""
 
     def __contains__(self, name: str) -> bool: ...
 
     def names(self, prefix: str) -> Iterator[str]:
-        """The files whose names begin so."""
+        """Return the names of the files that start with *prefix*."""
 
     def size(self, name: str) -> int:
-        """Bytes of a file that is in the archive."""
+        """Return the bytes of an existing file."""
 
     def open(self, name: str) -> BinaryIO:
-        """A file that is in the archive, from its beginning; to be closed by the caller."""
+        """Open an existing file for reading. The caller closes it."""
 
 
 @contextmanager
-def opened(path: Path, place: UnpackDirectory | None = None) -> Iterator[Archive]:
-    """The archive at *path*: a directory, a tar, or the first of a tar's parts.
+def opened(path: Path, unpack_directory: UnpackDirectory | None = None) -> Iterator[Archive]:
+    """Open the archive at *path*: a directory, a tar, or the first part of a split tar.
 
     Args:
-        place: where it can be unpacked as a whole if it is compressed; else it is read where it lies.
+        unpack_directory: the directory to decompress a compressed archive into. None to read it in place, which is
+            slower.
 
     Raises:
-        BundleInvalid: it can't be read, is cut short, or holds what no archive of images holds.
+        BundleInvalid: if the archive can't be read, is truncated, or contains harmful entries.
     """
     files = parts_of(path)
     if files[0].is_dir():
@@ -59,7 +60,7 @@ def opened(path: Path, place: UnpackDirectory | None = None) -> Iterator[Archive
     with ExitStack() as exits:
         stream: BinaryIO = exits.enter_context(io.BufferedReader(PartsReader(files), _BUFFER))
         with _read_errors(path):
-            plain = None if place is None else unpacked(stream, place)
+            plain = None if unpack_directory is None else unpacked(stream, unpack_directory)
         stream = stream if plain is None else exits.enter_context(plain)
         tar = exits.enter_context(_tar(stream, path))
         with _read_errors(path):
@@ -67,16 +68,16 @@ def opened(path: Path, place: UnpackDirectory | None = None) -> Iterator[Archive
         yield archive
 
 
-def content(archive: Archive, name: str, *, most: int) -> bytes:
-    """All of a small file.
+def content(archive: Archive, name: str, *, limit: int) -> bytes:
+    """Read a whole file of at most *limit* bytes.
 
     Raises:
-        BundleInvalid: it is not there, or has more than *most* bytes.
+        BundleInvalid: if the file is missing or larger.
     """
     if name not in archive:
         raise BundleInvalid(f"the bundle has no {name}")
-    if archive.size(name) > most:
-        raise BundleInvalid(f"{name} in the bundle has {archive.size(name)} bytes; more than {most} are refused")
+    if archive.size(name) > limit:
+        raise BundleInvalid(f"{name} in the bundle has {archive.size(name)} bytes; the limit is {limit}")
     with archive.open(name) as file:
         return file.read()
 
@@ -89,9 +90,9 @@ def _tar(stream: BinaryIO, path: Path) -> tarfile.TarFile:
         if not size:
             raise BundleInvalid(f"{path} is empty: copy it again") from error
         if first is not None:
-            raise BundleInvalid(f"{path} is no archive: if it is part of a bundle, name {first.name}") from error
+            raise BundleInvalid(f"{path} is not an archive; if it is a part of a bundle, name {first.name}") from error
         raise BundleInvalid(
-            f"{path} is no archive of images: a tar (also .gz, .bz2, .xz), or the directory of an image layout"
+            f"{path} is not an archive of images: a tar (also .gz, .bz2, .xz), or the directory of an image layout"
         ) from error
 
 
@@ -100,7 +101,7 @@ def _read_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        raise BundleInvalid(f"{path} is broken or cut short: {error}; copy it again") from error
+        raise BundleInvalid(f"{path} is damaged or truncated: {error}; copy it again") from error
 
 
 class _Tar:
@@ -109,10 +110,10 @@ class _Tar:
         self._path = path
         self._files: dict[str, tarfile.TarInfo] = {}
         for entry in tar:
-            self._take(entry)
+            self._add(entry)
         self._check_end()
 
-    def _take(self, entry: tarfile.TarInfo) -> None:
+    def _add(self, entry: tarfile.TarInfo) -> None:
         name = _safe(entry.name)
         if entry.isdir():
             return
@@ -120,19 +121,19 @@ class _Tar:
             base = posixpath.dirname(name) if entry.issym() else ""
             _safe(posixpath.join(base, entry.linkname))
         elif not entry.isreg():
-            raise BundleInvalid(f"{entry.name[:80]!r} in {self._path} is a device, a pipe or the like; refused")
-        if len(self._files) >= _MOST_FILES:
-            raise BundleInvalid(f"{self._path} has more than {_MOST_FILES} files; refused")
+            raise BundleInvalid(f"{entry.name[:80]!r} in {self._path} is neither a file, a directory nor a link")
+        if len(self._files) >= _MAX_FILES:
+            raise BundleInvalid(f"{self._path} has more files than the limit of {_MAX_FILES}")
         self._files[name] = entry
 
     def _check_end(self) -> None:
-        """A tar ends with two blocks of zeros: without them it was cut between two files."""
+        """Raise BundleInvalid unless the tar ends with two blocks of zeros: without them it is truncated."""
         last = max((entry.offset_data + -(-entry.size // 512) * 512 for entry in self._files.values()), default=0)
         stream = self._tar.fileobj
-        assert stream is not None, "opened for reading"  # noqa: S101
+        assert stream is not None, "a tar open for reading has a file"  # noqa: S101
         stream.seek(last)
         if stream.read(1024) != bytes(1024):
-            raise BundleInvalid(f"{self._path} is cut short: bring it again, with all its parts")
+            raise BundleInvalid(f"{self._path} is truncated: copy it again, with all its parts")
 
     def __contains__(self, name: str) -> bool:
         return self._resolved(name) is not None
@@ -151,13 +152,13 @@ class _Tar:
 
     def size(self, name: str) -> int:
         entry = self._resolved(name)
-        assert entry is not None, "asked for only where it is there"  # noqa: S101
+        assert entry is not None, "callers check that the file exists"  # noqa: S101
         return entry.size
 
     def open(self, name: str) -> BinaryIO:
         entry = self._resolved(name)
         file = None if entry is None else self._tar.extractfile(entry)
-        assert file is not None, "asked for only where it is there, and a file"  # noqa: S101
+        assert file is not None, "callers check that the file exists"  # noqa: S101
         return cast(BinaryIO, file)
 
 
@@ -174,9 +175,9 @@ class _Directory:
             return path.is_file() and self._root.resolve() in path.resolve().parents
 
     def names(self, prefix: str) -> Iterator[str]:
-        for place, _, files in os.walk(self._root / prefix, onerror=_unreadable):
+        for folder, _, files in os.walk(self._root / prefix, onerror=_raise_unreadable):
             for file in files:
-                name = Path(place, file).relative_to(self._root).as_posix()
+                name = Path(folder, file).relative_to(self._root).as_posix()
                 if name in self:
                     yield name
 
@@ -190,20 +191,20 @@ class _Directory:
             return open(os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC), "rb", buffering=_BUFFER)
 
 
-def _unreadable(error: OSError) -> None:
-    """A directory that is not there holds nothing; one that can't be read is no empty one."""
+def _raise_unreadable(error: OSError) -> None:
+    """Raise BundleInvalid for a directory that can't be read. A missing directory counts as empty."""
     if not isinstance(error, FileNotFoundError):
         with readable(Path()):
             raise error
 
 
 def _safe(name: str) -> str:
-    """*name*, if it stays within the archive.
+    """Return the normalized *name* of an entry.
 
     Raises:
-        BundleInvalid
+        BundleInvalid: if it leads outside the archive.
     """
     normal = posixpath.normpath(name)
     if not name or "\0" in name or normal.startswith(("/", "../")) or normal == "..":
-        raise BundleInvalid(f"{name[:80]!r} leads out of the bundle; refused")
+        raise BundleInvalid(f"the name {name[:80]!r} leads outside the bundle")
     return normal

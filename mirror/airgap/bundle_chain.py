@@ -1,6 +1,7 @@
-"""Chains of bundles in a directory: <name>-0001.tar, <name>-0002.tar, each with what those before have not.
+"""Bundle chains: numbered bundles in a directory (<name>-0001.tar, <name>-0002.tar), each with only the new content.
 
-What those before brought stands in the lists beside them (`….tar.json`), which stay when the bundles are carried away.
+The lists of contents (`….tar.json`) record the content of the earlier bundles. They remain in the directory after the
+bundles are moved away.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from mirror.storage.layout import storage_errors
 
 @dataclass(frozen=True, slots=True)
 class BundleChain:
-    """What the bundles of a directory brought so far.
+    """State of a chain: the content of all its bundles so far.
 
     Attributes:
-        target: the next bundle.
-        known: blobs that the other side has.
-        carried: the manifest that each name stands for there.
+        target: the path of the next bundle.
+        known: blobs in earlier bundles, which the destination has.
+        carried: the manifest of each image name in the earlier bundles.
     """
 
     target: Path
@@ -31,11 +32,11 @@ class BundleChain:
 
     @classmethod
     def at(cls, directory: Path, name: str) -> BundleChain:
-        """The chain of that name, which may have no link yet.
+        """Read the chain *name* in *directory*, which may have no bundle yet.
 
         Raises:
-            BundleInvalid: one of its lists is broken.
-            StorageFailed: the directory can't be made or read.
+            BundleInvalid: if one of its lists of contents is invalid.
+            StorageFailed: if the directory can't be created or read.
         """
         pattern = re.compile(rf"{re.escape(name)}-([0-9]+)\.tar\.json")
         with storage_errors(f"the directory for bundles {directory} can't be used"):
@@ -50,7 +51,7 @@ class BundleChain:
         return cls(directory / f"{name}-{number:04d}.tar", frozenset(known), carried)
 
     def adds(self, contents: Contents) -> bool:
-        """Whether the other side has not all of that yet."""
+        """Return whether *contents* has an image or a blob that no earlier bundle has."""
         moved = any(self.carried.get(image.name) != image.digest for image in contents.images)
         return moved or any(blob.digest not in self.known for blob in contents.blobs)
 

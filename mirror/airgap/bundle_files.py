@@ -1,4 +1,4 @@
-"""The files of a bundle: one, or parts of it (`….001` and so on), and the list of what is in it (`….json`)."""
+"""Files of a bundle on disk: one file or numbered parts (`….001` and so on), and the list of contents (`….json`)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _FIRST = ".001"
 
 
 def parts_of(bundle: Path) -> list[Path]:
-    """The files to read a bundle from, by its name or that of its first part; as the list beside it has them.
+    """Return the files of *bundle*, given its name or that of its first part, as its list of contents names them.
 
     Raises:
-        BundleInvalid: there is none, one is missing or has another size, or it is not known which are meant.
+        BundleInvalid: if a file is missing or has the wrong size, or if the name is ambiguous.
     """
     with readable(bundle):
         if bundle.is_dir():
@@ -27,13 +27,13 @@ def parts_of(bundle: Path) -> list[Path]:
 
 
 def bundle_files(bundle: Path) -> list[Path]:
-    """What belongs to a bundle of that name, or has the name of something that does: the file, parts, the list."""
+    """Return the paths that a bundle of this name uses: the file, its parts, and the list of contents."""
     stem = bundle.with_name(bundle.name.removesuffix(_FIRST))
     return [stem, *numbered(stem.parent, stem.name).values(), _list_of(stem)]
 
 
 def numbered(directory: Path, stem: str) -> dict[int, Path]:
-    """The files <stem>.001 and so on, by number, in their order."""
+    """Return the files <stem>.001 and so on, by number, in ascending order."""
     files = directory.iterdir() if directory.is_dir() else ()
     endings = {path: path.name[len(stem) + 1 :] for path in files if path.name.startswith(f"{stem}.")}
     numbers = {int(ending): path for path, ending in endings.items() if _is_number(ending)}
@@ -41,16 +41,16 @@ def numbered(directory: Path, stem: str) -> dict[int, Path]:
 
 
 def first_of(part: Path) -> Path | None:
-    """The first part of a bundle that this may be a later part of."""
+    """Return the path of the first part if *part* is named like a later part of a bundle, else None."""
     return part.with_suffix(_FIRST) if _is_number(part.suffix[1:]) and part.suffix != _FIRST else None
 
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Translates the operating system's errors.
+    """Translate OSError.
 
     Raises:
-        BundleInvalid
+        BundleInvalid: if a file or directory can't be read.
     """
     try:
         yield
@@ -59,7 +59,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def _is_number(ending: str) -> bool:
-    """Of a part, as they are written: 001, 002, …, 1000."""
+    """Return whether *ending* is a part number as written by PartsWriter: 001, 002, …, 1000."""
     return ending.isascii() and ending.isdecimal() and int(ending) > 0 and ending == f"{int(ending):03d}"
 
 
@@ -68,7 +68,7 @@ def _list_of(stem: Path) -> Path:
 
 
 def _listed(stem: Path) -> tuple[Part, ...]:
-    """The parts that the list beside a bundle names; none where it is no such list."""
+    """Return the parts in a bundle's list of contents, or none if there is no valid list."""
     path = _list_of(stem)
     if not path.is_file() or path.stat().st_size > LARGEST:
         return ()
@@ -79,21 +79,28 @@ def _listed(stem: Path) -> tuple[Part, ...]:
 
 
 def _checked(bundle: Path, stem: Path, listed: tuple[Part, ...]) -> list[Path]:
-    """The files that are listed. Their names may be others by now, which way it is cut is not."""
-    whole = len(listed) == 1 and not listed[0].name.endswith(_FIRST)
-    files = [stem] if whole else [stem.with_name(f"{stem.name}.{number:03d}") for number in range(1, len(listed) + 1)]
-    other = f"if {_list_of(stem).name} is another bundle's, remove it"
+    """Return the listed files after checking that each exists and has the listed size.
+
+    Only their number and sizes are taken from the list: the bundle may have been renamed since.
+    """
+    is_single = len(listed) == 1 and not listed[0].name.endswith(_FIRST)
+    files = (
+        [stem] if is_single else [stem.with_name(f"{stem.name}.{number:03d}") for number in range(1, len(listed) + 1)]
+    )
+    hint = f"if {_list_of(stem).name} belongs to another bundle, remove it"
     if bundle != stem and bundle != files[0]:
-        raise BundleInvalid(f"{bundle} is no part of the bundle that {_list_of(stem).name} lists, {stem.name}; {other}")
+        raise BundleInvalid(
+            f"{bundle} is not a file of the bundle {stem.name} that {_list_of(stem).name} lists; {hint}"
+        )
     for file, part in zip(files, listed, strict=True):
         if not file.exists():
             raise BundleInvalid(
-                f"the bundle {stem.name} lacks {file.name}, of {len(files)} files: bring it into {stem.parent}; {other}"
+                f"the bundle {stem.name} lacks {file.name}, one of {len(files)} files: copy it to {stem.parent}; {hint}"
             )
         size = file.stat().st_size
         if size != part.size:
             raise BundleInvalid(
-                f"{file} has {size} bytes, and {part.size} by {_list_of(stem).name}: copy it again; {other}"
+                f"{file} has {size} bytes, but {part.size} in {_list_of(stem).name}: copy it again; {hint}"
             )
     return files
 
@@ -102,8 +109,8 @@ def _found(bundle: Path, stem: Path) -> list[Path]:
     found = numbered(stem.parent, stem.name)
     if stem.exists() and 1 in found:
         raise BundleInvalid(
-            f"{stem} and {found[1].name} are both here, of two bundles, and no {_list_of(stem).name} says which one is "
-            f"meant: move the other away"
+            f"{stem} and {found[1].name} belong to two bundles, and there is no {_list_of(stem).name} to tell which to "
+            f"read: move the other one away"
         )
     if stem.exists() or (bundle.exists() and 1 not in found):
         return [bundle]
@@ -111,5 +118,5 @@ def _found(bundle: Path, stem: Path) -> list[Path]:
         raise BundleInvalid(f"there is no bundle {bundle}, and no {stem.name}{_FIRST}")
     missing = next(number for number in range(1, len(found) + 2) if number not in found)
     if missing <= len(found):
-        raise BundleInvalid(f"the bundle {stem.name} lacks its part {missing:03d}: bring all parts into {stem.parent}")
+        raise BundleInvalid(f"the bundle {stem.name} lacks its part {missing:03d}: copy all parts to {stem.parent}")
     return list(found.values())

@@ -1,6 +1,6 @@
-"""Parts: a long stream of bytes in files of a bounded size, for sticks with FAT32 and for diodes.
+"""Bundle parts: write a stream to several files of limited size, for FAT32 sticks and data diodes, and read it back.
 
-Each file is written beside its name and renamed when it is whole, so that a name never stands for half of a part.
+Each file is written under a temporary name and renamed when complete, so a final name never refers to a partial file.
 """
 
 from __future__ import annotations
@@ -25,13 +25,17 @@ _UNFINISHED = ".part"
 
 
 class PartsWriter(io.RawIOBase):
-    """A file to write to, in sequence, that is several; whole, and with their names, after its context.
+    """Write-only file object that splits its content into parts.
 
-    Leaving the context with an error removes what was begun.
+    On exit of the context, the parts get their final names. On an error, they are removed.
     """
 
     def __init__(self, target: Path, *, limit: int | None) -> None:
-        """*limit*: bytes of the largest part; None for all in one file, of the name *target*."""
+        """Create a writer of `<target>.001` and so on.
+
+        Args:
+            limit: the maximum size of a part in bytes; None to write a single file, *target*.
+        """
         super().__init__()
         self._target = target
         self._limit = limit
@@ -41,17 +45,17 @@ class PartsWriter(io.RawIOBase):
         self._written: list[tuple[Path, int, str]] = []
 
     def __enter__(self) -> Self:
-        """Begins.
+        """Check that the target can be written.
 
         Raises:
-            StorageFailed: what is there is no file, or there can be none.
+            StorageFailed: if its directory is missing, or if a target path exists and is not a file.
         """
         with storage_errors(f"{self._target} can't be written"):
             if not self._target.parent.is_dir():
                 raise StorageFailed(f"{self._target} can't be written: there is no directory {self._target.parent}")
             for path in (self._target, *numbered(self._target.parent, self._target.name).values()):
                 if path.exists() and not path.is_file():
-                    raise StorageFailed(f"{path} is no file: name one for the bundle, which takes its place")
+                    raise StorageFailed(f"{path} is not a file: name a file for the bundle to replace or create")
         return self
 
     def __exit__(
@@ -62,20 +66,20 @@ class PartsWriter(io.RawIOBase):
                 self.finish()
                 self._publish()
         finally:
-            self._abandon()
+            self._remove_temporary()
 
     def writable(self) -> bool:
         return True
 
     def write(self, content: bytes | bytearray | memoryview, /) -> int:  # type: ignore[override]  # a narrower buffer
-        """Writes all of *content*.
+        """Write all of *content*.
 
         Raises:
-            StorageFailed: it can't be written; the message says where.
+            StorageFailed: if a part can't be written; the message names it.
         """
         view = memoryview(content)
         while view:
-            file = self._file or self._begin()
+            file = self._file or self._open_part()
             piece = view if self._limit is None else view[: self._limit - self._size]
             with storage_errors(f"{self._name(len(self._written))} can't be written"):
                 file.write(piece)
@@ -88,23 +92,23 @@ class PartsWriter(io.RawIOBase):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The files that were written; all of them when the last one is finished."""
-        return tuple(Part(path.name, size, Digest("sha256", hashed)) for path, size, hashed in self._written)
+        """The parts finished so far; all of them after the final `finish`."""
+        return tuple(Part(path.name, size, Digest("sha256", sha256)) for path, size, sha256 in self._written)
 
     def _name(self, number: int) -> Path:
         return self._target if self._limit is None else self._target.with_name(f"{self._target.name}.{number + 1:03d}")
 
-    def _begin(self) -> BinaryIO:
+    def _open_part(self) -> BinaryIO:
         path = self._name(len(self._written))
         with storage_errors(f"{path} can't be written"):
             self._file = open(f"{path}{_UNFINISHED}", "wb", buffering=2**20)  # noqa: SIM115 - it outlives the call
         return self._file
 
     def finish(self) -> None:
-        """Ends the part that is being written. After the last one all parts are known, and none has its name yet.
+        """Finish the current part and fsync it. Parts keep their temporary names until the context exits.
 
         Raises:
-            StorageFailed: it can't be written.
+            StorageFailed: if the part can't be written.
         """
         if self._file is None:
             return
@@ -117,7 +121,10 @@ class PartsWriter(io.RawIOBase):
         self._file, self._hash, self._size = None, hashlib.sha256(), 0
 
     def _publish(self) -> None:
-        """Gives the parts their names; those of an earlier bundle of that name, which would be read as its own, go."""
+        """Rename the parts to their final names, and remove the files of an earlier bundle of the same name.
+
+        Otherwise a reader would take the earlier parts for parts of this bundle.
+        """
         ours = [path for path, _, _ in self._written]
         for path in ours:
             with storage_errors(f"{path} can't be written"):
@@ -127,7 +134,10 @@ class PartsWriter(io.RawIOBase):
                 path.unlink(missing_ok=True)
 
     def _earlier(self, count: int) -> set[Path]:
-        """The file, or the parts after so many, of an earlier bundle; other numbers, as of a year, are not in a row."""
+        """Return the files of an earlier bundle: the single file, and parts numbered consecutively after *count*.
+
+        A number out of sequence (such as a year) belongs to an unrelated file.
+        """
         found, number = {self._target}, 1
         numbers = numbered(self._target.parent, self._target.name)
         while number <= count or number in numbers:
@@ -135,10 +145,10 @@ class PartsWriter(io.RawIOBase):
             number += 1
         return found
 
-    def _abandon(self) -> None:
-        """Removes what has no name yet."""
+    def _remove_temporary(self) -> None:
+        """Remove the files that still have a temporary name."""
         if self._file is not None:
-            with suppress(OSError):  # to close it is to write what is still held back, on a disk that is full
+            with suppress(OSError):  # close() writes buffered bytes, and the disk may be full
                 self._file.close()
         for number in range(len(self._written) + 1):
             with suppress(OSError):
@@ -146,16 +156,16 @@ class PartsWriter(io.RawIOBase):
 
 
 class PartsReader(io.RawIOBase):
-    """The bytes of several files, one after the other, as those of one."""
+    """Read-only, seekable file object over the concatenation of several files."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        """Opens all of them.
+        """Open all files.
 
         Raises:
-            BundleInvalid: one can't be read.
+            BundleInvalid: if a file can't be opened.
         """
         super().__init__()
-        self._at = 0
+        self._position = 0
         self._files: list[BinaryIO] = []
         self._starts: list[int] = []
         size = 0
@@ -175,27 +185,27 @@ class PartsReader(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
 
     def tell(self) -> int:
-        return self._at
+        return self._position
 
     def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # a narrower buffer
-        """Reads some bytes.
+        """Read up to `len(buffer)` bytes, all from one part, and return their number; 0 at the end.
 
         Raises:
-            BundleInvalid: a part can't be read.
+            BundleInvalid: if a part can't be read.
         """
-        if self._at >= self._size:
+        if self._position >= self._size:
             return 0
-        number = bisect_right(self._starts, self._at) - 1
-        while number < len(self._files):  # a part of no bytes is passed over
+        number = bisect_right(self._starts, self._position) - 1
+        while number < len(self._files):  # skips empty parts
             with readable(Path(self._files[number].name)):
-                done = os.preadv(self._files[number].fileno(), [buffer], self._at - self._starts[number])
+                done = os.preadv(self._files[number].fileno(), [buffer], self._position - self._starts[number])
             if done:
-                self._at += done
+                self._position += done
                 return done
             number += 1
         return 0

@@ -1,7 +1,8 @@
-"""Reading a bundle: images out of what people carry them in.
+"""Bundle reader: the images in an archive.
 
-Ours, OCI image layouts that other tools wrote (skopeo, podman, buildah, crane, oras, `docker save` since Docker 25),
-and what `docker save` wrote before: it has no manifests, so those are made here, from its configs.
+Supported are our bundles, OCI image layouts by other tools (skopeo, podman, buildah, crane, oras, `docker save` since
+Docker 25), and archives by older versions of `docker save`. The latter contain no manifests, so this module creates
+them from the image configs.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ _LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """What an archive of images holds.
+    """Contents of an archive of images.
 
     Attributes:
-        images: with a name, or an empty one where the archive gives none.
-        blobs: bytes of each blob that is here.
-        builds_on: whether it leaves out what an earlier bundle brought.
+        images: the images; the name is empty if the archive contains none.
+        blobs: the size in bytes of each blob in the archive.
+        builds_on: whether it omits blobs of an earlier bundle.
     """
 
     images: tuple[CarriedImage, ...]
@@ -39,32 +40,32 @@ class Bundle:
     builds_on: bool = False
 
     def open(self, digest: Digest) -> BinaryIO:
-        """A blob that is here, from its beginning; not verified."""
+        """Open a blob of the archive for reading. Its digest is not verified."""
         return self._open(digest)
 
     def manifest(self, digest: Digest, media_type: str | None) -> Manifest | None:
-        """The manifest of that digest, verified; None where it is not here.
+        """Return the manifest with *digest*, verified, or None if the archive does not contain it.
 
         Raises:
-            BundleInvalid: what is here under that digest is something else.
+            BundleInvalid: if its content does not match *digest*, or is too large.
         """
         size = self.blobs.get(digest)
         if size is None:
             return None
         if size > LARGEST_MANIFEST:
-            raise BundleInvalid(f"the manifest {digest} has {size} bytes; more than {LARGEST_MANIFEST} are refused")
+            raise BundleInvalid(f"the manifest {digest} has {size} bytes; the limit is {LARGEST_MANIFEST}")
         with self.open(digest) as file:
             body = file.read()
         if Digest.of(body, digest.algorithm) != digest:
-            raise BundleInvalid(f"the manifest {digest} in the bundle is damaged: bring the bundle again")
+            raise BundleInvalid(f"the manifest {digest} in the bundle is damaged: copy the bundle again")
         return Manifest.read(digest, body, media_type)
 
 
 def read_bundle(archive: Archive) -> Bundle:
-    """The images in *archive*.
+    """Return the images in *archive*.
 
     Raises:
-        BundleInvalid: it is no archive of images, or a damaged one.
+        BundleInvalid: if it is not an archive of images, or a damaged one.
     """
     if "index.json" in archive and "oci-layout" in archive:
         return _layout(archive)
@@ -76,7 +77,7 @@ def read_bundle(archive: Archive) -> Bundle:
 def _layout(archive: Archive) -> Bundle:
     builds_on = False
     if "contents.json" in archive:
-        contents = Contents.parse(content(archive, "contents.json", most=LARGEST), where="contents.json")
+        contents = Contents.parse(content(archive, "contents.json", limit=LARGEST), where="contents.json")
         images, builds_on = contents.images, not all(blob.included for blob in contents.blobs)
     else:
         images = tuple(_named(_json(archive, "index.json")))
@@ -90,32 +91,34 @@ def _layout(archive: Archive) -> Bundle:
 
 
 def _named(index: object) -> Iterator[CarriedImage]:
-    """The images that an index names; containerd's annotation goes first, others' is often the tag alone."""
+    """Yield the images in an index. containerd's name annotation is preferred: the OCI one is often only the tag."""
     entries = index.get("manifests") if isinstance(index, dict) else None
     for entry in entries if isinstance(entries, list) else []:
         match entry:
             case {"digest": str(text), "mediaType": str(media_type), "size": int(size)}:
                 digest, annotations = _digest(text), entry.get("annotations")
             case _:
-                raise BundleInvalid("index.json in the bundle holds an entry that is no descriptor")
+                raise BundleInvalid("index.json in the bundle has an entry that is not a descriptor")
         if digest is None or parse_media_type(media_type) is None:
-            raise BundleInvalid(f"index.json in the bundle holds {text[:80]!r} of type {media_type[:80]!r}; refused")
-        said = annotations if isinstance(annotations, dict) else {}
-        names = (said.get("io.containerd.image.name"), said.get("org.opencontainers.image.ref.name"))
-        whole = (one for one in names if isinstance(one, str) and (":" in one or "/" in one))  # else it is a tag
-        yield CarriedImage(next(whole, ""), digest, media_type, size)
+            raise BundleInvalid(
+                f"index.json in the bundle has an invalid descriptor: {text[:80]!r} of type {media_type[:80]!r}"
+            )
+        known = annotations if isinstance(annotations, dict) else {}
+        names = (known.get("io.containerd.image.name"), known.get("org.opencontainers.image.ref.name"))
+        full = (name for name in names if isinstance(name, str) and (":" in name or "/" in name))  # else it is a tag
+        yield CarriedImage(next(full, ""), digest, media_type, size)
 
 
 def _docker_archive(archive: Archive) -> Bundle:
-    """Images without manifests: each gets one, of its config and its layers as they lie here, uncompressed."""
+    """Read an archive by an old `docker save`. Create a manifest for each image, from its config and plain layers."""
     made: dict[Digest, bytes] = {}
     paths: dict[Digest, str] = {}
     images: list[CarriedImage] = []
     for config_name, layer_names, names in _docker_entries(archive):
-        config = content(archive, config_name, most=LARGEST_MANIFEST)
+        config = content(archive, config_name, limit=LARGEST_MANIFEST)
         layers = list(zip(_diff_ids(config, config_name), layer_names, strict=False))
         if len(layers) != len(layer_names):
-            raise BundleInvalid(f"{config_name} in the bundle names other layers than manifest.json")
+            raise BundleInvalid(f"{config_name} in the bundle does not have the layers that manifest.json lists")
         body, digest = _made_manifest(archive, config, layers)
         made[digest], paths[Digest.of(config)] = body, config_name
         paths.update((diff_id, name) for diff_id, name in layers)
@@ -127,14 +130,14 @@ def _docker_archive(archive: Archive) -> Bundle:
 
 
 def _docker_entries(archive: Archive) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Of each image: the file of its config, the files of its layers from the lowest on, and its names."""
+    """Yield, for each image, the file of its config, the files of its layers from the bottom up, and its names."""
     entries = _json(archive, "manifest.json")
     for entry in entries if isinstance(entries, list) else []:
         match entry:
             case {"Config": str(config), "Layers": list(layers), "RepoTags": list(names) | (None as names)}:
                 pass
             case _:
-                raise BundleInvalid("manifest.json in the bundle is not what docker save writes")
+                raise BundleInvalid("manifest.json in the bundle is not in the format of docker save")
         files = [config, *map(str, layers)]
         missing = next((name for name in files if name not in archive), None)
         if missing is not None:
@@ -143,11 +146,11 @@ def _docker_entries(archive: Archive) -> Iterator[tuple[str, list[str], list[str
 
 
 def _diff_ids(config: bytes, name: str) -> list[Digest]:
-    """The digests of the uncompressed layers (image-spec 1.1, "rootfs")."""
+    """Return the digests of the uncompressed layers from an image config (image-spec 1.1, "rootfs")."""
     try:
         return [Digest.parse(text) for text in json.loads(config)["rootfs"]["diff_ids"]]
     except (ValueError, TypeError, KeyError, DigestInvalid) as error:
-        raise BundleInvalid(f"{name[:80]!r} in the bundle is no config of an image") from error
+        raise BundleInvalid(f"{name[:80]!r} in the bundle is not an image config") from error
 
 
 def _made_manifest(archive: Archive, config: bytes, layers: list[tuple[Digest, str]]) -> tuple[bytes, Digest]:
@@ -166,9 +169,9 @@ def _made_manifest(archive: Archive, config: bytes, layers: list[tuple[Digest, s
 
 def _json(archive: Archive, name: str) -> object:
     try:
-        found: object = json.loads(content(archive, name, most=LARGEST))
+        found: object = json.loads(content(archive, name, limit=LARGEST))
     except (ValueError, RecursionError) as error:
-        raise BundleInvalid(f"{name} in the bundle is no JSON: {error}") from error
+        raise BundleInvalid(f"{name} in the bundle is not JSON: {error}") from error
     return found
 
 

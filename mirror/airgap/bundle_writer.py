@@ -1,12 +1,12 @@
-"""Writing a bundle: an OCI image layout (image-spec 1.1) in a tar, the same bytes for the same contents.
+"""Bundle writer: an OCI image layout (image-spec 1.1) in a tar, reproducible byte for byte from the same contents.
 
     oci-layout
-    index.json                       the images, by name; not what is attached: one image alone needs no name elsewhere
-    contents.json                    what is in here, and what the other side must have already
-    manifest.json                    what docker load takes of it
-    blobs/<algorithm>/<hex>          what an image needs stands before its manifest
+    index.json                       the images by name, without referrers: tools accept a single image without its name
+    contents.json                    the list of contents, and the blobs that the destination must already have
+    manifest.json                    the images that `docker load` can load
+    blobs/<algorithm>/<hex>          the blobs of an image precede its manifest
 
-Nothing of the time, the machine or the user gets in. Memory holds one buffer, whatever the size.
+The tar contains no times, host names or users. Writing needs the memory of one buffer, for any size.
 """
 
 from __future__ import annotations
@@ -38,53 +38,53 @@ def write_bundle(
     open_blob: Opener,
     *,
     limit: int | None = None,
-    advanced: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> Contents:
-    """Writes *contents* to *target*, and the list of them beside it, as `<target>.json`.
+    """Write *contents* to the bundle *target*, and the list of contents to `<target>.json`.
 
     Args:
-        limit: bytes of the largest part, `<target>.001` and so on; None for one file.
-        advanced: is told of blobs' bytes as they are written.
+        limit: the maximum size in bytes of a part (`<target>.001` and so on); None to write a single file.
+        on_progress: called with the number of blob bytes after each write.
 
     Returns:
-        the contents, with the parts that were written.
+        The contents, with the written parts.
 
     Raises:
-        StorageFailed: a stored blob is damaged or gone, or the bundle can't be written; then none is there.
+        StorageFailed: if a stored blob is damaged or missing, or the bundle can't be written. No file is left then.
     """
-    with _list_beside(target) as listed, PartsWriter(target, limit=limit) as parts:
+    with _contents_file(target) as contents_file, PartsWriter(target, limit=limit) as parts:
         with tarfile.open(fileobj=parts, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_BUFFER) as tar:
             _add(tar, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
             _add(tar, "index.json", _index(contents))
             _add(tar, "contents.json", Contents(contents.images, contents.blobs).text())
-            for_docker = docker_manifest(contents, lambda digest: _all_of(digest, open_blob))
+            for_docker = docker_manifest(contents, lambda digest: _read(digest, open_blob))
             if for_docker is not None:
                 _add(tar, "manifest.json", for_docker)
             for blob in contents.blobs:
                 if blob.included:
-                    _add_blob(tar, blob.digest, blob.size, open_blob, advanced)
+                    _add_blob(tar, blob.digest, blob.size, open_blob, on_progress)
         parts.finish()
         whole = Contents(contents.images, contents.blobs, parts.parts)
-        with storage_errors(f"{listed} can't be written"):
-            listed.write_bytes(whole.text())
+        with storage_errors(f"{contents_file} can't be written"):
+            contents_file.write_bytes(whole.text())
     return whole
 
 
 @contextmanager
-def _list_beside(target: Path) -> Iterator[Path]:
-    """Where to write the list: it gets its name when the context ends, after the bundle has its own."""
-    beside = target.with_name(f"{target.name}.json")
-    begun = beside.with_name(f"{beside.name}.part")
+def _contents_file(target: Path) -> Iterator[Path]:
+    """Yield a temporary path for the list of contents, renamed on exit, after the bundle has its final name."""
+    final = target.with_name(f"{target.name}.json")
+    temporary = final.with_name(f"{final.name}.part")
     try:
-        yield begun
-        with storage_errors(f"{beside} can't be written"):
-            begun.replace(beside)
+        yield temporary
+        with storage_errors(f"{final} can't be written"):
+            temporary.replace(final)
     finally:
         with suppress(OSError):
-            begun.unlink()
+            temporary.unlink()
 
 
-def _all_of(digest: Digest, open_blob: Opener) -> bytes:
+def _read(digest: Digest, open_blob: Opener) -> bytes:
     with open_blob(digest) as file, storage_errors(f"the blob {digest} can't be read"):
         return file.read()
 
@@ -100,7 +100,7 @@ def _index(contents: Contents) -> bytes:
 
 def _descriptor(image: CarriedImage) -> dict[str, object]:
     found: dict[str, object] = {"mediaType": image.media_type, "digest": str(image.digest), "size": image.size}
-    if "@" not in image.name:  # what has no tag has its digest for a name
+    if "@" not in image.name:  # an image without a tag is identified by its digest alone
         found["annotations"] = {
             "io.containerd.image.name": image.name,
             "org.opencontainers.image.ref.name": image.name,
@@ -119,33 +119,33 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _add_blob(
-    tar: tarfile.TarFile, digest: Digest, size: int, open_blob: Opener, advanced: Callable[[int], None]
+    tar: tarfile.TarFile, digest: Digest, size: int, open_blob: Opener, on_progress: Callable[[int], None]
 ) -> None:
     with open_blob(digest) as file:
-        source = _Watched(file, digest.algorithm, advanced)
+        source = _HashingReader(file, digest.algorithm, on_progress)
         try:
             tar.addfile(_entry(f"blobs/{digest.algorithm}/{digest.hex}", size), source)
         except StorageFailed:
             raise
-        except OSError as error:  # tarfile's word for a file that ends too early, among others
-            raise StorageFailed(f"the blob {digest} can't be read whole: {error}") from error
+        except OSError as error:  # tarfile also raises this if the file is shorter than its size
+            raise StorageFailed(f"the blob {digest} can't be read completely: {error}") from error
     if source.hexdigest() != digest.hex:
         raise StorageFailed(f"the stored blob {digest} is damaged: run mirror verify --repair, then export again")
 
 
-class _Watched(io.RawIOBase):
-    """A file whose bytes are hashed and counted as they are read."""
+class _HashingReader(io.RawIOBase):
+    """File object that hashes its bytes and reports progress as they are read."""
 
-    def __init__(self, file: BinaryIO, algorithm: str, advanced: Callable[[int], None]) -> None:
+    def __init__(self, file: BinaryIO, algorithm: str, on_progress: Callable[[int], None]) -> None:
         super().__init__()
         self._file = file
         self._hash = hashlib.new(algorithm)
-        self._advanced = advanced
+        self._on_progress = on_progress
 
     def read(self, size: int = -1, /) -> bytes:
         content = self._file.read(size)
         self._hash.update(content)
-        self._advanced(len(content))
+        self._on_progress(len(content))
         return content
 
     def hexdigest(self) -> str:

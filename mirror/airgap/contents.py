@@ -1,7 +1,7 @@
-"""Contents: which images a bundle brings, and which blobs they need.
+"""List of contents of a bundle: its images, and the blobs that they need.
 
-Written in every bundle as `contents.json`, and beside it as `<bundle>.json` together with the sizes and digests of the
-bundle's parts. The one beside it is all that a later export needs to leave out what the other side has already.
+Each bundle contains it as `contents.json`. A copy beside the bundle, `<bundle>.json`, also has the sizes and digests of
+the bundle's parts. A later export needs only that copy to omit the blobs that the destination already has.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import parse_media_type
 
 _VERSION = 1
-LARGEST = 64 * 2**20  # bytes of JSON; 100,000 blobs take 12
+LARGEST = 64 * 2**20  # bytes of JSON; 100,000 blobs take 12 MiB
 
 
 @dataclass(frozen=True, slots=True)
 class CarriedImage:
-    """An image as it is to be there: its full name, and the manifest or index that the name stands for.
+    """An image in a bundle: its full name, and the descriptor of its manifest or index.
 
     Attributes:
-        attached: whether it is part of another one that it refers to: a signature, an SBOM, an attestation.
+        attached: whether it is a referrer of another image: a signature, an SBOM, an attestation.
     """
 
     name: str
@@ -35,7 +35,7 @@ class CarriedImage:
 
 @dataclass(frozen=True, slots=True)
 class CarriedBlob:
-    """A blob that an image needs. Not *included* are those that the other side has from an earlier bundle."""
+    """A blob that an image needs. It is not *included* if the destination has it from an earlier bundle."""
 
     digest: Digest
     size: int
@@ -44,7 +44,7 @@ class CarriedBlob:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A file of a bundle."""
+    """One file of a bundle."""
 
     name: str
     size: int
@@ -53,10 +53,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """All of it. Blobs stand in the order in which they lie in the bundle: what an image needs before its manifest.
+    """Images and blobs of a bundle. Blobs are in the order of the bundle: those of an image precede its manifest.
 
     Attributes:
-        parts: the bundle's files; none in the copy inside it, which is written before they are known.
+        parts: the files of the bundle. Empty in the copy inside the bundle, which is written before they are known.
     """
 
     images: tuple[CarriedImage, ...]
@@ -64,7 +64,7 @@ class Contents:
     parts: tuple[Part, ...] = ()
 
     def text(self) -> bytes:
-        """The JSON, the same for equal contents."""
+        """Return the JSON, which is identical for equal contents."""
         document = {
             "schemaVersion": _VERSION,
             "images": [
@@ -80,10 +80,13 @@ class Contents:
 
     @classmethod
     def parse(cls, text: bytes, *, where: str) -> Contents:
-        """The contents that *text* spells.
+        """Parse the JSON in *text*.
+
+        Args:
+            where: the file that contains it, for the message.
 
         Raises:
-            BundleInvalid: with *where* it stands, and what is wrong with it.
+            BundleInvalid: if it is invalid.
         """
         try:
             document = json.loads(text)
@@ -92,19 +95,19 @@ class Contents:
             blobs = tuple(map(_blob, document["blobs"]))
             parts = tuple(map(_part, document.get("parts", ())))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, MirrorError) as error:
-            raise BundleInvalid(f"{where} is no list of contents: {str(error)[:200]}") from error
+            raise BundleInvalid(f"{where} is not a list of contents: {str(error)[:200]}") from error
         return cls(images, blobs, parts)
 
     def without(self, known: Iterable[Digest]) -> Contents:
-        """The same, with blobs left out that are *known* on the other side."""
-        there = frozenset(known)
-        blobs = tuple(CarriedBlob(one.digest, one.size, one.digest not in there) for one in self.blobs)
+        """Return a copy in which the *known* blobs are not included."""
+        omitted = frozenset(known)
+        blobs = tuple(CarriedBlob(one.digest, one.size, one.digest not in omitted) for one in self.blobs)
         return Contents(self.images, blobs, self.parts)
 
 
 def _check_version(version: object) -> None:
     if version != _VERSION:
-        raise ValueError(f"it has version {version!r:.20}, and this mirror reads version {_VERSION}")
+        raise ValueError(f"it has version {version!r:.20}, but this mirror supports version {_VERSION}")
 
 
 def _image(entry: Mapping[str, object]) -> CarriedImage:
@@ -125,11 +128,11 @@ def _part(entry: Mapping[str, object]) -> Part:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r:.80} is no text")
+        raise TypeError(f"{value!r:.80} is not a string")
     return value
 
 
 def _size(value: object) -> int:
     if type(value) is not int or value < 0:
-        raise TypeError(f"{value!r:.80} is no size")
+        raise TypeError(f"{value!r:.80} is not a size")
     return value

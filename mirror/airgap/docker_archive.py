@@ -1,7 +1,7 @@
-"""What `docker load` and `podman load` read in an archive of several images: manifest.json, in the form of docker save.
+"""manifest.json in the format of `docker save`, which lets `docker load` and `podman load` read a bundle.
 
-It says of each image which files are its config and its layers, and knows neither platforms nor what lies elsewhere: an
-image is in it if one platform of it is carried, with all its layers.
+It lists the config and layer files of each image, and supports neither several platforms nor layers elsewhere. An image
+is therefore listed only if the bundle has exactly one platform of it, with all layers.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 
 _CONFIGS = {"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"}
-_MOST_NESTED = 4
+_MAX_DEPTH = 4
 Read = Callable[[Digest], bytes]
-"""All of a small blob."""
+"""Reads a whole small blob."""
 
 
 def docker_manifest(contents: Contents, read: Read) -> bytes | None:
-    """manifest.json for a bundle; None where it would hold no image."""
+    """Return manifest.json for a bundle, or None if it would list no image."""
     here = {blob.digest for blob in contents.blobs if blob.included}
     entries = [
         entry
@@ -43,9 +43,9 @@ def _entry(image: CarriedImage, here: Collection[Digest], read: Read) -> dict[st
     return {"Config": config, "RepoTags": [image.name], "Layers": layers}
 
 
-def _platforms(digest: Digest, here: Collection[Digest], read: Read, deep: int = _MOST_NESTED) -> Iterator[Manifest]:
-    """The manifests that are carried of an image; not those that only attest something."""
-    if digest not in here or not deep:
+def _platforms(digest: Digest, here: Collection[Digest], read: Read, depth: int = _MAX_DEPTH) -> Iterator[Manifest]:
+    """Yield the manifests of an image's platforms in the bundle, without attestations."""
+    if digest not in here or not depth:
         return
     manifest = Manifest.read(digest, read(digest), None)
     if not manifest.is_index:
@@ -53,16 +53,16 @@ def _platforms(digest: Digest, here: Collection[Digest], read: Read, deep: int =
         return
     for child in manifest.references:
         if child.about is None:
-            yield from _platforms(child.digest, here, read, deep - 1)
+            yield from _platforms(child.digest, here, read, depth - 1)
 
 
 def _files(body: bytes) -> list[Digest]:
-    """Config and layers, each as often as the image has it; nothing of what is no image, or lies elsewhere."""
+    """Return the digests of config and layers, in order, with repetitions. Empty for a non-image or foreign layers."""
     try:
         match json.loads(body):
             case {"config": {"mediaType": str(kind), "digest": str(config)}, "layers": list(layers)}:
                 if kind in _CONFIGS and not any("urls" in one for one in layers):
                     return [Digest.parse(config), *(Digest.parse(one["digest"]) for one in layers)]
     except (ValueError, TypeError, KeyError, RecursionError, DigestInvalid):
-        pass  # somebody stored it, and an export carries it, whatever it is
+        pass  # exports carry any stored manifest, also an invalid one
     return []

@@ -1,4 +1,4 @@
-"""Exporting: images out of the cache into a bundle, without what an earlier bundle brought."""
+"""Export: write images of the cache to a bundle, without the blobs of an earlier bundle."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from mirror.storage.layout import Layout, storage_errors
 async def contents_of(
     control: AdminClient, images: Sequence[str], *, which: str | None, known: frozenset[Digest] = frozenset()
 ) -> Contents:
-    """What a bundle of these images holds.
+    """Return the contents of a bundle of *images*.
 
-    Manifests come along always: they are small, and say there what an image needs.
+    Manifests are always included: they are small, and the destination needs them to find an image's blobs.
 
     Args:
-        known: what the other side has.
-        which: "all" or "pinned", for those beside the named ones.
+        which: "all" or "pinned" to add these images to the named ones.
+        known: blobs that the destination has.
 
     Raises:
-        ImageIncomplete: one of them is not whole in the cache.
+        ImageIncomplete: if a blob of an image is missing in the cache, or no image is selected.
     """
     found = await control.post("/closure", images=list(images), which=which)
     for name, missing in found["missing"].items():
         raise ImageIncomplete(
-            f"{name} is not whole in the cache, {len(missing) or 'all'} of its blobs are missing: mirror warm {name}"
+            f"{name} is incomplete in the cache, {len(missing) or 'all'} of its blobs are missing: mirror warm {name}"
         )
     if not found["images"]:
-        raise ImageIncomplete("nothing is to be exported: name images, or --pinned, or --all")
-    # What is attached comes in after what it is attached to.
+        raise ImageIncomplete("no image to export: name images, or set --pinned or --all")
+    # Referrers come after the images to which they refer.
     carried = sorted(found["images"], key=lambda image: ("attached" in image, str(image["name"])))
     return Contents(
         tuple(
@@ -53,10 +53,10 @@ async def contents_of(
 
 
 def known_from(earlier: Path) -> frozenset[Digest]:
-    """The blobs that the other side has, after an earlier bundle: given itself, or by the list beside it.
+    """Return the blobs that the destination has, from an earlier bundle or its list of contents (`.json`).
 
     Raises:
-        BundleInvalid
+        BundleInvalid: if *earlier* can't be read or is invalid.
     """
     if earlier.suffix == ".json":
         try:
@@ -65,15 +65,15 @@ def known_from(earlier: Path) -> frozenset[Digest]:
             raise BundleInvalid(f"{earlier} can't be read: {error.strerror}") from error
     else:
         with opened(earlier) as archive:
-            text = content(archive, "contents.json", most=LARGEST)
+            text = content(archive, "contents.json", limit=LARGEST)
     return frozenset(blob.digest for blob in Contents.parse(text, where=str(earlier)).blobs)
 
 
 def check_apart(target: Path, earlier: Path) -> None:
-    """That a bundle at *target* takes the place of nothing that belongs to the earlier one.
+    """Check that writing a bundle to *target* overwrites no file of the *earlier* bundle.
 
     Raises:
-        StorageFailed: it would: what the earlier one brought would be nowhere any more. Or that can't be known.
+        StorageFailed: if it would overwrite one, or that can't be determined.
     """
     base = earlier.with_suffix("") if earlier.suffix == ".json" else earlier
     with storage_errors(f"{target} can't be written"):
@@ -81,7 +81,7 @@ def check_apart(target: Path, earlier: Path) -> None:
             for one in [earlier, *bundle_files(base)]:
                 if file.exists() and one.exists() and file.samefile(one):
                     raise StorageFailed(
-                        f"{file} can't be written: --since {earlier} builds on it, and it would be gone; "
+                        f"{file} can't be overwritten: the new bundle builds on it (--since {earlier}); "
                         f"name another bundle with -o"
                     )
 
@@ -93,15 +93,16 @@ async def export_bundle(
     target: Path,
     *,
     limit: int | None = None,
-    advanced: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> Contents:
-    """Writes *contents* to *target*.
+    """Write a bundle with *contents* to *target*. The mirror keeps the blobs (a hold) until it is written.
 
     Args:
-        cache: the directory of the mirror that *control* leads to; it holds the blobs for as long as this takes.
+        control: the admin client of the mirror with the cache.
+        cache: its cache directory.
 
     Raises:
-        StorageFailed: a blob is damaged, or the bundle can't be written.
+        StorageFailed: if a blob is damaged, or the bundle can't be written.
     """
     layout, stopped = Layout(cache), threading.Event()
 
@@ -110,12 +111,12 @@ async def export_bundle(
             return open(layout.blob(digest), "rb")
 
     def written(size: int) -> None:
-        if stopped.is_set():  # a thread can't be cancelled, and would write on to the end
+        if stopped.is_set():  # a thread can't be cancelled; this ends it
             raise StorageFailed("the export was stopped")
-        advanced(size)
+        on_progress(size)
 
     async with control.held(blob.digest for blob in contents.blobs):
         try:
-            return await asyncio.to_thread(write_bundle, target, contents, open_blob, limit=limit, advanced=written)
+            return await asyncio.to_thread(write_bundle, target, contents, open_blob, limit=limit, on_progress=written)
         finally:
             stopped.set()

@@ -1,6 +1,6 @@
-"""Lists of images: lines of names, or the files in which people have them already.
+"""Image lists: read image names from a text file, one per line, or from a Compose file or Kubernetes manifests.
 
-A Compose file and Kubernetes manifests are YAML (`.yaml`, `.yml`): every `image:` in them is meant.
+In YAML (`.yaml`, `.yml`), every value of a key `image` is an image name.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import yaml
 
 from mirror.errors import ListInvalid
 
-_MOST_NESTED = 64
+_MAX_DEPTH = 64
 
 
 def images_in(file: Path) -> list[str]:
-    """The names of images in *file*, each once, in its order.
+    """Return the image names in *file*, without duplicates, in their order.
 
     Raises:
-        ListInvalid: it can't be read, or names none.
+        ListInvalid: if the file can't be read or contains no image name.
     """
     try:
         text = file.read_text()
     except OSError as error:
         raise ListInvalid(f"the list {file} can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ListInvalid(f"the list {file} is no text: {error}") from error
+        raise ListInvalid(f"the list {file} is not UTF-8 text: {error}") from error
     found = dict.fromkeys(_in_yaml(text, file) if file.suffix in {".yaml", ".yml"} else _in_lines(text))
     if not found:
         raise ListInvalid(f"{file} names no image")
@@ -45,18 +45,18 @@ def _in_yaml(text: str, file: Path) -> Iterator[str]:
         for document in yaml.safe_load_all(text):
             yield from _images(document)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ListInvalid(f"{file} is no YAML: {' '.join(str(error).split())[:200]}") from error
+        raise ListInvalid(f"{file} is not YAML: {' '.join(str(error).split())[:200]}") from error
 
 
-def _images(node: object, deep: int = 0) -> Iterator[str]:
-    if deep > _MOST_NESTED:
+def _images(node: object, depth: int = 0) -> Iterator[str]:
+    if depth > _MAX_DEPTH:
         return
     if isinstance(node, dict):
         for key, value in node.items():
             if key == "image" and isinstance(value, str) and value.strip():
                 yield value.strip()
             else:
-                yield from _images(value, deep + 1)
+                yield from _images(value, depth + 1)
     elif isinstance(node, list):
         for value in node:
-            yield from _images(value, deep + 1)
+            yield from _images(value, depth + 1)

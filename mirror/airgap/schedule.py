@@ -1,4 +1,4 @@
-"""Schedules: when something is due again, in local time as a clock on the wall shows it."""
+"""Schedules of `mirror sync`: the next time a task is due, in local wall-clock time."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from mirror.config import parse_duration
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _AT = re.compile(rf"(?:({'|'.join(_DAYS)}) )?([01][0-9]|2[0-3]):([0-5][0-9])")
-_AGAIN = 300.0  # seconds until what failed is tried again; twice as many each time
-_SHORTEST, _LONGEST = 1.0, 366 * 86400.0
+_RETRY_DELAY = 300.0  # seconds after the first failure; doubles with each further one
+_MIN_INTERVAL, _MAX_INTERVAL = 1.0, 366 * 86400.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Every:
-    """Again after so many seconds; at once, the first time."""
+    """A fixed interval in seconds. The first run is due at once."""
 
     seconds: float
 
@@ -26,7 +26,7 @@ class Every:
 
 @dataclass(frozen=True, slots=True)
 class At:
-    """At this time of the day, or of one day of the week (0 is Monday)."""
+    """A time of day, daily or on one day of the week (0 is Monday)."""
 
     hour: int
     minute: int
@@ -43,23 +43,23 @@ Schedule = Every | At
 
 
 def parse_schedule(every: str | None, at: str | None) -> Schedule | None:
-    """What `every = "12h"` or `at = "Sun 03:00"` mean; None where there is neither.
+    """Parse `every = "12h"` or `at = "Sun 03:00"`. Return None if both are None.
 
     Raises:
-        ValueError: there are both, or one makes no sense.
+        ValueError: if both are set, or one is invalid.
     """
     if every is not None and at is not None:
-        raise ValueError("every and at are two schedules: leave one of them out")
+        raise ValueError("every and at are two schedules: remove one of them")
     if every is not None:
         seconds = parse_duration(every)
-        if not _SHORTEST <= seconds <= _LONGEST:
-            raise ValueError(f"every {every}: from a second to a year")
+        if not _MIN_INTERVAL <= seconds <= _MAX_INTERVAL:
+            raise ValueError(f"every {every}: must be between a second and a year")
         return Every(seconds)
     if at is None:
         return None
     found = _AT.fullmatch(at)
     if found is None:
-        raise ValueError(f'at {at[:40]!r}: write a time, such as "03:00", or a day and a time, such as "Sun 03:00"')
+        raise ValueError(f'at {at[:40]!r}: set a time, such as "03:00", or a day and a time, such as "Sun 03:00"')
     return At(int(found[2]), int(found[3]), None if found[1] is None else _DAYS.index(found[1]))
 
 
@@ -68,8 +68,8 @@ def first_due(schedule: Schedule, now: datetime) -> datetime:
 
 
 def next_due(schedule: Schedule, now: datetime, *, failures: int) -> datetime:
-    """When it is due after it was done at *now*; what failed so many times in a row is tried again before long."""
+    """Return the next due time after a run at *now*. After *failures* in a row, a retry may be due earlier."""
     due = schedule.after(now)
     if not failures:
         return due
-    return min(due, now + timedelta(seconds=_AGAIN * 2 ** min(failures - 1, 20)))
+    return min(due, now + timedelta(seconds=_RETRY_DELAY * 2 ** min(failures - 1, 20)))

@@ -1,4 +1,4 @@
-"""Sync files: which images a mirror keeps up with, when, and into which bundles (config/sync.toml shows every key)."""
+"""Sync files: the images to keep up to date, the schedule, and the bundles to export (keys: see config/sync.toml)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mirror.errors import ListInvalid, MirrorError
 from mirror.oci.platforms import Platform
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-SMALLEST_PART = 2**20
+SMALLEST_PART = 2**20  # bytes
 
 
 class _Table(BaseModel):
@@ -33,16 +33,16 @@ class _Entry(_Table):
 
     @field_validator("platforms")
     @classmethod
-    def _known_platforms(cls, platforms: list[str] | None) -> list[str] | None:
+    def _valid_platforms(cls, platforms: list[str] | None) -> list[str] | None:
         try:
             return None if platforms is None else [str(Platform.parse(one)) for one in platforms]
         except MirrorError as error:
             raise ValueError(str(error)) from error
 
     @model_validator(mode="after")
-    def _complete(self) -> _Entry:
+    def _has_images(self) -> _Entry:
         if not self.images and self.from_ is None:
-            raise ValueError("images or from: one of them says what is meant")
+            raise ValueError("set images or from")
         parse_schedule(self.every, self.at)
         return self
 
@@ -54,16 +54,16 @@ class _Export(_Table):
 
     @field_validator("name")
     @classmethod
-    def _plain(cls, name: str) -> str:
+    def _valid_name(cls, name: str) -> str:
         if _NAME.fullmatch(name) is None:
-            raise ValueError("a name of letters, digits, '.', '_' and '-'")
+            raise ValueError("must consist of letters, digits, '.', '_' and '-'")
         return name
 
     @field_validator("split")
     @classmethod
     def _large_enough(cls, split: int | None) -> int | None:
         if split is not None and split < SMALLEST_PART:
-            raise ValueError("parts of less than 1MiB are too many")
+            raise ValueError("must be at least 1MiB, to limit the number of parts")
         return split
 
 
@@ -74,19 +74,19 @@ class _Document(_Table):
     at: str | None = None
 
     @model_validator(mode="after")
-    def _scheduled(self) -> _Document:
+    def _valid_schedule(self) -> _Document:
         parse_schedule(self.every, self.at)
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Images that are kept in sync together.
+    """Images with a common schedule, `[[images]]` in a sync file.
 
     Attributes:
-        source: a further list of names, read each time.
-        platforms: of an index, which ones; None for all.
-        schedule: None where none was said.
+        source: a file with more image names, read at each run.
+        platforms: the platforms to download; None for all.
+        schedule: None if neither the entry nor the file sets one.
     """
 
     images: tuple[str, ...]
@@ -96,10 +96,10 @@ class Entry:
     schedule: Schedule | None
 
     def names(self) -> list[str]:
-        """What is meant: names and patterns, each once.
+        """Return all image names and patterns, without duplicates.
 
         Raises:
-            ListInvalid: the list can't be read.
+            ListInvalid: if the file *source* can't be read.
         """
         listed = [] if self.source is None else images_in(self.source)
         return list(dict.fromkeys([*self.images, *listed]))
@@ -107,7 +107,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """Where bundles go: <directory>/<name>-0001.tar and so on, each with what those before have not."""
+    """Target of a bundle chain: <directory>/<name>-0001.tar and so on, each with only the new content."""
 
     directory: Path
     name: str
@@ -116,24 +116,24 @@ class Export:
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """A whole sync file."""
+    """Content of a sync file."""
 
     entries: tuple[Entry, ...]
     export: Export | None
 
     @classmethod
     def read(cls, file: Path) -> Sync:
-        """The sync file at *file*; paths in it begin at its directory.
+        """Read a sync file. Relative paths in it start from its directory.
 
         Raises:
-            ListInvalid: it can't be read, or something in it is unknown or makes no sense; each fault is a line.
+            ListInvalid: if the file can't be read or is invalid. The message has a line for each fault.
         """
         try:
             document = _Document.model_validate(tomllib.loads(file.read_text()), strict=True)
         except OSError as error:
             raise ListInvalid(f"the sync file {file} can't be read: {error.strerror}") from error
         except ValidationError as error:
-            raise ListInvalid(_explained(error, file)) from error
+            raise ListInvalid(_message(error, file)) from error
         except (ValueError, RecursionError) as error:
             raise ListInvalid(f"the sync file {file} is not TOML: {error}") from error
         base, export = file.parent, document.export
@@ -144,10 +144,10 @@ class Sync:
 
 
 def names_in(file: Path) -> list[str]:
-    """The names of images in a sync file or a list.
+    """Return the image names in a sync file (`.toml`) or an image list.
 
     Raises:
-        ListInvalid
+        ListInvalid: if the file can't be read or is invalid.
     """
     if file.suffix != ".toml":
         return images_in(file)
@@ -165,12 +165,12 @@ def _entry(entry: _Entry, document: _Document, base: Path) -> Entry:
     )
 
 
-def _explained(error: ValidationError, file: Path) -> str:
+def _message(error: ValidationError, file: Path) -> str:
     lines = [f"the sync file {file} can't be used:"]
     for fault in error.errors(include_url=False, include_context=False):
-        path, message = ".".join(map(str, fault["loc"])) or "all of it", fault["msg"].removeprefix("Value error, ")
+        path, message = ".".join(map(str, fault["loc"])) or "the file", fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
-            message = f"unknown key; known here: {', '.join(_keys_beside(fault['loc']))}"
+            message = f"unknown key; known keys: {', '.join(_keys_beside(fault['loc']))}"
         lines.append(f"{path}: {message}")
     return "\n  ".join(lines)
 

@@ -1,6 +1,6 @@
-"""Unpacking: a compressed archive has no way back, and to read it image by image is to begin anew for each of them.
+"""Decompression of compressed archives (.gz, .bz2, .xz) into an unnamed temporary file, if the disk has enough space.
 
-So it is unpacked once, into a file without a name, where there is room for that.
+A compressed stream can't seek backwards, so reading it image by image would decompress it from the start each time.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO
 
-_PIECE = 2**20
-_SLOWLY = "so it is read anew for each image; import it uncompressed, and it comes in faster"
-_Unpacked = gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile
-_OPENERS: dict[bytes, Callable[[BinaryIO], _Unpacked]] = {
+_CHUNK = 2**20  # bytes
+_SLOW = "so it is decompressed again for each image; to import it faster, decompress it first"
+_Compressed = gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile
+_OPENERS: dict[bytes, Callable[[BinaryIO], _Compressed]] = {
     b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ\0": lzma.LZMAFile,
@@ -27,25 +27,26 @@ _OPENERS: dict[bytes, Callable[[BinaryIO], _Unpacked]] = {
 
 @dataclass(frozen=True, slots=True)
 class UnpackDirectory:
-    """Where what is compressed can be unpacked.
+    """Directory for decompressed archives.
 
     Attributes:
-        spare: bytes that have to stay free there, beside room for the same once more: what is in it is kept there.
-        told: is told where there is no room, in a line.
-        advanced: is told of bytes as they are unpacked; what it raises ends that.
+        spare: bytes that must remain free, in addition to the decompressed size: the import stores the content there
+            once more.
+        on_message: called with one line if the archive can't be decompressed there.
+        on_progress: called with the number of bytes after each write. An exception from it stops the decompression.
     """
 
     directory: Path
     spare: int
-    told: Callable[[str], None] = lambda _: None
-    advanced: Callable[[int], None] = lambda _: None
+    on_message: Callable[[str], None] = lambda _: None
+    on_progress: Callable[[int], None] = lambda _: None
 
 
-def unpacked(stream: BinaryIO, place: UnpackDirectory) -> BinaryIO | None:
-    """What *stream* holds, unpacked; None where it is not compressed, or there is no room.
+def unpacked(stream: BinaryIO, unpack_directory: UnpackDirectory) -> BinaryIO | None:
+    """Return a temporary file with the decompressed *stream*. None if it is not compressed or space is insufficient.
 
     Raises:
-        OSError, EOFError, lzma.LZMAError, zlib.error: it is damaged.
+        OSError, EOFError, lzma.LZMAError, zlib.error: if the compressed data is damaged.
     """
     magic = stream.read(6)
     stream.seek(0)
@@ -53,14 +54,16 @@ def unpacked(stream: BinaryIO, place: UnpackDirectory) -> BinaryIO | None:
     if opener is None:
         return None
     try:
-        file = TemporaryFile(dir=place.directory)  # noqa: SIM115 - it outlives the call
+        file = TemporaryFile(dir=unpack_directory.directory)  # noqa: SIM115 - it outlives the call
     except OSError as error:
-        place.told(f"it can't be unpacked in {place.directory} ({error.strerror}): {_SLOWLY}")
+        unpack_directory.on_message(
+            f"it can't be decompressed into {unpack_directory.directory} ({error.strerror}), {_SLOW}"
+        )
         return None
     try:
         with opener(stream) as source:
-            whole = _copied(source, file, place)
-        if whole:
+            complete = _copy(source, file, unpack_directory)
+        if complete:
             file.seek(0)
             return file
     except BaseException:
@@ -68,22 +71,22 @@ def unpacked(stream: BinaryIO, place: UnpackDirectory) -> BinaryIO | None:
         raise
     file.close()
     stream.seek(0)
-    place.told(f"there is no room to unpack it in {place.directory}: {_SLOWLY}")
+    unpack_directory.on_message(f"there is too little space to decompress it in {unpack_directory.directory}, {_SLOW}")
     return None
 
 
-def _copied(source: _Unpacked, file: BinaryIO, place: UnpackDirectory) -> bool:
-    """Whether there was room for all of it."""
+def _copy(source: _Compressed, file: BinaryIO, unpack_directory: UnpackDirectory) -> bool:
+    """Copy everything from *source* to *file*. Return False if the space is insufficient."""
     size = 0
-    while piece := source.read(_PIECE):
-        size += len(piece)
+    while chunk := source.read(_CHUNK):
+        size += len(chunk)
         disk = os.fstatvfs(file.fileno())
-        if disk.f_bavail * disk.f_frsize < place.spare + size + len(piece):
+        if disk.f_bavail * disk.f_frsize < unpack_directory.spare + size + len(chunk):
             return False
-        place.advanced(len(piece))
+        unpack_directory.on_progress(len(chunk))
         try:
-            file.write(piece)
+            file.write(chunk)
             file.flush()
-        except OSError:  # others fill the disk, or there is a quota
+        except OSError:  # another program filled the disk, or a quota is reached
             return False
     return True

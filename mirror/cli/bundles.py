@@ -102,9 +102,9 @@ def add_carrying(app: typer.Typer, programs: Programs) -> None:
             settings = read_settings(config, {"cache": {"path": cache}}, [])
 
             async def job(control: AdminClient) -> None:
-                place = UnpackDirectory(settings.cache.path, settings.cache.min_free)
+                unpack_directory = UnpackDirectory(settings.cache.path, settings.cache.min_free)
                 for bundle in bundles:
-                    await _import_one(control, bundle, name, place, failed)
+                    await _import_one(control, bundle, name, unpack_directory, failed)
 
             programs.ask(settings, job)
         if failed:
@@ -115,7 +115,7 @@ async def exported(control: AdminClient, cache: Path, contents: Contents, output
     """What an export came to, in a line. How far it is shows meanwhile."""
     total = sum(blob.size for blob in contents.blobs if blob.included)
     with Progress("exported", total) as progress:
-        written = await export_bundle(control, cache, contents, output, limit=limit, advanced=progress.advance)
+        written = await export_bundle(control, cache, contents, output, limit=limit, on_progress=progress.advance)
     left = sum(not blob.included for blob in contents.blobs)
     parts = ", ".join(part.name for part in written.parts)
     images = sum(not image.attached for image in contents.images)
@@ -123,12 +123,17 @@ async def exported(control: AdminClient, cache: Path, contents: Contents, output
 
 
 async def _import_one(
-    control: AdminClient, bundle: Path, name: str | None, place: UnpackDirectory, failed: list[Imported]
+    control: AdminClient, bundle: Path, name: str | None, unpack_directory: UnpackDirectory, failed: list[Imported]
 ) -> None:
     with Progress(f"{bundle.name} imported", 0) as progress:
-        place = replace(place, told=lambda line: progress.say(f"{bundle}: {line}"))
+        unpack_directory = replace(unpack_directory, on_message=lambda line: progress.say(f"{bundle}: {line}"))
         done = import_bundle(
-            bundle, control, name=name, place=place, expected=progress.expect, advanced=progress.advance
+            bundle,
+            control,
+            name=name,
+            unpack_directory=unpack_directory,
+            on_total=progress.expect,
+            on_progress=progress.advance,
         )
         async for imported in done:
             if imported.failure is not None or not imported.image.attached:

@@ -61,7 +61,7 @@ def add_doctor(app: typer.Typer, programs: Programs) -> None:
             except ConfigurationInvalid as error:
                 findings = [problem("configuration", str(error), "config/mirror.toml has every key with its default")]
             else:
-                findings = programs.examine(settings, config=config, root=root)
+                findings = programs.diagnose(settings, config=config, root=root)
         _tell(findings, as_json=as_json)
         if worst(findings) is Verdict.PROBLEM:
             raise typer.Exit(INCOMPLETE)

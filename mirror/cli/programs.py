@@ -23,8 +23,8 @@ class Programs(Protocol):
     def verify(self, settings: Settings, /, *, repair: bool, jobs: int) -> Findings:
         """Looks at all that is stored."""
 
-    def examine(self, settings: Settings, /, *, config: Path | None, root: Path) -> list[Finding]:
-        """Looks whether all is there that the mirror needs."""
+    def diagnose(self, settings: Settings, /, *, config: Path | None, root: Path) -> list[Finding]:
+        """Check everything that the mirror needs."""
 
     def ask(self, settings: Settings, job: Callable[[AdminClient], Awaitable[_Result]], /) -> _Result:
         """Does *job* with the mirror that holds the cache: one that runs, or one for as long as this takes."""

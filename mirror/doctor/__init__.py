@@ -1,4 +1,4 @@
-"""Examination: whether all that the mirror needs is there, seen from its user's side, and what cures what is not."""
+"""Doctor: check the configuration, disk, port, upstreams and clients of a mirror, and report a fix for each problem."""
 
 from __future__ import annotations
 
@@ -8,43 +8,44 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from mirror.config import Settings
-from mirror.doctor.cache_disk import examine_disk
-from mirror.doctor.client_setup import examine_clients
+from mirror.doctor.cache_disk import check_disk
+from mirror.doctor.client_setup import check_clients
 from mirror.doctor.finding import Finding, Verdict, ok, problem, worst
-from mirror.doctor.port import examine_port
-from mirror.doctor.upstreams import examine_upstreams
+from mirror.doctor.port import check_port
+from mirror.doctor.upstreams import check_upstreams
 from mirror.errors import MirrorError
 from mirror.server.auth import door
 from mirror.server.tls import Certificate
 
-__all__ = ["Finding", "Verdict", "examine", "problem", "worst"]
+__all__ = ["Finding", "Verdict", "diagnose", "problem", "worst"]
 
 
-async def examine(settings: Settings, *, config: Path | None, root: Path) -> list[Finding]:
-    """All findings, in the order in which a user meets what they are about.
+async def diagnose(settings: Settings, *, config: Path | None, root: Path) -> list[Finding]:
+    """Run all checks and return their findings: configuration, disk, port, upstreams, clients.
 
     Args:
-        root: where the clients' files are looked for.
+        config: the configuration file, for the message; None if there is none.
+        root: the directory below which the clients' configuration files are, normally `/`.
     """
     configuration, disk, port, upstreams, clients = await asyncio.gather(
-        _examine_configuration(settings, config),
-        asyncio.to_thread(examine_disk, settings.cache),
-        examine_port(settings),
-        examine_upstreams(settings),
-        asyncio.to_thread(examine_clients, settings, root),
+        _check_configuration(settings, config),
+        asyncio.to_thread(check_disk, settings.cache),
+        check_port(settings),
+        check_upstreams(settings),
+        asyncio.to_thread(check_clients, settings, root),
     )
     return [*configuration, *disk, port, *upstreams, *clients]
 
 
-async def _examine_configuration(settings: Settings, config: Path | None) -> list[Finding]:
-    """The files that it names; it was read itself, or there would be no settings."""
+async def _check_configuration(settings: Settings, config: Path | None) -> list[Finding]:
+    """Check the files that the configuration names. The configuration itself is valid: it became *settings*."""
     found: list[Finding] = []
     for opened in (_certificate(settings), door(settings.clients, settings.access)):
         try:
             async with opened:
                 pass
-        except MirrorError as error:  # each by itself: nobody wants to start, and read of the next one, time and again
-            found.append(problem("configuration", str(error), "mend that file, or name another one"))
+        except MirrorError as error:  # checked separately, to report all faults at once
+            found.append(problem("configuration", str(error), "correct that file, or name another one"))
     names = ", ".join(settings.upstreams)
     return found or [ok("configuration", f"{config or 'the defaults'}: upstreams {names}")]
 

@@ -1,4 +1,4 @@
-"""The disk: whether the cache directory can be used, how much room it has, and whether what is there stays there."""
+"""Disk check: whether the cache directory is writable, has enough free space, and is on a persistent local disk."""
 
 from __future__ import annotations
 
@@ -13,61 +13,62 @@ from mirror.doctor.finding import Finding, ok, problem, warning
 
 _SUBJECT = "disk"
 _FEW_INODES = 10_000
-_PASSING = {"tmpfs": "lies in memory", "ramfs": "lies in memory", "overlay": "is a layer of this container"}
+_VOLATILE = {"tmpfs": "is in memory", "ramfs": "is in memory", "overlay": "is a layer of this container"}
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse", "ceph", "glusterfs")
 
 
-def examine_disk(settings: CacheSettings) -> list[Finding]:
-    """Findings about the directory, its room and its file system."""
+def check_disk(settings: CacheSettings) -> list[Finding]:
+    """Check that the cache directory is writable, its free space, and its file system."""
     path = settings.path
-    there = next((one for one in (path, *path.absolute().parents) if one.exists()), Path("/"))
-    unusable = _unusable(path, there)
-    if unusable is not None:
-        return [unusable]
-    return [*_room(settings, there), _file_system(path, there)]
+    existing = next((parent for parent in (path, *path.absolute().parents) if parent.exists()), Path("/"))
+    unwritable = _check_writable(path, existing)
+    if unwritable is not None:
+        return [unwritable]
+    return [*_check_space(settings, existing), _check_file_system(path, existing)]
 
 
-def _unusable(path: Path, there: Path) -> Finding | None:
-    """Why nothing can be written; a file that is made and removed again is the proof that it can."""
+def _check_writable(path: Path, existing: Path) -> Finding | None:
+    """Return a problem if the directory is not writable. The test creates and removes a file."""
     try:
-        with tempfile.NamedTemporaryFile(dir=there, prefix=".mirror-doctor-") as probe:
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=".mirror-doctor-") as probe:
             probe.write(b"probe")
             probe.flush()
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        who = f"uid {os.geteuid()}"
-        cure = f"let {who} write there (chown, mount options), or set cache.path to a directory where it may"
-        return problem(_SUBJECT, f"{path} can't be used as {who}: {there}: {reason}", cure)
+        user = f"uid {os.geteuid()}"
+        fix = f"give {user} write access (chown, mount options), or set cache.path to a directory that it can write to"
+        return problem(_SUBJECT, f"{path} can't be used as {user}: {existing}: {reason}", fix)
     return None
 
 
-def _room(settings: CacheSettings, there: Path) -> Iterator[Finding]:
-    state = os.statvfs(there)
+def _check_space(settings: CacheSettings, existing: Path) -> Iterator[Finding]:
+    state = os.statvfs(existing)
     free = state.f_bavail * state.f_frsize
-    path, most, floor = settings.path, settings.max_size, settings.min_free
-    missing = max(0, most - _occupied(path)) + floor - free
-    if free <= floor:
-        says = (
-            f"{path} has {format_size(free)} free, and min_free = {format_size(floor)} must stay free: "
-            "pulls pass through without being stored"
+    path, limit, min_free = settings.path, settings.max_size, settings.min_free
+    missing = max(0, limit - _cached_size(path)) + min_free - free
+    if free <= min_free:
+        message = (
+            f"{path} has {format_size(free)} free, and min_free = {format_size(min_free)} must stay free: "
+            "pulls are passed through without being stored"
         )
-        yield problem(_SUBJECT, says, "free some space there, lower cache.min_free, or set cache.path to another disk")
+        fix = "free some space there, lower cache.min_free, or set cache.path to another disk"
+        yield problem(_SUBJECT, message, fix)
     elif missing > 0:
-        says = (
-            f"{path} has {format_size(free)} free, {format_size(missing)} less than "
-            f"max_size = {format_size(most)} may take"
+        message = (
+            f"{path} has {format_size(free)} free, {format_size(missing)} less than the cache may need by "
+            f"max_size = {format_size(limit)}"
         )
-        cure = f"set cache.max_size to {format_size(max(0, most - missing))} or less"
-        yield warning(_SUBJECT, says, cure)
+        fix = f"set cache.max_size to {format_size(max(0, limit - missing))} or less"
+        yield warning(_SUBJECT, message, fix)
     else:
-        yield ok(_SUBJECT, f"{path} has {format_size(free)} free, enough for max_size = {format_size(most)}")
+        yield ok(_SUBJECT, f"{path} has {format_size(free)} free, enough for max_size = {format_size(limit)}")
     if state.f_files and state.f_favail < _FEW_INODES:
-        says = f"{path} has {state.f_favail} inodes left, and each blob takes one"
-        yield warning(_SUBJECT, says, "remove small files there, or set cache.path to a file system with more")
+        message = f"{path} has {state.f_favail} free inodes, and each blob needs one"
+        yield warning(_SUBJECT, message, "remove small files there, or set cache.path to a file system with more")
 
 
-def _occupied(path: Path) -> int:
-    """Bytes of content that is there already."""
+def _cached_size(path: Path) -> int:
+    """Return the bytes of content that the cache already stores."""
     total = 0
     for part in ("blobs", "ingest"):
         for folder, _, names in os.walk(path / part):
@@ -75,23 +76,25 @@ def _occupied(path: Path) -> int:
                 try:
                     total += os.lstat(os.path.join(folder, name)).st_size
                 except FileNotFoundError:
-                    continue  # a running mirror moves and removes them
+                    continue  # moved or removed by a running mirror
     return total
 
 
-def _file_system(path: Path, there: Path) -> Finding:
-    kind = _kind(there.resolve())
-    if kind in _PASSING:
-        cure = "set cache.path to a directory on a disk (in a container: a volume)"
-        return warning(_SUBJECT, f"{path} {_PASSING[kind]} ({kind}): the cache is gone with it", cure)
+def _check_file_system(path: Path, existing: Path) -> Finding:
+    kind = _file_system_type(existing.resolve())
+    if kind in _VOLATILE:
+        fix = "set cache.path to a directory on a disk (in a container: a volume)"
+        return warning(_SUBJECT, f"{path} {_VOLATILE[kind]} ({kind}): the cache does not outlive it", fix)
     if kind.partition(".")[0] in _REMOTE:
-        says = f"{path} is on {kind}, elsewhere: each hit costs a trip there, and its locks are not to be relied on"
-        return warning(_SUBJECT, says, "set cache.path to a directory on a disk of this machine")
-    return ok(_SUBJECT, f"{path} is on {kind or 'a file system of a kind that is not told'}")
+        message = (
+            f"{path} is on a remote file system ({kind}): each hit needs the network, and file locks are unreliable"
+        )
+        return warning(_SUBJECT, message, "set cache.path to a directory on a disk of this machine")
+    return ok(_SUBJECT, f"{path} is on {kind or 'a file system of unknown type'}")
 
 
-def _kind(path: Path) -> str:
-    """The type of the file system at *path* (proc(5), mountinfo); empty where the system doesn't tell."""
+def _file_system_type(path: Path) -> str:
+    """Return the type of the file system at *path* from mountinfo (proc(5)), or an empty string if it is unknown."""
     try:
         lines = Path("/proc/self/mountinfo").read_text().splitlines()
     except OSError:

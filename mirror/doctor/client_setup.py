@@ -1,4 +1,4 @@
-"""The clients of this machine: whether what they read names the mirror."""
+"""Client check: whether docker, containerd and podman on this machine are configured to use the mirror."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mirror.errors import ClientConfigurationInvalid, ConfigurationInvalid
 
 
 @dataclass(frozen=True, slots=True)
-class _Local:
-    """A client that may be installed here.
+class _Client:
+    """A container client that may be installed on this machine.
 
     Attributes:
-        program: what is found where it is.
-        files: patterns of what it reads about registries.
-        after: what has to happen for it to read them anew.
+        program: the executable that shows that it is installed.
+        files: glob patterns of its configuration files about registries.
+        after: the step that makes it load a changed file.
     """
 
     name: str
@@ -30,15 +30,15 @@ class _Local:
     after: str
 
 
-_LOCALS = (
-    _Local("docker", "dockerd", ("etc/docker/daemon.json",), "systemctl reload docker"),
-    _Local(
+_CLIENTS = (
+    _Client("docker", "dockerd", ("etc/docker/daemon.json",), "systemctl reload docker"),
+    _Client(
         "containerd",
         "containerd",
         ("etc/containerd/certs.d/*/hosts.toml", "etc/containerd/config.toml"),
-        "see that config_path in /etc/containerd/config.toml is /etc/containerd/certs.d",
+        "check that config_path in /etc/containerd/config.toml is /etc/containerd/certs.d",
     ),
-    _Local(
+    _Client(
         "podman",
         "podman",
         ("etc/containers/registries.conf", "etc/containers/registries.conf.d/*.conf"),
@@ -48,49 +48,51 @@ _LOCALS = (
 _CERTS = "/etc/containerd/certs.d"
 
 
-def examine_clients(settings: Settings, root: Path) -> list[Finding]:
-    """A finding for each client that is here: for /, if its program is; elsewhere, if one of its files is."""
+def check_clients(settings: Settings, root: Path) -> list[Finding]:
+    """Return a finding for each client with a configuration file below *root*, or, for `/`, an installed program."""
     try:
         address = Address.parse(settings.server.url)
     except ConfigurationInvalid:
-        cure = "set server.listen to a host and one port"
-        return [warning("clients", f"none can be told to use a mirror at {settings.server.listen}", cure)]
-    found = [_examine(client, address, root) for client in _LOCALS if _is_here(client, root)]
+        fix = "set server.listen to a host and one port"
+        return [warning("clients", f"no client can be configured for a mirror at {settings.server.listen}", fix)]
+    found = [_check(client, address, root) for client in _CLIENTS if _is_present(client, root)]
     return found or [ok("clients", f"neither docker nor containerd nor podman is on this machine ({root})")]
 
 
-def _is_here(client: _Local, root: Path) -> bool:
+def _is_present(client: _Client, root: Path) -> bool:
     return bool(_paths(client, root)) or (root == Path("/") and shutil.which(client.program) is not None)
 
 
-def _paths(client: _Local, root: Path) -> list[str]:
+def _paths(client: _Client, root: Path) -> list[str]:
     return [path for pattern in client.files for path in sorted(glob(pattern, root_dir=root))]
 
 
-def _examine(client: _Local, address: Address, root: Path) -> Finding:
+def _check(client: _Client, address: Address, root: Path) -> Finding:
     naming: list[str] = []
     for path in _paths(client, root):
         try:
             text = ClientFile(root, path).read() or ""
         except ClientConfigurationInvalid as error:
-            return warning(client.name, str(error), "run the doctor as root: this user can't tell")
+            return warning(client.name, str(error), "run the doctor as root: this user can't read the file")
         try:
             if mentions(text, address):
                 naming.append(str(root / path))
         except ClientConfigurationInvalid as error:
-            return problem(client.name, f"{root / path}: {error}", f"mend it: {client.name} can't read it either")
+            return problem(client.name, f"{root / path}: {error}", f"correct it: {client.name} can't read it either")
     if not naming:
         below = "" if root == Path("/") else f" --root {root}"
-        cure = f"mirror client-config {client.name} --mirror {address.url} --write{below}, then {client.after}"
-        return warning(client.name, f"does not use the mirror at {address.url}", cure)
+        fix = f"mirror client-config {client.name} --mirror {address.url} --write{below}, then {client.after}"
+        return warning(client.name, f"does not use the mirror at {address.url}", fix)
     if client.name == "containerd" and not _reads_hosts(naming, root):
-        says = f"{naming[0]} names the mirror, but Kubernetes' side of containerd does not read it"
-        cure = f'set config_path = "{_CERTS}" below the CRI registry in /etc/containerd/config.toml, then restart it'
-        return warning(client.name, says, cure)
+        message = f"{naming[0]} names the mirror, but containerd's CRI plugin (Kubernetes) does not read that file"
+        fix = (
+            f'set config_path = "{_CERTS}" in the CRI registry section of /etc/containerd/config.toml, then restart it'
+        )
+        return warning(client.name, message, fix)
     return ok(client.name, f"uses the mirror at {address.url} ({', '.join(naming)})")
 
 
 def _reads_hosts(naming: list[str], root: Path) -> bool:
-    """Whether config.toml names the directory of hosts.toml, or the mirror itself."""
+    """Return whether containerd's config.toml names the directory of the hosts.toml files, or the mirror itself."""
     configuration = root / "etc/containerd/config.toml"
     return str(configuration) in naming or _CERTS in (ClientFile(root, "/etc/containerd/config.toml").read() or "")

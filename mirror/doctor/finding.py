@@ -1,4 +1,4 @@
-"""A finding: one check, how it ended, and what to do about it."""
+"""Finding: the result of one check, with a fix."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """How a check ended: all is well; it works, but not as well as it could, or not for ever; it does not work."""
+    """Result of a check: OK; WARNING: it works, but poorly or not permanently; PROBLEM: it does not work."""
 
     OK = "ok"
     WARNING = "warning"
@@ -17,37 +17,39 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check came to.
+    """Result of one check.
 
     Attributes:
-        cure: what to do, in the imperative; None where there is nothing to do.
+        subject: the checked thing.
+        message: the observation.
+        fix: the action to take, in the imperative; None if there is none.
     """
 
     subject: str
     verdict: Verdict
-    says: str
-    cure: str | None = None
+    message: str
+    fix: str | None = None
 
     def __str__(self) -> str:
-        says = " ".join(self.says.split())
-        line = f"{self.verdict:<8} {self.subject}: {says}"
-        return line if self.cure is None else f"{line} -> {self.cure}"
+        message = " ".join(self.message.split())
+        line = f"{self.verdict:<8} {self.subject}: {message}"
+        return line if self.fix is None else f"{line} -> {self.fix}"
 
 
-def ok(subject: str, says: str) -> Finding:
-    return Finding(subject, Verdict.OK, says)
+def ok(subject: str, message: str) -> Finding:
+    return Finding(subject, Verdict.OK, message)
 
 
-def warning(subject: str, says: str, cure: str) -> Finding:
-    return Finding(subject, Verdict.WARNING, says, cure)
+def warning(subject: str, message: str, fix: str) -> Finding:
+    return Finding(subject, Verdict.WARNING, message, fix)
 
 
-def problem(subject: str, says: str, cure: str | None) -> Finding:
-    """Something does not work. Without a cure *says* names it already."""
-    return Finding(subject, Verdict.PROBLEM, says, cure)
+def problem(subject: str, message: str, fix: str | None) -> Finding:
+    """Return a finding of a problem. With no *fix*, *message* already contains it."""
+    return Finding(subject, Verdict.PROBLEM, message, fix)
 
 
 def worst(findings: Iterable[Finding]) -> Verdict:
-    """The verdict on all of them."""
+    """Return the most severe verdict among *findings*."""
     verdicts = {finding.verdict for finding in findings}
     return next((verdict for verdict in (Verdict.PROBLEM, Verdict.WARNING) if verdict in verdicts), Verdict.OK)

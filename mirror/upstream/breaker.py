@@ -1,4 +1,4 @@
-"""The breaker: an upstream that just failed is not asked again at once, so that clients hear it in no time."""
+"""Circuit breaker: after repeated failures of an upstream, requests fail at once instead of waiting for it."""
 
 from __future__ import annotations
 
@@ -7,73 +7,74 @@ from collections.abc import Callable
 
 from mirror.errors import UpstreamUnavailable
 
-_TOLERATED = 2  # failures in a row: one may be a blip
-_FIRST_PAUSE = 1.0
-_LONGEST_PAUSE = 30.0
-_LONGEST_TOLD = 60.0  # seconds: an outage may be over before its Retry-After is
+_MAX_FAILURES = 2  # in a row: a single failure may be a blip
+_MIN_PAUSE = 1.0  # seconds
+_MAX_PAUSE = 30.0  # seconds
+_MAX_RETRY_AFTER = 60.0  # seconds: an outage may end before its Retry-After does
 
 
-class Breaker:
-    """Counts failures in a row, and closes the way for a while when there are too many.
+class CircuitBreaker:
+    """Counter of consecutive failures, which rejects requests for a pause if there are too many.
 
-    After the pause one request may try; while none succeeds, each pause is twice the one before.
+    After the pause, one request is sent as a probe. Each failed probe doubles the next pause.
     """
 
     def __init__(self, upstream: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._upstream = upstream
         self._clock = clock
         self._failures = 0
-        self._pause = _FIRST_PAUSE
+        self._pause = _MIN_PAUSE
         self._open_until = 0.0
         self._probing = False
 
     @property
     def is_open(self) -> bool:
-        """Whether upstream counts as down."""
-        return self._failures >= _TOLERATED
+        """Whether the upstream counts as down."""
+        return self._failures >= _MAX_FAILURES
 
     @property
     def admits(self) -> bool:
-        """Whether a request would pass now."""
+        """Whether `require_closed` would return now. Reading this does not start a probe."""
         return not self.is_open or self._clock() >= self._open_until
 
-    def admit(self) -> None:
-        """Lets a request pass, or not.
+    def require_closed(self) -> None:
+        """Raise UpstreamUnavailable if the circuit is open. The first call after the pause returns: it is the probe.
 
         Raises:
-            UpstreamUnavailable: upstream is down, and it is not yet time to try.
+            UpstreamUnavailable: if the upstream is down and the next probe is not due yet.
         """
         if not self.is_open:
             return
         left = self._open_until - self._clock()
         if left > 0:
             raise UpstreamUnavailable(
-                f"{self._upstream} failed {self._failures} times in a row; it is tried again in {left:.1f} s",
+                f"{self._upstream} failed {self._failures} times in a row; the next attempt is in {left:.1f} s",
                 retry_after=int(left) + 1,
                 upstream=self._upstream,
             )
         self._probing = True
-        self._open_until = self._clock() + self._pause  # this request is the probe; others wait for what it finds
+        self._open_until = self._clock() + self._pause  # other requests fail until the result of this probe
 
     def succeeded(self) -> None:
+        """Record a success: close the circuit and reset the pause."""
         self._failures = 0
-        self._pause = _FIRST_PAUSE
+        self._pause = _MIN_PAUSE
         self._probing = False
 
     def failed(self, *, pause: float | None = None) -> None:
-        """A request failed. One that began before the breaker opened says nothing new.
+        """Record a failure. Failures of requests sent before the circuit opened do not extend the pause.
 
         Args:
-            pause: seconds for which upstream itself asked to be left alone. Then once is enough.
+            pause: seconds of a Retry-After that the upstream sent. One such failure opens the circuit.
         """
         self._failures += 1
         if pause:
-            self._failures = max(self._failures, _TOLERATED)
+            self._failures = max(self._failures, _MAX_FAILURES)
             self._probing = False
-            self._open_until = max(self._open_until, self._clock() + min(pause, _LONGEST_TOLD))
-        elif self._failures == _TOLERATED:
+            self._open_until = max(self._open_until, self._clock() + min(pause, _MAX_RETRY_AFTER))
+        elif self._failures == _MAX_FAILURES:
             self._open_until = self._clock() + self._pause
         elif self._probing:
             self._probing = False
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            self._pause = min(2 * self._pause, _MAX_PAUSE)
             self._open_until = self._clock() + self._pause

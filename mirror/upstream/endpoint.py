@@ -24,7 +24,7 @@ from mirror.errors import (
 from mirror.observability.metrics import Metrics
 from mirror.origin import ClientLogin
 from mirror.primitives.lru import LruCache
-from mirror.upstream.breaker import Breaker
+from mirror.upstream.breaker import CircuitBreaker
 from mirror.upstream.credentials.authorizer import Authorizer
 from mirror.upstream.rate_limit import RateLimit, retry_after
 from mirror.upstream.session import Session, origin_of
@@ -56,7 +56,7 @@ class Endpoint:
         self._url = url
         self._session = session
         self._authorizer = authorizer
-        self._breaker = Breaker(self.name)
+        self._breaker = CircuitBreaker(self.name)
         self._own_limit = RateLimit(self.name, upstream)
         self._client_limits = LruCache[ClientLogin, RateLimit](_MAX_CLIENT_LIMITS)
         self.is_down = False
@@ -135,8 +135,8 @@ class Endpoint:
             UpstreamError: there is no response.
         """
         if is_pull:
-            self._rate_limit(login).admit()
-        self._breaker.admit()
+            self._rate_limit(login).require_allowed()
+        self._breaker.require_closed()
         async with AsyncExitStack() as exits:
             yield await self._respond(exits, method, f"{self._url}/v2/{path}", repository, headers, login)
 
@@ -232,7 +232,7 @@ class Endpoint:
             raise unknown(f"{self.name} does not have {subject}", upstream=self.upstream)
         if status == 429:
             seconds = retry_after(response.headers.get("Retry-After"))
-            self._rate_limit(login).told(seconds)
+            self._rate_limit(login).record_429(seconds)
             raise UpstreamThrottled(
                 f"{self.name}'s pull limit is reached (429 for {subject}): wait, or set username and password_file in "
                 f'[upstreams."{self.upstream}"]',

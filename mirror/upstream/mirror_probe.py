@@ -1,4 +1,4 @@
-"""Whether a mirror answers at an address of this machine."""
+"""Probe for a running mirror at an address of this machine, for the doctor."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 import aiohttp
 
-_MOST = 2**16  # bytes of an answer
+_MAX_RESPONSE = 2**16  # bytes
 
 
 @dataclass(frozen=True, slots=True)
 class MirrorProbe:
-    """A mirror that answers, and what it tells; nothing where it has users, and does not know who asks."""
+    """State of a running mirror. The fields are None if the mirror has users and so hides them from the probe."""
 
     version: str | None = None
     cache: str | None = None
 
 
 async def probe_mirror(url: str, *, seconds: float) -> MirrorProbe | None:
-    """The mirror at *url*; None where none answers.
+    """Return the state of the mirror at *url*, or None if no mirror answers there.
 
-    Its certificate is not looked at: it is for the name that clients use, and nothing secret is sent.
+    The certificate is not verified: it is issued for the name that clients use, and the probe sends no secrets.
     """
     connector = aiohttp.TCPConnector(ssl=False)
     timeout = aiohttp.ClientTimeout(total=seconds)
@@ -38,12 +38,12 @@ async def probe_mirror(url: str, *, seconds: float) -> MirrorProbe | None:
 
 
 async def _json(session: aiohttp.ClientSession, path: str) -> dict[str, object] | None:
-    """The object that is answered; None for anything else."""
+    """Return the JSON object in the response, or None for any other response."""
     async with session.get(path, allow_redirects=False) as response:
         if response.status != 200:
             return None
         try:
-            found = json.loads(await response.content.read(_MOST))
+            found = json.loads(await response.content.read(_MAX_RESPONSE))
         except ValueError:
             return None
         return found if isinstance(found, dict) else None

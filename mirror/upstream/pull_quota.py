@@ -1,4 +1,4 @@
-"""The allowance: how many pulls an upstream still grants, as it last said, and how long tags hold because of that."""
+"""Pull quota: how many pulls an upstream still allows (RateLimit-Remaining), and how long tags then stay fresh."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from mirror.config import TagSettings
 from mirror.observability.metrics import Metrics
 from mirror.oci.ratelimit_headers import RateLimitHeader
 
-_UNTOLD = 3600.0  # seconds that it holds where upstream tells no window
-_LONGEST = 86_400.0
+_DEFAULT_WINDOW = 3600.0  # seconds, for a RateLimit-Remaining without a window
+_MAX_WINDOW = 86_400.0  # seconds
 
 log = structlog.get_logger()
 
@@ -28,10 +28,10 @@ def fresh_for(usually: float, when_low: float, *, low: bool) -> float:
 
 
 class PullQuota:
-    """What upstream said of its pull limit; forgotten when the window that it named is over.
+    """Last known pull quota of one upstream. It expires at the end of the window that the upstream announced.
 
     Attributes:
-        fresh_for: seconds that a tag holds without being asked for again. Read with every hit, so a plain attribute.
+        fresh_for: seconds for which a tag is fresh. A plain attribute, because every hit reads it.
     """
 
     def __init__(self, upstream: str, settings: TagSettings, metrics: Metrics) -> None:
@@ -39,11 +39,11 @@ class PullQuota:
         self._settings = settings
         self._metrics = metrics
         self._is_low = False
-        self._end: asyncio.TimerHandle | None = None
+        self._expiry: asyncio.TimerHandle | None = None
         self.fresh_for = settings.fresh_for
 
-    def told(self, headers: Mapping[str, str]) -> None:
-        """Takes note of what an answer says, if it says anything: registries without a limit are silent on it."""
+    def update(self, headers: Mapping[str, str]) -> None:
+        """Read the quota from the headers of a response. Ignore a response without it: the registry has no limit."""
         left, limit = (
             RateLimitHeader.parse(headers.get("RateLimit-Remaining")),
             RateLimitHeader.parse(headers.get("RateLimit-Limit")),
@@ -52,24 +52,24 @@ class PullQuota:
             return
         self.forget()
         self._metrics.pulls[self._upstream] = left.pulls, None if limit is None else limit.pulls
-        self._turn(low=is_low(left.pulls, None if limit is None else limit.pulls))
-        window = _UNTOLD if left.window is None else left.window
-        self._end = asyncio.get_running_loop().call_later(min(window, _LONGEST), self._over)
+        self._set_low(low=is_low(left.pulls, None if limit is None else limit.pulls))
+        window = _DEFAULT_WINDOW if left.window is None else left.window
+        self._expiry = asyncio.get_running_loop().call_later(min(window, _MAX_WINDOW), self._expire)
 
     def forget(self) -> None:
-        """Nothing is known any more."""
-        if self._end is not None:
-            self._end.cancel()
-            self._end = None
+        """Discard the known quota and its metric."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
         self._metrics.pulls.pop(self._upstream, None)
 
-    def _over(self) -> None:
+    def _expire(self) -> None:
         self.forget()
-        self._turn(low=False)
+        self._set_low(low=False)
 
-    def _turn(self, *, low: bool) -> None:
+    def _set_low(self, *, low: bool) -> None:
         self.fresh_for = fresh_for(self._settings.fresh_for, self._settings.fresh_when_low, low=low)
         if low != self._is_low:
             self._is_low = low
-            event = "few_pulls_left" if low else "enough_pulls_left"
+            event = "pull_quota_low" if low else "pull_quota_normal"
             log.info(event, upstream=self._upstream, tags_fresh_for=self.fresh_for)

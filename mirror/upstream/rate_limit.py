@@ -1,4 +1,4 @@
-"""The throttle: after a 429, manifests are not asked for again before upstream wants them to be."""
+"""Rate limit: after a 429 (Too Many Requests), requests fail locally until the upstream's Retry-After is over."""
 
 from __future__ import annotations
 
@@ -9,36 +9,40 @@ from email.utils import parsedate_to_datetime
 
 from mirror.errors import UpstreamThrottled
 
-_UNTOLD = 1.0  # seconds to keep still where upstream names none
-_LONGEST = 60.0  # seconds: a limit may be lifted (credentials, another address) before Retry-After is over
+_DEFAULT_PAUSE = 1.0  # seconds, for a 429 without Retry-After
+_MAX_PAUSE = 60.0  # seconds: a new login or another address may lift the limit before Retry-After is over
 
 
 class RateLimit:
-    """Keeps the mirror from hammering an upstream whose limit is reached. Blobs are not limited, and go on."""
+    """Rate limit state of one endpoint. It covers manifests and tokens only: upstreams do not limit blobs."""
 
     def __init__(
         self, endpoint: str, upstream: str | None = None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """*endpoint* is what messages call it, *upstream* where it is configured, if that is something else."""
+        """Create the state for *endpoint*, its name in messages.
+
+        Args:
+            upstream: the upstream's name in the configuration, if it differs from *endpoint*.
+        """
         self._endpoint = endpoint
         self._upstream = upstream or endpoint
         self._clock = clock
         self._until = 0.0
 
-    def told(self, seconds: int | None) -> None:
-        """Takes note of a 429, and of its Retry-After in seconds (None for none)."""
-        self._until = self._clock() + min(_UNTOLD if seconds is None else seconds, _LONGEST)
+    def record_429(self, retry_after: int | None) -> None:
+        """Record a 429 response and the seconds of its Retry-After (None if absent)."""
+        self._until = self._clock() + min(_DEFAULT_PAUSE if retry_after is None else retry_after, _MAX_PAUSE)
 
-    def admit(self) -> None:
-        """Lets a request pass, or not.
+    def require_allowed(self) -> None:
+        """Raise UpstreamThrottled if a request now would only receive another 429.
 
         Raises:
-            UpstreamThrottled: upstream would only say 429 again.
+            UpstreamThrottled: if the limit is still reached.
         """
         left = self._until - self._clock()
         if left > 0:
             raise UpstreamThrottled(
-                f"{self._endpoint}'s limit is reached: wait, or set username and password_file in "
+                f"{self._endpoint}'s rate limit is reached: wait, or set username and password_file in "
                 f'[upstreams."{self._upstream}"]',
                 retry_after=int(left) + 1,
                 upstream=self._upstream,
@@ -46,7 +50,7 @@ class RateLimit:
 
 
 def retry_after(header: str | None, *, now: datetime | None = None) -> int | None:
-    """Seconds that a Retry-After header names, as a number or a date (RFC 9110, 10.2.3); None for no such value."""
+    """Parse a Retry-After header, a number or a date (RFC 9110, 10.2.3), to seconds from *now*; None if invalid."""
     text = (header or "").strip()
     if text.isascii() and text.isdecimal() and len(text) < 10:
         return int(text)

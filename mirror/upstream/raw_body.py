@@ -1,8 +1,8 @@
-"""The intake: the body of a large blob, from the socket straight into the buffers it is hashed and written from.
+"""Body reader for large blobs: receive from the socket directly into the caller's buffers (asyncio BufferedProtocol).
 
-aiohttp parses the head of an answer, and hands bodies on in pieces that were copied twice, each into new memory: half
-of the time that a download spends outside the kernel and the hash. For a body that is long and plainly framed, the
-intake takes the connection over where aiohttp has come to, and reads the rest itself.
+aiohttp parses the head of a response and delivers the body in chunks that were copied twice, each into new memory. That
+is half of the time that a download spends outside the kernel and the hash. For a long body with a Content-Length,
+SocketBodyReader replaces aiohttp's protocol on the connection and reads the rest of the body itself.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import aiohttp
 
 from mirror.errors import UpstreamDisconnected
 
-WORTH_IT = 4 * 2**20  # bytes; the connection can't be used again afterwards
+MIN_BODY = 4 * 2**20  # bytes that make it worthwhile: the connection can't be reused afterwards
 
 
 class SocketBodyReader(asyncio.BufferedProtocol):
-    """The protocol of a connection whose next bytes are those of one body."""
+    """asyncio protocol of a connection whose next bytes are the rest of one body."""
 
-    def __init__(self, transport: asyncio.Transport, before: asyncio.BaseProtocol, left: int, silence: float) -> None:
+    def __init__(self, transport: asyncio.Transport, replaced: asyncio.BaseProtocol, left: int, silence: float) -> None:
         self._transport = transport
-        self._before = before
+        self._replaced = replaced
         self._left = left
         self._silence = silence
         self._buffer = memoryview(b"")
@@ -31,35 +31,36 @@ class SocketBodyReader(asyncio.BufferedProtocol):
 
     @classmethod
     def of(cls, response: aiohttp.ClientResponse, left: int, silence: float) -> tuple[SocketBodyReader, bytes] | None:
-        """Takes over the connection of *response*, of whose body *left* bytes were not read yet.
+        """Take over the connection of *response*, with *left* bytes of its body still unread.
 
         Returns:
-            the intake, and what aiohttp had read ahead; None where there is too little left, or no connection.
+            The reader and the bytes that aiohttp had read ahead. None if the rest is too short or the connection is
+            gone.
         """
         # Undocumented parts of aiohttp: each is listed in tests/unit/test_aiohttp_private.py.
         connection = response.connection
         transport = None if connection is None else connection.transport
-        if connection is None or connection.protocol is None or transport is None or left < WORTH_IT:
+        if connection is None or connection.protocol is None or transport is None or left < MIN_BODY:
             return None
-        # Nothing waits from here on. Reading makes aiohttp parse what it held back, until nothing is held.
+        # No await from here on. Each read makes aiohttp parse more of its buffered bytes, until none are left.
         ahead = bytearray()
         while piece := response.content.read_nowait():
             ahead += piece
-        intake = cls(transport, connection.protocol, left - len(ahead), silence)
+        reader = cls(transport, connection.protocol, left - len(ahead), silence)
         transport.pause_reading()
-        transport.set_protocol(intake)
-        return intake, bytes(ahead)
+        transport.set_protocol(reader)
+        return reader, bytes(ahead)
 
     async def read_into(self, buffer: memoryview) -> int:
-        """Waits for the next bytes, as many as are there and fit.
+        """Wait for data, read it into *buffer* as far as available, and return the number of bytes; 0 at the end.
 
         Raises:
-            UpstreamDisconnected: the connection ended, or nothing came for too long.
+            UpstreamDisconnected: if the connection closed early, or sent nothing for `silence` seconds.
         """
         if not self._left:
             return 0
         if self._lost is not None:
-            raise UpstreamDisconnected("the connection to upstream broke") from self._lost
+            raise UpstreamDisconnected("the connection to the upstream broke") from self._lost
         self._buffer = buffer[: self._left]
         self._filled = asyncio.get_running_loop().create_future()
         self._transport.resume_reading()
@@ -67,10 +68,10 @@ class SocketBodyReader(asyncio.BufferedProtocol):
             async with asyncio.timeout(self._silence):
                 size = await self._filled
         except TimeoutError as error:
-            raise UpstreamDisconnected(f"upstream sent nothing for {self._silence:g} s") from error
+            raise UpstreamDisconnected(f"the upstream sent nothing for {self._silence:g} s") from error
         finally:
             if not self._transport.is_closing():
-                self._transport.pause_reading()  # also when nothing came: there is no buffer for it any more
+                self._transport.pause_reading()  # also after a time-out: there is no buffer any more
             self._filled = None
             self._buffer = memoryview(b"")
         self._left -= size
@@ -99,14 +100,14 @@ class SocketBodyReader(asyncio.BufferedProtocol):
             self._filled.set_result(nbytes)
 
     def eof_received(self) -> bool:
-        self._fail(ConnectionError("ended early"))
+        self._fail(ConnectionError("end of stream before the end of the body"))
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._fail(exc or ConnectionError("closed early"))
-        self._before.connection_lost(exc)
+        self._fail(exc or ConnectionError("closed before the end of the body"))
+        self._replaced.connection_lost(exc)
 
     def _fail(self, error: Exception) -> None:
         self._lost = error
         if self._filled is not None and not self._filled.done():
-            self._filled.set_exception(UpstreamDisconnected(f"the connection to upstream broke: {error}"))
+            self._filled.set_exception(UpstreamDisconnected(f"the connection to the upstream broke: {error}"))

@@ -203,7 +203,7 @@ class Registry:
 
     def _note_quota(self, response: aiohttp.ClientResponse) -> None:
         if "RateLimit-Remaining" in response.headers:
-            self.quota.told(response.headers)
+            self.quota.update(response.headers)
 
     async def blob_size(self, context: PullContext, digest: Digest) -> int | None:
         """Return the bytes of a blob by HEAD; None if HEAD proves nothing or states no size: then open the origin.

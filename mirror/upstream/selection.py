@@ -19,8 +19,8 @@ _PROBE_SHARE = 0.25  # of the total time
 def most_informative(failures: Sequence[MirrorError]) -> MirrorError:
     """Choose the failure to report if several endpoints failed: temporary failures come before permanent ones.
 
-    The result is a 404 only if every endpoint answered 404: otherwise clients would treat as deleted what is only
-    unreachable.
+    The result is a 404 only if every endpoint answered 404: otherwise clients would treat content as deleted that is
+    only unreachable.
     """
     for kind in (UpstreamThrottled, UpstreamUnavailable, IntegrityError, UpstreamRefused, UpstreamError):
         for failure in failures:

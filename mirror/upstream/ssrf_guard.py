@@ -1,7 +1,7 @@
-"""Bounds: connections that reach no further than they may, whatever the name or the number they were asked by.
+"""SSRF guard: refuse connections to private or reserved addresses that a redirect or a token realm leads to.
 
-The address that counts is the one that the socket is about to be connected to: a name that resolves to something else
-the second time (DNS rebinding) and every spelling of an address are judged alike.
+The check applies to the address that the socket is about to connect to. DNS rebinding (a name that resolves to another
+address the second time) and unusual spellings of an address therefore do not bypass it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from aiohttp.connector import AddrInfoType
 from mirror.oci.ip_zones import Zone, literal, zone_of
 from mirror.primitives.lru import LruCache
 
-_MOST_HOSTS = 4096  # whose zones are remembered
+_MAX_HOSTS = 4096  # hosts with a remembered zone
 
 
 class ZoneForbidden(OSError):
-    """A connection would have left its zone."""
+    """A connection attempt to an address outside the allowed zones."""
 
     def __init__(self, zone: Zone) -> None:
         super().__init__(f"in the {zone.name.lower()} zone")
@@ -29,29 +29,30 @@ class ZoneForbidden(OSError):
 
 
 def within(zone: Zone) -> Callable[[AddrInfoType], socket.socket]:
-    """Makes sockets that are to be connected to an address in *zone*, or in one before it; no others."""
+    """Return a socket factory that raises ZoneForbidden for an address beyond *zone* (PUBLIC < PRIVATE < RESERVED)."""
 
-    def bound(info: AddrInfoType) -> socket.socket:
-        family, kind, protocol, _, place = info
-        found = zone_of(ip_address(place[0]))
+    def create_socket(info: AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, address = info
+        found = zone_of(ip_address(address[0]))
         if found > zone:
             raise ZoneForbidden(found)
         return socket.socket(family, kind, protocol)
 
-    return bound
+    return create_socket
 
 
 class ZoneResolver(aiohttp.ThreadedResolver):
-    """Resolves names, and remembers in which zone those lie that were resolved."""
+    """DNS resolver that remembers the zone of each resolved name."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._zones = LruCache[str, Zone](_MOST_HOSTS)
+        self._zones = LruCache[str, Zone](_MAX_HOSTS)
 
     def zone(self, host: str) -> Zone:
-        """Where *host* lies, as far as all its addresses lie there: a public one among private ones makes it public.
+        """Return the zone of *host*, the most public one if its addresses are in several zones.
 
-        Not known (it was asked through a proxy), it counts as public: the least that others are then allowed.
+        An unresolved host (requests to it went through a proxy) counts as public: its redirects are then the most
+        restricted.
         """
         address = literal(host)
         return zone_of(address) if address is not None else self._zones.get(host) or Zone.PUBLIC
@@ -60,5 +61,5 @@ class ZoneResolver(aiohttp.ThreadedResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         found = await super().resolve(host, port, family)
-        self._zones.set(host, min((zone_of(ip_address(one["host"])) for one in found), default=Zone.PUBLIC))
+        self._zones.set(host, min((zone_of(ip_address(result["host"])) for result in found), default=Zone.PUBLIC))
         return found

@@ -68,7 +68,7 @@ async def test_images_are_taken_from_the_files_that_people_have(tmp_path: Path, 
     await succeeded("warm", "--from", tmp_path / "compose.yaml", *at(registry, tmp_path / "cache"))
     await succeeded("warm", "--from", tmp_path / "k8s.yml", *at(registry, tmp_path / "cache"))
     assert (await pinned(tmp_path / "cache")).keys() == {"compose", "init", "pod"}
-    for text, reason in (("a: [", "is no YAML"), ("kind: ConfigMap", "names no image")):
+    for text, reason in (("a: [", "is not YAML"), ("kind: ConfigMap", "names no image")):
         (tmp_path / "bad.yaml").write_text(text)
         said = await mirror_command("warm", "--from", tmp_path / "bad.yaml", "--cache", tmp_path / "cache")
         assert said.status == 2, said

@@ -63,12 +63,14 @@ def lines(said: Ran, subject: str) -> list[str]:
 
 
 async def test_where_all_is_well_it_says_so(doctor: Doctor) -> None:
-    """Every line begins with ok, nothing has a cure, and the status is 0."""
+    """Every line begins with ok, no finding has a fix, and the status is 0."""
     async with Registry.running() as registry:
         said = await doctor.asked(upstreams(registry.url))
 
     assert said.code == 0, str(said)
-    told = [line for line in said.output.splitlines() if "is gone with it" not in line]  # the tests' disk may be such
+    told = [
+        line for line in said.output.splitlines() if "does not outlive it" not in line
+    ]  # the tests' disk may be such
     assert {line.split()[0] for line in told} == {"ok"}
     assert not any(" -> " in line for line in told)
     assert "is free" in lines(said, "port")[0]
@@ -82,7 +84,7 @@ async def test_as_json_it_is_for_programs(doctor: Doctor) -> None:
     assert (said.code, told["verdict"]) == (1, "problem")
     assert {finding["verdict"] for finding in told["findings"]} <= {"ok", "warning", "problem"}
     assert {"configuration", "disk", "port", "upstream docker.io"} <= {one["subject"] for one in told["findings"]}
-    assert all(one["cure"] for one in told["findings"] if one["verdict"] == "warning")
+    assert all(one["fix"] for one in told["findings"] if one["verdict"] == "warning")
 
 
 async def test_a_configuration_that_stops_the_start_is_a_problem(doctor: Doctor) -> None:
@@ -128,7 +130,7 @@ async def test_offline_no_upstream_is_asked(doctor: Doctor) -> None:
 
         assert not registry.journal.entries
     assert said.code == 0
-    assert lines(said, "upstreams") == ["ok       upstreams: not asked (offline)"]
+    assert lines(said, "upstreams") == ["ok       upstreams: not checked (offline)"]
 
 
 async def test_a_directory_that_can_not_be_used(doctor: Doctor) -> None:
@@ -164,7 +166,7 @@ async def test_a_cache_in_memory_is_a_warning(doctor: Doctor) -> None:
     """It is gone with the next start."""
     said = await doctor.asked(upstreams("http://127.0.0.1:9"), "--offline", "--cache", "/dev/shm/not-made-by-doctor")
 
-    assert any(line.startswith("warning") and "lies in memory" in line for line in lines(said, "disk"))
+    assert any(line.startswith("warning") and "is in memory" in line for line in lines(said, "disk"))
     assert not os.path.exists("/dev/shm/not-made-by-doctor")
 
 
@@ -201,20 +203,20 @@ async def test_a_mirror_that_runs_is_recognised(doctor: Doctor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "step", "cure"),
+    ("url", "step", "fix"),
     [
-        ("http://nowhere.invalid", "DNS", "is the name right"),
-        ("http://127.0.0.1:9", "connect", "is a firewall in between"),
+        ("http://nowhere.invalid", "DNS", "check the name (url in its section)"),
+        ("http://127.0.0.1:9", "connect", "allow the mirror to connect to it (firewall)"),
     ],
 )
-async def test_an_upstream_that_is_out_of_reach(doctor: Doctor, url: str, step: str, cure: str) -> None:
+async def test_an_upstream_that_is_out_of_reach(doctor: Doctor, url: str, step: str, fix: str) -> None:
     """At which step it ends, and what to look at there."""
     said = await doctor.asked(upstreams(url))
 
     assert said.code == 1
     (line,) = lines(said, "upstream docker.io")
     assert line.startswith(f"problem  upstream docker.io: {step}: ")
-    assert cure in line
+    assert fix in line
 
 
 async def test_an_upstream_whose_certificate_is_not_believed(doctor: Doctor) -> None:

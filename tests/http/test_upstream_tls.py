@@ -116,7 +116,7 @@ async def test_the_mirror_s_certificate_is_shown_to_upstream_only(
 
 
 FAILURES: Mapping[str, tuple[ssl.SSLContext, str]] = {
-    "unknown": (serving(by=OTHER), 'authority unknown here; name that in ca_file in [upstreams."tls.test"]'),
+    "unknown": (serving(by=OTHER), 'is from an unknown authority; set ca_file in [upstreams."tls.test"]'),
     "expired": (serving(until=PAST), "has expired"),
     "another's": (serving("other.test"), "is for another name"),
     "wants one": (serving(wants=True), 'set certificate_file and key_file in [upstreams."tls.test"]'),
@@ -143,7 +143,7 @@ async def test_without_tls_where_tls_is_expected(tmp_path: Path) -> None:
         async with pulling(tmp_path, plain, "") as (client, upstream):
             reply = await pulled(client, upstream)
     assert reply.status == 503, reply
-    assert "See url" in str(reply.error["message"])
+    assert 'or correct url in [upstreams."tls.test"]' in str(reply.error["message"])
 
 
 async def test_from_https_to_http_nobody_is_sent(tmp_path: Path, files: Files) -> None:

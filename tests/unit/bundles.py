@@ -1,4 +1,4 @@
-"""Bundles for tests: an image and its blobs, written and read."""
+"""Bundles for tests: create an image and its blobs, write a bundle, read one."""
 
 import io
 import json
@@ -16,7 +16,7 @@ NAME = "docker.io/library/alpine:3.20"
 
 
 def an_image(*layers: bytes, name: str = NAME) -> tuple[Contents, dict[Digest, bytes]]:
-    """An image of these layers, and its blobs."""
+    """Return the contents of an image with these layers, and its blobs."""
     config = b'{"os":"linux"}'
     blobs = {Digest.of(layer): layer for layer in (*layers, config)}
 

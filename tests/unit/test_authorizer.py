@@ -29,7 +29,7 @@ OURS, THEIRS = Login("we", "our word"), Login("they", "their word")
 class Changing:
     """A source whose credentials a test changes."""
 
-    cure = "ask the test"
+    fix = "ask the test"
 
     def __init__(self, credentials: Credentials | None) -> None:
         self.now = credentials
@@ -218,7 +218,7 @@ async def test_no_login_for_whoever_upstream_redirects_to(way: Way) -> None:
 async def test_a_stray_challenge_leaves_no_trace(way: Way) -> None:
     """One answer that wants something else, of a proxy perhaps: the next request is as if it had not been."""
     way.registry.gate = Bearer(tokens=way.tokens)
-    async with Authorizer("registry.test", way.registry.url, FixedCredentials(None, cure="-"), way.session) as nobody:
+    async with Authorizer("registry.test", way.registry.url, FixedCredentials(None, fix="-"), way.session) as nobody:
         way.tokens.logins = {}
         assert await way.ask(nobody) == 200
         way.registry.inject(Status(401, {"WWW-Authenticate": 'Basic realm="stray"'}), times=2)

@@ -1,39 +1,39 @@
-"""The breaker: closed to an upstream that fails, opened by one probe after ever longer pauses."""
+"""The circuit breaker: open after repeated failures, closed again by one successful probe; pauses double."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror.errors import UpstreamUnavailable
-from mirror.upstream.breaker import Breaker
+from mirror.upstream.breaker import CircuitBreaker
 from tests.unit.test_throttle import Clock
 
 
-def admits(breaker: Breaker) -> bool:
+def admits(breaker: CircuitBreaker) -> bool:
     try:
-        breaker.admit()
+        breaker.require_closed()
     except UpstreamUnavailable as refusal:
-        told = refusal.retry_after
+        retry_after = refusal.retry_after
     else:
         return True
-    assert told is not None
-    assert told >= 1
+    assert retry_after is not None
+    assert retry_after >= 1
     return False
 
 
-def broken() -> tuple[Breaker, Clock]:
+def broken() -> tuple[CircuitBreaker, Clock]:
     clock = Clock()
-    breaker = Breaker("quay.io", clock=clock)
+    breaker = CircuitBreaker("quay.io", clock=clock)
     for _ in range(2):
-        breaker.admit()
+        breaker.require_closed()
         breaker.failed()
     return breaker, clock
 
 
 @given(st.lists(st.booleans()))
-def test_two_failures_in_a_row_open_it(results: list[bool]) -> None:
-    """One is a blip, and a success in between makes it one."""
-    breaker = Breaker("quay.io", clock=Clock())
+def test_two_consecutive_failures_open_the_circuit(results: list[bool]) -> None:
+    """A single failure does not; a success in between resets the count."""
+    breaker = CircuitBreaker("quay.io", clock=Clock())
     for at, succeeded in enumerate(results):
         assert admits(breaker)
         if succeeded:
@@ -47,17 +47,17 @@ def test_two_failures_in_a_row_open_it(results: list[bool]) -> None:
         assert not breaker.is_open
 
 
-def test_while_it_is_open_nobody_waits() -> None:
-    """The refusal says how often upstream failed, and when it is tried again."""
+def test_open_circuit_rejects_requests_at_once() -> None:
+    """The message contains the number of failures and the time until the next attempt."""
     breaker, clock = broken()
-    with pytest.raises(UpstreamUnavailable, match=r"quay\.io failed 2 times in a row; it is tried again in 1\.0 s"):
-        breaker.admit()
+    with pytest.raises(UpstreamUnavailable, match=r"quay\.io failed 2 times in a row; the next attempt is in 1\.0 s"):
+        breaker.require_closed()
     clock.now += 0.999
     assert not admits(breaker)
 
 
-def test_after_the_pause_one_probes_for_all() -> None:
-    """The others are refused until it knows more; its success lets everybody pass, at once."""
+def test_one_probe_is_sent_after_the_pause() -> None:
+    """Other requests are rejected until the probe's result; its success closes the circuit."""
     breaker, clock = broken()
     clock.now += 1
     assert admits(breaker)
@@ -66,8 +66,8 @@ def test_after_the_pause_one_probes_for_all() -> None:
     assert all(admits(breaker) for _ in range(3))
 
 
-def test_a_probe_that_never_comes_back_locks_nobody_out() -> None:
-    """The client that sent it may have left: after the pause there is another one."""
+def test_lost_probe_is_replaced_after_the_pause() -> None:
+    """The client that caused the probe may have disconnected."""
     breaker, clock = broken()
     clock.now += 1
     assert admits(breaker)
@@ -76,8 +76,8 @@ def test_a_probe_that_never_comes_back_locks_nobody_out() -> None:
     assert not admits(breaker)
 
 
-def test_each_pause_is_twice_the_one_before() -> None:
-    """Up to half a minute; a success begins anew with the first."""
+def test_pause_doubles_after_each_failed_probe() -> None:
+    """Up to 30 s; a success resets it to the first pause."""
     breaker, clock = broken()
     for pause in (1, 2, 4, 8, 16, 30, 30):
         clock.now += pause - 0.001
@@ -94,10 +94,10 @@ def test_each_pause_is_twice_the_one_before() -> None:
     assert admits(breaker)
 
 
-def test_requests_that_fail_together_are_one_failure_of_upstream() -> None:
-    """Fifty were under way when it went down: that makes the first pause no longer."""
+def test_concurrent_failures_do_not_extend_the_first_pause() -> None:
+    """Fifty requests in flight when the upstream goes down count as one outage."""
     clock = Clock()
-    breaker = Breaker("quay.io", clock=clock)
+    breaker = CircuitBreaker("quay.io", clock=clock)
     assert all(admits(breaker) for _ in range(50))
     for _ in range(50):
         breaker.failed()
@@ -106,10 +106,10 @@ def test_requests_that_fail_together_are_one_failure_of_upstream() -> None:
 
 
 @given(st.integers(1, 10**6), st.booleans())
-def test_an_upstream_that_says_when_is_asked_then(pause: int, probed: bool) -> None:
-    """One 503 with Retry-After is enough, and again when it is what a probe gets; longer than a minute nobody waits."""
+def test_retry_after_sets_the_pause(pause: int, probed: bool) -> None:
+    """One 503 with Retry-After opens the circuit, also in response to a probe; the pause is at most a minute."""
     clock = Clock()
-    breaker = Breaker("quay.io", clock=clock)
+    breaker = CircuitBreaker("quay.io", clock=clock)
     if probed:
         breaker, clock = broken()
         clock.now += 1
@@ -117,7 +117,7 @@ def test_an_upstream_that_says_when_is_asked_then(pause: int, probed: bool) -> N
     breaker.failed(pause=pause)
     assert breaker.is_open
     clock.now += min(pause, 60) - 0.001
-    breaker.failed()  # one that was under way
+    breaker.failed()  # a request that was in flight
     assert not admits(breaker)
     clock.now += 0.001
     assert admits(breaker)
@@ -126,20 +126,20 @@ def test_an_upstream_that_says_when_is_asked_then(pause: int, probed: bool) -> N
 
 
 @given(st.booleans(), st.integers(0, 40))
-def test_whether_it_would_admit_can_be_asked_without_being_the_probe(is_broken: bool, seconds: int) -> None:
-    """To look at a breaker changes nothing."""
-    breaker, clock = broken() if is_broken else (Breaker("quay.io", clock=Clock()), Clock())
+def test_admits_agrees_with_require_closed_without_side_effects(is_broken: bool, seconds: int) -> None:
+    """Reading it does not start a probe."""
+    breaker, clock = broken() if is_broken else (CircuitBreaker("quay.io", clock=Clock()), Clock())
     clock.now += seconds
     assert breaker.admits == breaker.admits == admits(breaker)
 
 
-@given(st.lists(st.sampled_from(["failed", "succeeded", "admit", "second", "minute"])))
-def test_an_upstream_that_is_back_is_asked_within_half_a_minute(events: list[str]) -> None:
-    """Whatever happened before."""
+@given(st.lists(st.sampled_from(["failed", "succeeded", "require_closed", "second", "minute"])))
+def test_recovered_upstream_is_probed_within_30_seconds(events: list[str]) -> None:
+    """After any sequence of events."""
     clock = Clock()
-    breaker = Breaker("quay.io", clock=clock)
+    breaker = CircuitBreaker("quay.io", clock=clock)
     for event in events:
-        if event == "admit":
+        if event == "require_closed":
             admits(breaker)
         elif event in {"second", "minute"}:
             clock.now += 1 if event == "second" else 60

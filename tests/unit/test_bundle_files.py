@@ -1,4 +1,4 @@
-"""The files of a bundle: what is written takes the place of the right ones, and the right ones are read."""
+"""Files of a bundle: writing replaces the files of an earlier bundle, and reading finds exactly the right ones."""
 
 import os
 import tarfile
@@ -17,8 +17,8 @@ from tests.real.mounts import small_disk
 from tests.unit.bundles import all_of, an_image, write
 
 
-def test_a_bundle_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
-    """Whole: parts of the earlier one would be read as its own."""
+def test_bundle_replaces_an_earlier_one_completely(tmp_path: Path) -> None:
+    """A leftover part of the earlier one would be read as a part of the new one."""
     contents, blobs = an_image(bytes(9000))
     for limit in (3000, None, 6000, 9000):
         written = write(tmp_path / "b", contents, blobs, limit)
@@ -27,13 +27,13 @@ def test_a_bundle_takes_the_place_of_an_earlier_one(tmp_path: Path) -> None:
         assert {path.name for path in tmp_path.iterdir()} == {part.name for part in written.parts} | {"b.json"}
 
 
-def test_only_a_file_gives_its_place_to_a_bundle(tmp_path: Path) -> None:
-    """A device, a pipe or a directory stays what it is, and nothing is begun."""
+def test_bundle_replaces_only_regular_files(tmp_path: Path) -> None:
+    """A pipe or a directory at the target is an error, and nothing is written."""
     contents, blobs = an_image(b"one")
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "directory").mkdir()
     for name in ("pipe", "directory", "absent/b"):
-        with pytest.raises(StorageFailed, match=r"is no file|there is no directory"):
+        with pytest.raises(StorageFailed, match=r"is not a file|there is no directory"):
             write(tmp_path / name, contents, blobs)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["directory", "pipe"]
 
@@ -41,8 +41,8 @@ def test_only_a_file_gives_its_place_to_a_bundle(tmp_path: Path) -> None:
 @pytest.mark.needs("mount", root=True)
 @pytest.mark.parametrize("left", [20, 0])
 @pytest.mark.parametrize("limit", [None, 2**15])
-def test_a_full_disk_is_said_and_nothing_is_left(tmp_path: Path, limit: int | None, left: int) -> None:
-    """Neither of the bundle nor of its list; also where only the list has no room."""
+def test_full_disk_is_reported_and_leaves_no_files(tmp_path: Path, limit: int | None, left: int) -> None:
+    """Neither the bundle nor its list of contents, also if only the list did not fit."""
     contents, blobs = an_image(os.urandom(300_000))
     parts = write(tmp_path / "b.tar", contents, blobs, limit).parts
     pages = sum(-(-part.size // 4096) for part in parts)
@@ -52,8 +52,8 @@ def test_a_full_disk_is_said_and_nothing_is_left(tmp_path: Path, limit: int | No
         assert list(disk.iterdir()) == []
 
 
-def test_a_bundle_never_takes_the_place_of_the_one_that_it_builds_on(tmp_path: Path) -> None:
-    """Whichever of its files is named, and by whichever name."""
+def test_bundle_never_replaces_the_one_it_builds_on(tmp_path: Path) -> None:
+    """For each of its files, by each name and link."""
     contents, blobs = an_image(bytes(9000))
     write(tmp_path / "whole", contents, blobs)
     write(tmp_path / "split", contents, blobs, 3000)
@@ -71,8 +71,8 @@ def test_a_bundle_never_takes_the_place_of_the_one_that_it_builds_on(tmp_path: P
     check_apart(tmp_path / "whole", tmp_path / "split.json")
 
 
-def test_a_part_that_is_missing_is_named(tmp_path: Path) -> None:
-    """Whoever carries them has to know which."""
+def test_missing_part_is_named(tmp_path: Path) -> None:
+    """The operator must know which file to copy."""
     contents, blobs = an_image(b"x" * 30_000)
     write(tmp_path / "b.tar", contents, blobs, 8192)
     assert parts_of(tmp_path / "b.tar.001") == parts_of(tmp_path / "b.tar")
@@ -80,7 +80,7 @@ def test_a_part_that_is_missing_is_named(tmp_path: Path) -> None:
     whole = last.read_bytes()
     for change, said in (
         (lambda: last.write_bytes(whole[:-10240]), rf"{last.name} has .*: copy it again"),
-        (last.unlink, f"lacks {last.name}, of 5 files"),
+        (last.unlink, f"lacks {last.name}, one of 5 files"),
         ((tmp_path / "b.tar.002").unlink, "lacks b.tar.002"),
         ((tmp_path / "b.tar.json").unlink, "lacks its part 002"),
     ):
@@ -91,8 +91,8 @@ def test_a_part_that_is_missing_is_named(tmp_path: Path) -> None:
         pass
 
 
-def test_which_of_two_bundles_is_meant_is_not_guessed(tmp_path: Path) -> None:
-    """One whole and one in parts, of the same name, from two weeks: the list beside them says it, or nobody."""
+def test_ambiguous_bundle_is_an_error_without_a_list_of_contents(tmp_path: Path) -> None:
+    """A single file and parts of the same name, from two exports: only the list of contents tells which to read."""
     old, old_blobs = an_image(bytes(9000))
     new, new_blobs = an_image(bytes(20_000))
     for name, limit in (("whole", None), ("split", 8192)):
@@ -109,12 +109,12 @@ def test_which_of_two_bundles_is_meant_is_not_guessed(tmp_path: Path) -> None:
             parts_of(here / "b.tar.001")
         (here / "b.tar.json").unlink()
         for meant in ("b.tar", "b.tar.001"):
-            with pytest.raises(BundleInvalid, match="both here"):
+            with pytest.raises(BundleInvalid, match="belong to two bundles"):
                 parts_of(here / meant)
 
 
-def test_only_parts_in_a_row_are_of_an_earlier_bundle(tmp_path: Path) -> None:
-    """A number may be a year, or a day: such files stay, and are none of a bundle's."""
+def test_files_with_numbers_out_of_sequence_are_kept(tmp_path: Path) -> None:
+    """A number may be a year or a date: such a file belongs to no bundle."""
     contents, blobs = an_image(bytes(9000))
     for number in ("2025", "20251101", "1", "0004"):
         (tmp_path / f"b.tar.{number}").write_bytes(b"kept")
@@ -127,8 +127,8 @@ def test_only_parts_in_a_row_are_of_an_earlier_bundle(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs(root=True)
-def test_what_can_not_be_read_is_said_to_be_that(tmp_path: Path) -> None:
-    """And not to be missing: the directory, a file of it, or only one that is deep in it."""
+def test_unreadable_layout_is_reported_as_unreadable(tmp_path: Path) -> None:
+    """Not as missing: the directory, a file in it, or a directory deep in it."""
     contents, blobs = an_image(b"x")
     write(tmp_path / "b.tar", contents, blobs)
     with TemporaryDirectory() as directory:
@@ -148,8 +148,8 @@ def test_what_can_not_be_read_is_said_to_be_that(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs(root=True)
-def test_where_nothing_can_be_seen_nothing_is_written() -> None:
-    """It may hold what the bundle builds on."""
+def test_unreadable_target_directory_is_an_error() -> None:
+    """It might contain the bundle that the new one builds on."""
     with TemporaryDirectory() as directory:
         os.seteuid(65534)
         try:

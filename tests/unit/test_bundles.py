@@ -1,4 +1,4 @@
-"""Bundles: what was written is read again, the same contents are the same bytes, and what is broken is refused."""
+"""Bundles: written bundles are read back, output is reproducible, and damaged or harmful archives are rejected."""
 
 import bz2
 import gzip
@@ -35,10 +35,10 @@ layers = st.lists(st.binary(max_size=5000), max_size=4)
 
 @settings(max_examples=50, deadline=None)
 @given(layers, st.none() | st.integers(600, 20_000))
-def test_what_was_written_is_read_again(
+def test_written_bundle_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, own: list[bytes], limit: int | None
 ) -> None:
-    """In one file or in parts of any size, which have the digests that stand beside them."""
+    """As a single file or in parts of any size, with the digests in the list of contents."""
     target = tmp_path_factory.mktemp("bundle") / "week.tar"
     contents, blobs = an_image(*own)
     written = write(target, contents, blobs, limit)
@@ -56,8 +56,8 @@ def test_what_was_written_is_read_again(
         assert limit is None or part.size <= limit
 
 
-def test_the_same_contents_are_the_same_bytes(tmp_path: Path) -> None:
-    """Whenever and wherever it is written."""
+def test_bundle_is_reproducible(tmp_path: Path) -> None:
+    """The same contents are the same bytes, at any time and place."""
     contents, blobs = an_image(b"one", b"two")
     for name in ("a", "b"):
         write(tmp_path / name, contents, blobs)
@@ -83,8 +83,8 @@ def described(body: bytes, kind: str = "application/vnd.oci.image.config.v1+json
         ([], None),
     ],
 )
-def test_what_docker_can_load_is_listed_for_it(manifest: object, layers: int | None) -> None:
-    """Images whose config and layers are here, a layer as often as it is used; whatever else is carried."""
+def test_manifest_json_lists_images_that_docker_can_load(manifest: object, layers: int | None) -> None:
+    """Images with config and all layers in the bundle, each layer as often as it is used; other content is skipped."""
     body = json.dumps(manifest).encode()
     carried = CarriedImage(NAME, Digest.of(body), OCI_MANIFEST, len(body))
     blobs = [CarriedBlob(Digest.of(one), len(one)) for one in (b"c", b"l", body)]
@@ -99,8 +99,8 @@ def test_what_docker_can_load_is_listed_for_it(manifest: object, layers: int | N
 
 
 @given(st.lists(st.tuples(digests, st.integers(0, 10**12), st.booleans()), max_size=5), st.text(max_size=20))
-def test_contents_are_read_as_they_were_written(blobs: list[tuple[Digest, int, bool]], name: str) -> None:
-    """Through JSON, whatever names hold."""
+def test_contents_survive_a_round_trip(blobs: list[tuple[Digest, int, bool]], name: str) -> None:
+    """Through JSON, with any name."""
     image = CarriedImage(name, Digest.of(b""), OCI_MANIFEST, 0)
     contents = Contents((image,), tuple(CarriedBlob(*blob) for blob in blobs))
     assert Contents.parse(contents.text(), where="here") == contents
@@ -113,14 +113,14 @@ def test_contents_are_read_as_they_were_written(blobs: list[tuple[Digest, int, b
         lambda x: st.lists(x) | st.dictionaries(st.sampled_from(["schemaVersion", "images", "blobs"]), x),
     ).map(lambda x: json.dumps(x).encode())
 )
-def test_what_is_no_list_of_contents_is_refused(text: bytes) -> None:
-    """In words."""
+def test_invalid_list_of_contents_is_rejected(text: bytes) -> None:
+    """With a message that names the file."""
     with pytest.raises(BundleInvalid, match="here"):
         Contents.parse(text, where="here")
 
 
-def test_what_the_other_side_has_is_left_out(tmp_path: Path) -> None:
-    """And said to be needed."""
+def test_known_blobs_are_omitted(tmp_path: Path) -> None:
+    """The list of contents names them as required."""
     contents, blobs = an_image(b"base" * 1000, b"new")
     base = Digest.of(b"base" * 1000)
     write(tmp_path / "b.tar", contents.without([base]), blobs)
@@ -131,8 +131,8 @@ def test_what_the_other_side_has_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", [None, 4096])
-def test_a_bundle_that_is_cut_short_is_refused(tmp_path: Path, limit: int | None) -> None:
-    """Wherever it was cut: in a head, in a blob, between two files."""
+def test_truncated_bundle_is_rejected(tmp_path: Path, limit: int | None) -> None:
+    """At any position: in a header, in a blob, between two files."""
     contents, blobs = an_image(b"x" * 3000, b"y" * 3000)
     write(tmp_path / "b.tar", contents, blobs, limit)
     (tmp_path / "b.tar.json").unlink()
@@ -170,8 +170,8 @@ def _entry(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
     ],
     ids=lambda entry: f"{entry.name} {entry.type!r}",
 )
-def test_what_could_do_harm_is_refused(tmp_path: Path, entry: tarfile.TarInfo) -> None:
-    """Before anything of the archive is used."""
+def test_harmful_entry_is_rejected(tmp_path: Path, entry: tarfile.TarInfo) -> None:
+    """Before any content of the archive is used."""
     contents, blobs = an_image(b"x")
     write(tmp_path / "b.tar", contents, blobs)
     with tarfile.open(tmp_path / "b.tar", "a") as tar:
@@ -184,14 +184,14 @@ def test_what_could_do_harm_is_refused(tmp_path: Path, entry: tarfile.TarInfo) -
     ("name", "body", "said"),
     [
         ("b.tar", b"", "is empty: copy it again"),
-        ("b.tar", b"no archive", "is no archive of images: a tar"),
+        ("b.tar", b"no archive", "is not an archive of images: a tar"),
         ("b.tar", bytes(2000), "is neither"),
-        ("b.tar", os.urandom(3000), "is no archive of images: a tar"),
-        ("b.tar.002", os.urandom(3000), r"is no archive: if it is part of a bundle, name b\.tar\.001"),
+        ("b.tar", os.urandom(3000), "is not an archive of images: a tar"),
+        ("b.tar.002", os.urandom(3000), r"is not an archive; if it is a part of a bundle, name b\.tar\.001"),
     ],
 )
-def test_what_is_no_archive_is_refused(tmp_path: Path, name: str, body: bytes, said: str) -> None:
-    """In a line. Also an empty one: it brings nothing, and somebody thinks that it does."""
+def test_file_that_is_not_an_archive_is_rejected(tmp_path: Path, name: str, body: bytes, said: str) -> None:
+    """With a one-line message. Also an empty file: it is the result of a failed copy."""
     (tmp_path / name).write_bytes(body)
     with pytest.raises(BundleInvalid, match=said) as refused, opened(tmp_path / name) as archive:
         read_bundle(archive)
@@ -202,8 +202,8 @@ PACKED = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
 
 
 @pytest.mark.parametrize("pack", PACKED.values(), ids=PACKED)
-def test_what_is_compressed_is_read_once(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
-    """It is unpacked where there is room, and nothing of that is seen; all of it is here then."""
+def test_compressed_archive_is_decompressed_once(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """Into an unnamed temporary file; the archive itself is not read again."""
     contents, blobs = an_image(os.urandom(50_000), bytes(3_000_000))
     write(tmp_path / "b.tar", contents, blobs)
     packed, place = tmp_path / "packed", tmp_path / "place"
@@ -217,23 +217,23 @@ def test_what_is_compressed_is_read_once(tmp_path: Path, pack: Callable[[bytes],
 
 @pytest.mark.needs("mount", root=True)
 @pytest.mark.parametrize(("disk", "spare"), [(MIB, 0), (5 * MIB, 0), (16 * MIB, 12 * MIB), (0, 0)])
-def test_what_is_compressed_is_read_without_room_too(tmp_path: Path, disk: int, spare: int) -> None:
-    """As slowly as it goes, which is said: none for it, for what is in it beside it, or beside what is to stay free."""
+def test_compressed_archive_is_read_in_place_if_space_is_insufficient(tmp_path: Path, disk: int, spare: int) -> None:
+    """With one message that this is slow. The space must suffice for the content, twice, and for `min_free`."""
     contents, blobs = an_image(os.urandom(50_000), bytes(3_000_000))
     write(tmp_path / "b.tar", contents, blobs)
-    packed, told = tmp_path / "b.tar.gz", list[str]()
+    packed, messages = tmp_path / "b.tar.gz", list[str]()
     packed.write_bytes(gzip.compress((tmp_path / "b.tar").read_bytes()))
     with small_disk(tmp_path / "place", disk or MIB):
-        place = UnpackDirectory(tmp_path / "place" / ("" if disk else "absent"), spare, told.append)
+        place = UnpackDirectory(tmp_path / "place" / ("" if disk else "absent"), spare, messages.append)
         with opened(packed, place) as archive:
             assert all_of(read_bundle(archive)) == blobs
-    assert [line for line in told if "it is read anew" in line] == told
-    assert len(told) == 1
+    assert [line for line in messages if "it is decompressed again" in line] == messages
+    assert len(messages) == 1
 
 
 @pytest.mark.parametrize("pack", PACKED.values(), ids=PACKED)
-def test_damage_to_what_is_compressed_is_said(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
-    """As what it is, and what cures it."""
+def test_damaged_compressed_archive_is_reported(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """With the fix: copy it again."""
     contents, blobs = an_image(os.urandom(200_000))
     write(tmp_path / "b.tar", contents, blobs)
     whole = pack((tmp_path / "b.tar").read_bytes())
@@ -248,8 +248,8 @@ def test_damage_to_what_is_compressed_is_said(tmp_path: Path, pack: Callable[[by
             all_of(read_bundle(archive))
 
 
-def test_a_damaged_blob_is_not_carried(tmp_path: Path) -> None:
-    """The export fails, says which, and leaves no bundle behind."""
+def test_damaged_blob_fails_the_export(tmp_path: Path) -> None:
+    """The message names the blob, and no file is left."""
     contents, blobs = an_image(b"right")
     blobs[Digest.of(b"right")] = b"wrong"
     with pytest.raises(StorageFailed, match=Digest.of(b"right").hex):
@@ -257,8 +257,8 @@ def test_a_damaged_blob_is_not_carried(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_docker_save_wrote_gets_manifests(tmp_path: Path) -> None:
-    """Config and layers as they are, layers named by the digests that the config has for them; links followed."""
+def test_docker_save_archive_gets_manifests(tmp_path: Path) -> None:
+    """With the config and layers unchanged, the digests of layers from the config, and symbolic links followed."""
     layer = b"a layer's tar"
     config = json.dumps({"rootfs": {"type": "layers", "diff_ids": [str(Digest.of(layer))] * 2}}).encode()
     manifest = [{"Config": "c.json", "RepoTags": ["alpine:3.20"], "Layers": ["1/layer.tar", "2/layer.tar"]}]
@@ -282,8 +282,8 @@ def test_what_docker_save_wrote_gets_manifests(tmp_path: Path) -> None:
         assert all_of(bundle) == {Digest.of(layer): layer, Digest.of(config): config, image.digest: found.body}
 
 
-def test_a_directory_is_read_as_a_tar_is(tmp_path: Path) -> None:
-    """And nothing beside it: a link that leads out is not there."""
+def test_directory_is_read_like_a_tar(tmp_path: Path) -> None:
+    """A link that leads outside the directory is ignored."""
     contents, blobs = an_image(b"x")
     write(tmp_path / "b.tar", contents, blobs)
     with tarfile.open(tmp_path / "b.tar") as tar:

@@ -1,4 +1,4 @@
-"""Credential helpers: real programs that answer, hang and lie. What can't be believed is not taken for nobody."""
+"""Credential helpers: real programs that respond, hang or fail. An invalid response never means anonymous access."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mirror.errors import RedirectTargetUnavailable
 from mirror.oci.authorization import Login
-from mirror.upstream.credentials.credential_helper import CredentialHelpers, HelperRequest, understood
+from mirror.upstream.credentials.credential_helper import CredentialHelpers, HelperRequest, parse_response
 from mirror.upstream.credentials.source import Credentials, IdentityToken, is_text
 from tests.real.program import eventually
 
@@ -29,7 +29,7 @@ def answer(**members: object) -> bytes:
 
 
 class Clock:
-    """Stands still unless it is moved."""
+    """Clock that a test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -40,7 +40,7 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """A directory with a helper program in it, which notes each run there."""
+    """A directory with a helper program that logs each run there."""
 
     directory: Path
     clock: Clock
@@ -63,7 +63,7 @@ class Bench:
         return (self.directory / "pids").exists()
 
     def pids(self) -> list[int]:
-        """Of all processes that a script noted."""
+        """Return the process ids that a script logged."""
         return [int(pid) for pid in (self.directory / "pids").read_text().split()]
 
 
@@ -89,25 +89,25 @@ def runs(pid: int) -> bool:
 
 
 @given(texts.filter(lambda name: name not in {"", "<token>"} and ":" not in name), texts.filter(bool))
-def test_a_login_is_taken_as_it_is(username: str, secret: str) -> None:
-    """Name and secret, to the letter."""
-    assert understood(answer(Username=username, Secret=secret), 0, SERVER) == Login(username, secret)
+def test_login_is_returned_unchanged(username: str, secret: str) -> None:
+    """User name and secret, byte for byte."""
+    assert parse_response(answer(Username=username, Secret=secret), 0, SERVER) == Login(username, secret)
 
 
-def test_an_identity_token_is_told_by_its_name() -> None:
-    """The protocol's word for it, where the name of a user would stand."""
-    assert understood(answer(Username="<token>", Secret="t"), 0, SERVER) == IdentityToken("t")
+def test_user_name_token_marks_an_identity_token() -> None:
+    """The protocol uses `<token>` in place of a user name."""
+    assert parse_response(answer(Username="<token>", Secret="t"), 0, SERVER) == IdentityToken("t")
 
 
 @pytest.mark.parametrize("about", ["", SERVER, f"https://{SERVER}", f"https://{SERVER}/v2/", SERVER.upper()])
-def test_a_server_has_several_spellings(about: str) -> None:
-    """What a keychain has it under."""
-    assert understood(answer(ServerURL=about), 0, SERVER) == Login("me", "hidden")
+def test_server_url_may_be_spelled_differently(about: str) -> None:
+    """Keychains add a scheme or a path."""
+    assert parse_response(answer(ServerURL=about), 0, SERVER) == Login("me", "hidden")
 
 
-def test_not_found_is_nobody() -> None:
-    """The protocol's words, and an exit code that is not 0."""
-    assert understood(UNKNOWN, 1, SERVER) is None
+def test_not_found_means_no_login() -> None:
+    """The protocol's message together with a non-zero exit code."""
+    assert parse_response(UNKNOWN, 1, SERVER) is None
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,10 @@ def test_not_found_is_nobody() -> None:
         *((answer(Secret="hidden\ud800"), 0), (answer(ServerURL="elsewhere.test"), 0)),
     ],
 )
-def test_what_cannot_be_believed_is_neither_a_login_nor_nobody(said: bytes, code: int) -> None:
-    """And none of it is shown."""
-    with pytest.raises(ValueError, match=r"^(ended|answered) ") as refusal:
-        understood(said, code, SERVER)
+def test_invalid_response_is_an_error_without_its_content(said: bytes, code: int) -> None:
+    """Neither a login nor "no login"; the message contains nothing of the response."""
+    with pytest.raises(ValueError, match=r"^(failed|returned) ") as refusal:
+        parse_response(said, code, SERVER)
     assert "hidden" not in str(refusal.value).lower()
 
 
@@ -139,92 +139,92 @@ def test_what_cannot_be_believed_is_neither_a_login_nor_nobody(said: bytes, code
     ),
     st.integers(-255, 255),
 )
-def test_any_answer_is_a_login_nobody_or_refused(said: bytes, code: int) -> None:
-    """Never another error."""
+def test_any_response_is_parsed_or_rejected(said: bytes, code: int) -> None:
+    """With ValueError only."""
     try:
-        found = understood(said, code, SERVER)
+        found = parse_response(said, code, SERVER)
     except ValueError:
         return
     assert found is None or code == 0
 
 
-async def test_it_is_asked_as_docker_asks(bench: Bench) -> None:
-    """`get`, the server on standard input and nothing else, and the environment of the mirror."""
-    enquiry = bench.helper(f"cat > asked\nenv > around\n{TELL.replace('$(cat)', '$(cat asked)')}")
+async def test_helper_is_run_as_docker_runs_it(bench: Bench) -> None:
+    """With `get`, only the server on standard input, and the mirror's environment."""
+    request = bench.helper(f"cat > asked\nenv > around\n{TELL.replace('$(cat)', '$(cat asked)')}")
     async with bench.helpers() as helpers:
-        assert await helpers.ask(enquiry) == Login("me", "s 1")
+        assert await helpers.ask(request) == Login("me", "s 1")
     assert [run.split()[1:] for run in bench.runs] == [["get"]]
     assert (bench.directory / "asked").read_text() == SERVER
     assert f"HOME={os.environ['HOME']}\n" in (bench.directory / "around").read_text()
 
 
-async def test_a_helper_need_not_read_what_it_is_asked(bench: Bench) -> None:
-    """One that knows one login only."""
+async def test_helper_may_ignore_its_standard_input(bench: Bench) -> None:
+    """Such as a helper with a single login."""
     async with bench.helpers() as helpers:
         assert await helpers.ask(bench.helper('echo \'{"Username":"me","Secret":"s"}\'')) == Login("me", "s")
 
 
-async def test_many_who_ask_are_one_run(bench: Bench) -> None:
-    """However many pulls begin at once, and those that come later too."""
-    enquiry = bench.helper(f"sleep 0.2\n{TELL}")
+async def test_concurrent_callers_share_one_run(bench: Bench) -> None:
+    """Later callers use the cached result."""
+    request = bench.helper(f"sleep 0.2\n{TELL}")
     async with bench.helpers() as helpers:
-        found = await asyncio.gather(*(helpers.ask(enquiry) for _ in range(20)))
-        found.append(await helpers.ask(enquiry))
+        found = await asyncio.gather(*(helpers.ask(request) for _ in range(20)))
+        found.append(await helpers.ask(request))
     assert found == [Login("me", "s 1")] * 21
     assert len(bench.runs) == 1
 
 
 @pytest.mark.parametrize(
-    ("script", "kept", "first", "second"),
+    ("script", "fresh_for", "first", "second"),
     [
         (TELL, 600, Login("me", "s 1"), Login("me", "s 2")),
         (f"echo '{UNKNOWN.decode().strip()}'; exit 1", 60, None, None),
     ],
 )
-async def test_an_answer_is_kept_for_a_while(
-    bench: Bench, script: str, kept: float, first: Credentials | None, second: Credentials | None
+async def test_result_is_cached_for_a_while(
+    bench: Bench, script: str, fresh_for: float, first: Credentials | None, second: Credentials | None
 ) -> None:
-    """Ten minutes a login; one minute that there is none, for it may be made at any time."""
-    enquiry = bench.helper(script)
+    """A login for ten minutes; "no login" for one minute, as the operator may log in at any time."""
+    request = bench.helper(script)
     async with bench.helpers() as helpers:
-        assert await helpers.ask(enquiry) == first
-        bench.clock.now += kept - 1
-        assert await helpers.ask(enquiry) == first
+        assert await helpers.ask(request) == first
+        bench.clock.now += fresh_for - 1
+        assert await helpers.ask(request) == first
         assert len(bench.runs) == 1
         bench.clock.now += 2
-        assert await helpers.ask(enquiry) == second
+        assert await helpers.ask(request) == second
         assert len(bench.runs) == 2
 
 
-async def test_what_was_refused_is_asked_for_anew(bench: Bench) -> None:
-    """Once, unless it came a moment ago; and not where another asker has it already."""
-    enquiry = bench.helper(TELL)
+async def test_refused_login_is_renewed_once(bench: Bench) -> None:
+    """Not right after a run, and not if another caller has renewed it already."""
+    request = bench.helper(TELL)
     async with bench.helpers() as helpers:
-        first = await helpers.ask(enquiry)
-        await helpers.renew(enquiry, first)
-        assert helpers.last(enquiry) == first
+        first = await helpers.ask(request)
+        await helpers.renew(request, first)
+        assert helpers.last(request) == first
         bench.clock.now += 4
-        await asyncio.gather(*(helpers.renew(enquiry, first) for _ in range(5)))
-        assert helpers.last(enquiry) == await helpers.ask(enquiry) == Login("me", "s 2")
+        await asyncio.gather(*(helpers.renew(request, first) for _ in range(5)))
+        assert helpers.last(request) == await helpers.ask(request) == Login("me", "s 2")
         bench.clock.now += 4
-        await helpers.renew(enquiry, first)
+        await helpers.renew(request, first)
     assert len(bench.runs) == 2
 
 
 FAULTS: dict[str, tuple[str, str]] = {
-    "hangs": ("echo $$ >> pids; sleep 60 & echo $! >> pids; wait", "did not answer within"),
-    "leaves one behind that holds its output": ("sleep 60 & echo $! >> pids; exit 0", "did not answer within"),
+    "hangs": ("echo $$ >> pids; sleep 60 & echo $! >> pids; wait", "did not respond within"),
+    "leaves one behind that holds its output": ("sleep 60 & echo $! >> pids; exit 0", "did not respond within"),
     "never stops talking": ("echo $$ >> pids; while :; do echo hidden hidden hidden hidden; done", "more than 65536"),
     "stops too late": ("echo $$ >> pids; head -c 70000 /dev/zero", "more than 65536"),
     "crashes": ("echo $$ >> pids; echo hidden >&2; kill -SEGV $$", "exit code -11"),
     "fails": ("echo $$ >> pids; echo hidden; exit 3", "exit code 3"),
-    "lies": ("echo $$ >> pids; echo hidden", "not JSON"),
+    "prints garbage": ("echo $$ >> pids; echo hidden", "invalid JSON"),
 }
 
 
 @pytest.mark.parametrize("how", FAULTS)
-async def test_a_helper_that_fails_is_named_and_gone(bench: Bench, how: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """The message says which, how, and what to try; nothing that it said is shown; none of its processes is left."""
+async def test_failed_helper_is_named_and_killed(bench: Bench, how: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """The message contains the helper, the failure and a command to try, and no output; no process is left."""
     script, reason = FAULTS[how]
     async with bench.helpers(timeout=20.0 if "more than" in reason else 1.0) as helpers:
         with pytest.raises(
@@ -238,43 +238,43 @@ async def test_a_helper_that_fails_is_named_and_gone(bench: Bench, how: str, cap
 
 
 @pytest.mark.parametrize("prepare", [lambda path: path.unlink(), lambda path: path.chmod(0o644)])
-async def test_a_helper_that_cannot_be_run_is_named(bench: Bench, prepare: Callable[[Path], None]) -> None:
+async def test_unusable_program_is_named(bench: Bench, prepare: Callable[[Path], None]) -> None:
     """Not installed, or not executable."""
-    enquiry = bench.helper("")
-    prepare(Path(enquiry.program))
+    request = bench.helper("")
+    prepare(Path(request.program))
     async with bench.helpers() as helpers:
         with pytest.raises(RedirectTargetUnavailable, match=r"can't be run: (No such file|Permission denied).*PATH"):
-            await helpers.ask(enquiry)
+            await helpers.ask(request)
 
 
-async def test_a_failure_is_remembered_for_a_moment_and_then_forgotten(bench: Bench) -> None:
-    """Not run for each request; when it is cured, the next request after that moment works."""
-    enquiry = bench.helper("exit 3")
+async def test_failure_is_cached_for_a_few_seconds(bench: Bench) -> None:
+    """The helper does not run for each request; once it is fixed, the next request after the pause succeeds."""
+    request = bench.helper("exit 3")
     async with bench.helpers() as helpers:
         for _ in range(3):
             with pytest.raises(RedirectTargetUnavailable, match="exit code 3"):
-                await helpers.ask(enquiry)
+                await helpers.ask(request)
         assert len(bench.runs) == 1
         bench.helper(TELL)
         bench.clock.now += 4
-        assert await helpers.ask(enquiry) == Login("me", "s 2")
+        assert await helpers.ask(request) == Login("me", "s 2")
 
 
-async def test_a_login_that_was_refused_is_not_used_because_the_helper_fails(bench: Bench) -> None:
-    """What is not known any more fails; it does not become nobody, nor what it was."""
-    enquiry = bench.helper(TELL)
+async def test_refused_login_is_not_reused_when_the_helper_fails(bench: Bench) -> None:
+    """The request fails: neither the old login nor anonymous access is used."""
+    request = bench.helper(TELL)
     async with bench.helpers() as helpers:
-        first = await helpers.ask(enquiry)
+        first = await helpers.ask(request)
         bench.helper("exit 3")
         bench.clock.now += 4
         with pytest.raises(RedirectTargetUnavailable):
-            await helpers.renew(enquiry, first)
+            await helpers.renew(request, first)
         with pytest.raises(RedirectTargetUnavailable):
-            await helpers.ask(enquiry)
+            await helpers.ask(request)
 
 
-async def test_one_that_hangs_keeps_no_other_waiting(bench: Bench, tmp_path: Path) -> None:
-    """Enquiries are independent of each other."""
+async def test_hanging_helper_does_not_delay_another(bench: Bench, tmp_path: Path) -> None:
+    """Requests to different helpers are independent."""
     hanging = bench.helper("sleep 60")
     (tmp_path / "other").mkdir()
     other = Bench(tmp_path / "other", bench.clock).helper(TELL)
@@ -286,12 +286,12 @@ async def test_one_that_hangs_keeps_no_other_waiting(bench: Bench, tmp_path: Pat
         await waiting
 
 
-async def test_when_the_mirror_stops_the_helper_is_gone(bench: Bench) -> None:
-    """With all that it started; nobody waits for its time to be up."""
-    enquiry = bench.helper("sleep 60 & echo $$ $! > pids.new; mv pids.new pids; wait")
+async def test_shutdown_kills_a_running_helper(bench: Bench) -> None:
+    """With its child processes, and without waiting for the time-out."""
+    request = bench.helper("sleep 60 & echo $$ $! > pids.new; mv pids.new pids; wait")
     started = time.monotonic()
     async with bench.helpers(timeout=60) as helpers:
-        waiting = asyncio.create_task(helpers.ask(enquiry))
+        waiting = asyncio.create_task(helpers.ask(request))
         await eventually(bench.noted)
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -299,12 +299,12 @@ async def test_when_the_mirror_stops_the_helper_is_gone(bench: Bench) -> None:
     assert time.monotonic() - started < 30
 
 
-async def test_who_asked_may_leave(bench: Bench) -> None:
-    """The run goes on, and the next one has its answer."""
-    enquiry = bench.helper(f"sleep 0.3\n{TELL}")
+async def test_run_continues_after_its_caller_is_cancelled(bench: Bench) -> None:
+    """The next caller receives the result."""
+    request = bench.helper(f"sleep 0.3\n{TELL}")
     async with bench.helpers() as helpers:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
-                await helpers.ask(enquiry)
-        assert await helpers.ask(enquiry) == Login("me", "s 1")
+                await helpers.ask(request)
+        assert await helpers.ask(request) == Login("me", "s 1")
     assert len(bench.runs) == 1

@@ -1,4 +1,4 @@
-"""config.json, in the spellings in which clients and people write it."""
+"""docker's config.json, in the variants that clients and people write."""
 
 import json
 from base64 import b64encode
@@ -25,8 +25,8 @@ def config(**members: object) -> DockerConfig:
 
 
 @given(hosts, texts.filter(lambda name: ":" not in name), secrets, st.booleans())
-def test_a_login_is_its_name_and_password(host: str, username: str, password: str, encoded: bool) -> None:
-    """Encoded, as docker writes it (the first colon ends the name), or as two texts."""
+def test_login_is_user_name_and_password(host: str, username: str, password: str, encoded: bool) -> None:
+    """In base64 as docker writes it (the first colon ends the name), or as two strings."""
     plain = {"username": username, "password": password}
     entry: dict[str, str] = {"auth": basic(f"{username}:{password}")} if encoded else plain
     assert config(auths={host: entry}).logins == {host: Login(username, password)}
@@ -46,7 +46,7 @@ def test_a_login_is_its_name_and_password(host: str, username: str, password: st
     ],
 )
 def test_every_kind_of_entry(entry: object, found: Credentials | None) -> None:
-    """An entry without a secret is no login: it only says where somebody logged in."""
+    """An entry without a secret is not a login: it only records that the user logged in there."""
     assert config(auths={"quay.io": entry}).logins.get("quay.io") == found
 
 
@@ -62,29 +62,29 @@ def test_every_kind_of_entry(entry: object, found: Credentials | None) -> None:
     ],
 )
 def test_every_spelling_of_a_host(key: str, host: str) -> None:
-    """With and without a scheme, a port, a path; Docker Hub has four names."""
+    """With and without a scheme, a port or a path; Docker Hub has four names."""
     entry = {"auth": basic("me:secret")}
     assert config(auths={key: entry}).logins == {host: Login("me", "secret")}
     assert config(credHelpers={key: "x"}).helper(host) == "x"
 
 
 @pytest.mark.parametrize("partly", ["quay.io/team", "https://quay.io/v1/access-token", "quay.io/v2/team"])
-def test_a_login_for_a_part_of_a_host_gives_way(partly: str) -> None:
-    """podman writes such; it counts where nothing is said of the whole host, as it does for docker."""
+def test_login_for_a_whole_host_overrides_one_for_a_path(partly: str) -> None:
+    """podman writes logins for a path; one applies to the host if the host has no login, as in docker."""
     part, whole = {"auth": basic("part:x")}, {"auth": basic("whole:x")}
     assert config(auths={partly: part, "quay.io": whole}).logins == {"quay.io": Login("whole", "x")}
     assert config(auths={partly: part}).logins == {"quay.io": Login("part", "x")}
 
 
-def test_a_host_may_have_a_helper_of_its_own_or_none() -> None:
-    """credHelpers goes before credsStore; an empty one means the file itself."""
+def test_host_helper_overrides_the_global_one() -> None:
+    """credHelpers takes precedence over credsStore; an empty string means that the file has the login."""
     found = config(credsStore="pass", credHelpers={"a.test": "ecr-login", "b.test": ""})
     assert [found.helper(host) for host in ("a.test", "b.test", "c.test")] == ["ecr-login", None, "pass"]
     assert config(credsStore="").helper("a.test") is None
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [
         *((b"", "not JSON"), (b"{", "not JSON"), (b"\xff\xfe hidden", "not JSON"), (b"[" * 100_000, "not JSON")),
         *((b'"hidden"', "it is not a JSON object"), (b"[]", "it is not"), (b'{"auths": ["hidden"]}', "auths is not")),
@@ -93,17 +93,17 @@ def test_a_host_may_have_a_helper_of_its_own_or_none() -> None:
         (json.dumps({"auths": {"q": {"auth": basic("hidden")}}}).encode(), "USERNAME:PASSWORD"),
         (json.dumps({"auths": {"q": {"auth": basic(":hidden")}}}).encode(), "USERNAME:PASSWORD"),
         (json.dumps({"auths": {"q": {"auth": basic("me:hid\r\nden")}}}).encode(), "USERNAME:PASSWORD"),
-        (b'{"auths": {"q": {"auth": 7}}}', "no text"),
-        (b'{"auths": {"q": {"username": "me", "password": "hidden\\ud800"}}}', "password is no text"),
-        (b'{"auths": {"q": {"registrytoken": "hidden \xc3\xa9"}}}', "registrytoken is no token"),
-        (b'{"credHelpers": {"q": "../../tmp/evil"}}', r"credHelpers\.q has to be"),
-        *((b'{"credHelpers": {"q": 7}}', "has to be"), (b'{"credsStore": "a b"}', "credsStore has to be")),
-        *((b'{"credsStore": "-x"}', "has to be"), (b'{"credsStore": ["pass"]}', "has to be")),
+        (b'{"auths": {"q": {"auth": 7}}}', "not a string"),
+        (b'{"auths": {"q": {"username": "me", "password": "hidden\\ud800"}}}', "password is not a string"),
+        (b'{"auths": {"q": {"registrytoken": "hidden \xc3\xa9"}}}', "registrytoken is not a valid token"),
+        (b'{"credHelpers": {"q": "../../tmp/evil"}}', r"credHelpers\.q must be"),
+        *((b'{"credHelpers": {"q": 7}}', "must be"), (b'{"credsStore": "a b"}', "credsStore must be")),
+        *((b'{"credsStore": "-x"}', "must be"), (b'{"credsStore": ["pass"]}', "must be")),
     ],
 )
-def test_what_makes_no_sense_is_named_and_not_shown(content: bytes, complaint: str) -> None:
-    """With the key under which it stands. No name of a program leads out of PATH."""
-    with pytest.raises(ValueError, match=complaint) as refusal:
+def test_invalid_value_is_named_by_key_and_not_shown(content: bytes, message: str) -> None:
+    """A helper name with a slash is invalid, as it could bypass the PATH."""
+    with pytest.raises(ValueError, match=message) as refusal:
         DockerConfig.parse(content)
     assert "hidden" not in str(refusal.value)
 
@@ -127,8 +127,8 @@ _entries = st.fixed_dictionaries({}, optional=dict.fromkeys(_SECRETS, _any))
         },
     ).map(lambda found: json.dumps(found).encode())
 )
-def test_any_file_is_taken_or_refused(content: bytes) -> None:
-    """Never another error; and what was taken can be sent as it is."""
+def test_any_file_is_parsed_or_rejected(content: bytes) -> None:
+    """With ValueError only; each parsed login is valid in a header."""
     try:
         found = DockerConfig.parse(content)
     except ValueError:
@@ -140,7 +140,7 @@ def test_any_file_is_taken_or_refused(content: bytes) -> None:
             assert credentials.header().isprintable()
 
 
-def test_what_was_read_shows_no_secret() -> None:
-    """Not even to whoever logs it."""
+def test_repr_contains_no_secret() -> None:
+    """A log of the parsed file is harmless."""
     entries = ({"auth": basic("me:hidden")}, {"identitytoken": "hidden"}, {"registrytoken": "hidden"})
     assert "hidden" not in repr(config(auths={f"{number}.test": entry for number, entry in enumerate(entries)}))

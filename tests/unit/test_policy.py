@@ -154,15 +154,15 @@ seconds = st.floats(0, 10**6)
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**9))
-def test_few_pulls_are_less_than_a_tenth(left: int, limit: int) -> None:
-    """Of 100 that are nine; none are always few."""
+def test_quota_is_low_below_a_tenth(left: int, limit: int) -> None:
+    """Nine of 100 are low; with an unknown limit, only 0 is low."""
     assert is_low(left, limit) == (left < limit / 10)
     assert is_low(left, None) == (left == 0)
 
 
 @given(seconds, seconds)
-def test_with_few_pulls_left_tags_hold_longer_and_never_shorter(usually: float, when_low: float) -> None:
-    """Otherwise as usual."""
+def test_low_quota_extends_tag_freshness_and_never_shortens_it(usually: float, when_low: float) -> None:
+    """With enough pulls left, the usual freshness applies."""
     assert fresh_for(usually, when_low, low=False) == usually
     assert fresh_for(usually, when_low, low=True) == max(usually, when_low)
 

@@ -1,4 +1,4 @@
-"""Precedence of sources: flag, variable, file, default. Upstreams are merged key by key."""
+"""Where a value comes from: a flag, a variable, the file, or the default, in this order; upstreams key by key."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -66,13 +66,13 @@ def parsed(section: str, key: str, value: object) -> object:
     return parse_duration(value) if is_duration else value
 
 
-def test_precedence_table_contains_every_key() -> None:
-    """Except the keys of upstreams, which have tests of their own."""
+def test_every_key_is_in_the_table_of_precedence() -> None:
+    """Those of upstreams have a test of their own."""
     assert {path for path in KEYS if path[0] != "upstreams"} == {(row[0], row[1]) for row in PRECEDENCE}
 
 
 @pytest.mark.parametrize(("section", "key", "variable", "in_file", "in_variable", "in_flag"), PRECEDENCE)
-def test_flag_overrides_variable_overrides_file_overrides_default(
+def test_a_flag_goes_above_a_variable_above_the_file_above_the_default(
     file: Path, section: str, key: str, variable: str, in_file: object, in_variable: object, in_flag: object
 ) -> None:
     """For every key."""
@@ -104,7 +104,7 @@ FLAGS: list[tuple[str, str, str, str, Taken]] = [
 
 
 class Served:
-    """Programs of which only `serve` may run, and only records its settings."""
+    """Programs of which only one is to run, and only notes its settings."""
 
     def __init__(self) -> None:
         self.found: list[Settings] = []
@@ -115,7 +115,7 @@ class Served:
     def verify(self, settings: Settings, /, *, repair: bool, jobs: int) -> Findings:
         raise AssertionError(f"verify {repair} {jobs}")
 
-    def examine(self, settings: Settings, /, *, config: Path | None, root: Path) -> list[Finding]:
+    def diagnose(self, settings: Settings, /, *, config: Path | None, root: Path) -> list[Finding]:
         raise AssertionError("the doctor must not run")
 
     def ask(self, settings: Settings, job: Callable[[AdminClient], Awaitable[_Result]], /) -> _Result:
@@ -123,7 +123,7 @@ class Served:
 
 
 def served(*arguments: str, **variables: str) -> Settings:
-    """Return the settings with which `mirror serve` would run."""
+    """The settings with which `mirror serve` would serve."""
     programs = Served()
     with environment(**variables):
         result = CliRunner().invoke(command_line(programs), ["serve", *arguments])
@@ -134,14 +134,14 @@ def served(*arguments: str, **variables: str) -> Settings:
 
 @pytest.mark.parametrize(("flag", "variable", "in_variable", "in_flag", "take"), FLAGS, ids=[row[0] for row in FLAGS])
 def test_each_flag_has_a_variable(flag: str, variable: str, in_variable: str, in_flag: str, take: Taken) -> None:
-    """The flag overrides its variable."""
+    """The flag itself goes above it."""
     assert take(served(flag, in_flag)) == in_flag
     assert take(served(**{variable: in_variable})) == in_variable
     assert take(served(flag, in_flag, **{variable: in_variable})) == in_flag
 
 
-def test_offline_and_config_have_variables(file: Path) -> None:
-    """--offline is a switch; --config names the file."""
+def test_offline_and_config_have_variables_too(file: Path) -> None:
+    """A switch, and the file itself."""
     file.write_text("[server]\noffline = true\nlisten = 'a:1'")
     assert served(MIRROR_OFFLINE="true").server.offline
     assert served(MIRROR_CONFIG=str(file)).server.listen == "a:1"
@@ -154,8 +154,8 @@ def test_offline_and_config_have_variables(file: Path) -> None:
     "variable", ["MIRROR_TAGS", "MIRROR_SERVER", "MIRROR_TIMEOUTS", "MIRROR_UPSTREAMS", "MIRROR_LOG"]
 )
 @pytest.mark.parametrize("value", ["5m", "", "[1]", "{"])
-def test_variable_that_names_a_section_is_refused_or_ignored(variable: str, value: str) -> None:
-    """Never with another exception."""
+def test_a_variable_that_is_no_section_is_refused(variable: str, value: str) -> None:
+    """Or has no meaning; there is no traceback."""
     try:
         with environment(**{variable: value}):
             read_settings(None, {}, [])
@@ -175,8 +175,8 @@ def test_variable_that_names_a_section_is_refused_or_ignored(variable: str, valu
         ("MIRROR_LOG__LEVEL", "loud", "log.level"),
     ],
 )
-def test_invalid_variable_is_refused(variable: str, value: str, path: str) -> None:
-    """With the key's path, as in the file."""
+def test_a_variable_that_makes_no_sense_is_refused(variable: str, value: str, path: str) -> None:
+    """As in the file: with the key's path."""
     with environment(**{variable: value}), pytest.raises(ConfigurationInvalid, match=path):
         read_settings(None, {}, [])
 
@@ -184,8 +184,8 @@ def test_invalid_variable_is_refused(variable: str, value: str, path: str) -> No
 # Upstreams
 
 
-def test_file_changes_embedded_upstreams_key_by_key(file: Path) -> None:
-    """Another spelling of an embedded upstream changes that upstream; a new name adds one."""
+def test_the_file_changes_the_embedded_upstreams_key_by_key(file: Path) -> None:
+    """One spelled otherwise is the same; one more is one more."""
     settings = read(
         file,
         '[upstreams."registry-1.docker.io"]\nusername = "u"\npassword_file = "/p"\n'
@@ -198,14 +198,14 @@ def test_file_changes_embedded_upstreams_key_by_key(file: Path) -> None:
     assert settings.default_upstream == "docker.io"
 
 
-def test_default_in_the_file_replaces_the_embedded_default(file: Path) -> None:
-    """`default = false` for docker.io leaves no default."""
+def test_another_default_takes_the_embedded_ones_place(file: Path) -> None:
+    """And false leaves none."""
     assert read(file, '[upstreams."quay.io"]\ndefault = true').default_upstream == "quay.io"
     assert read(file, '[upstreams."docker.io"]\ndefault = false').default_upstream is None
 
 
-def test_upstream_flag_replaces_the_url_only(file: Path) -> None:
-    """The login from the file stays."""
+def test_an_upstream_on_the_command_line_replaces_the_address_only(file: Path) -> None:
+    """What the file says of its credentials stays."""
     file.write_text('[upstreams."quay.io"]\nusername = "u"\npassword_file = "/p"\nurl = "http://file"')
     settings = read_settings(file, {}, ["quay.io=http://flag", "index.docker.io=http://hub", "new.example=http://n"])
     assert settings.upstreams["quay.io"].url == "http://flag"
@@ -220,8 +220,8 @@ def test_upstream_flag_replaces_the_url_only(file: Path) -> None:
 @example("=")
 @example("quay.io=")
 @example("=http://quay.io")
-def test_any_upstream_flag_is_accepted_or_refused(text: str) -> None:
-    """Never with another exception."""
+def test_any_upstream_on_the_command_line_is_taken_or_refused(text: str) -> None:
+    """Never with a traceback."""
     try:
         settings = read_settings(None, {}, [text])
     except ConfigurationInvalid:
@@ -229,8 +229,8 @@ def test_any_upstream_flag_is_accepted_or_refused(text: str) -> None:
     assert all(upstream.addresses[0].startswith(("http://", "https://")) for upstream in settings.upstreams.values())
 
 
-def test_cache_is_below_the_users_cache_directory() -> None:
-    """XDG Base Directory Specification: a relative path in the variable is ignored."""
+def test_the_cache_is_below_the_users_cache_directory() -> None:
+    """Of the XDG Base Directory Specification: a relative path in it is not heeded."""
     with environment(XDG_CACHE_HOME="/x", HOME="/h"):
         assert default_cache_path() == Path("/x/mirror")
     for unset in ("", "relative"):

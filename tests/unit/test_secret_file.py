@@ -1,4 +1,4 @@
-"""Files with secrets: read anew when they changed; broken, they stop a start, and nothing later."""
+"""Secret files: reloaded when they change; an invalid file prevents the start, and has no effect later."""
 
 import os
 from pathlib import Path
@@ -11,13 +11,13 @@ from mirror.upstream.credentials.secret_file import SecretFile
 
 
 class Clock:
-    """Stands still unless it is moved."""
+    """Clock that advances past the check interval with each call."""
 
     def __init__(self) -> None:
         self.now = 0.0
 
     def __call__(self) -> float:
-        self.now += 2.0  # longer than a change may go unnoticed
+        self.now += 2.0
         return self.now
 
 
@@ -39,8 +39,8 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_change_is_noticed(path: Path) -> None:
-    """Written over, or replaced by another file, as `docker login` and mounted secrets do."""
+def test_changed_file_is_reloaded(path: Path) -> None:
+    """Overwritten, or replaced by another file, as `docker login` and mounted secrets do."""
     file = of(path)
     assert file.content() == 1
     path.write_text("22")
@@ -51,8 +51,8 @@ def test_a_change_is_noticed(path: Path) -> None:
     assert file.content() == 33
 
 
-def test_looking_is_rare(path: Path) -> None:
-    """Once a second at most, unless it matters now."""
+def test_file_is_checked_once_a_second_at_most(path: Path) -> None:
+    """Unless the caller requires a check now."""
     file = SecretFile("the.key", path, number, clock=lambda: 0.0)
     path.write_text("22")
     assert file.content() == 1
@@ -60,8 +60,8 @@ def test_looking_is_rare(path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"hidden", b"\xff", b"", None, b"1" * 2**21])
-def test_broken_at_the_start_it_is_named(path: Path, content: bytes | None) -> None:
-    """The key, the path and what is wrong; nothing of what it holds."""
+def test_invalid_file_prevents_the_start(path: Path, content: bytes | None) -> None:
+    """The message contains the key, the path and the reason, and nothing of the content."""
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(ConfigurationInvalid, match=rf"the\.key .*{path.name} (can't be|has more)") as refusal:
         of(path)
@@ -70,8 +70,8 @@ def test_broken_at_the_start_it_is_named(path: Path, content: bytes | None) -> N
 
 
 @pytest.mark.parametrize("content", [b"hidden", None])
-def test_broken_later_it_is_as_it_was(path: Path, content: bytes | None) -> None:
-    """One warning, however often it is asked; and when it is well again, that is noticed."""
+def test_invalid_change_keeps_the_last_valid_content(path: Path, content: bytes | None) -> None:
+    """With a single warning; a valid file is loaded again."""
     file = of(path)
     with capture_logs() as events:
         path.unlink() if content is None else path.write_bytes(content)
@@ -82,8 +82,8 @@ def test_broken_later_it_is_as_it_was(path: Path, content: bytes | None) -> None
     assert file.content() == 55
 
 
-def test_a_pipe_is_read_once(path: Path) -> None:
-    """What a shell's <(…) leads to: a second reading would wait for ever."""
+def test_pipe_is_read_only_once(path: Path) -> None:
+    """A shell's <(…): a second read would block forever."""
     end, writing = os.pipe()
     os.write(writing, b"7")
     os.close(writing)

@@ -1,4 +1,4 @@
-"""The throttle keeps still as long as upstream says, but never for long; Retry-After is read in all its forms."""
+"""The rate limit after a 429 lasts as long as Retry-After, up to a minute; Retry-After is parsed in all its forms."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -15,7 +15,7 @@ NOW = datetime(2024, 2, 29, 12, 0, tzinfo=UTC)
 
 
 class Clock:
-    """Seconds that pass when a test says so."""
+    """Clock that a test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -25,34 +25,34 @@ class Clock:
 
 
 @given(st.none() | st.integers(0, 10**6), st.lists(st.floats(0, 100), max_size=5))
-def test_requests_pass_when_the_time_is_over(told: int | None, waits: list[float]) -> None:
-    """Upstream's own time, within a minute; a moment where it says none. The refusal says how long is left."""
+def test_requests_are_rejected_until_retry_after_is_over(announced: int | None, waits: list[float]) -> None:
+    """At most a minute, and a second without Retry-After. The error carries the remaining time."""
     clock = Clock()
-    throttle = RateLimit("quay.io", clock=clock)
-    throttle.admit()
-    throttle.told(told)
-    until = clock.now + min(1 if told is None else told, 60)
+    limit = RateLimit("quay.io", clock=clock)
+    limit.require_allowed()
+    limit.record_429(announced)
+    until = clock.now + min(1 if announced is None else announced, 60)
     for wait in waits:
         clock.now += wait
         if clock.now >= until:
-            throttle.admit()
+            limit.require_allowed()
             continue
         with pytest.raises(UpstreamThrottled, match=r"quay\.io.*username and password_file") as refusal:
-            throttle.admit()
+            limit.require_allowed()
         assert refusal.value.retry_after is not None
         assert until - clock.now < refusal.value.retry_after <= until - clock.now + 1
 
 
 @given(st.integers(0, 10**8))
-def test_a_number_is_seconds(seconds: int) -> None:
-    """With or without white space around it."""
+def test_number_in_retry_after_is_seconds(seconds: int) -> None:
+    """With or without surrounding white space."""
     assert retry_after(str(seconds)) == seconds
     assert retry_after(f" {seconds}\t") == seconds
 
 
 @given(st.timedeltas(timedelta(0), timedelta(days=400)))
-def test_a_date_is_a_time_from_now(ahead: timedelta) -> None:
-    """In HTTP's one form, to the second; one in the past means now."""
+def test_date_in_retry_after_is_relative_to_now(ahead: timedelta) -> None:
+    """In HTTP's date format, to the second; a date in the past is 0 s."""
     ahead = timedelta(seconds=ahead // timedelta(seconds=1))
     assert retry_after(format_datetime(NOW + ahead, usegmt=True), now=NOW) == ahead.total_seconds()
     assert retry_after(format_datetime(NOW - ahead, usegmt=True), now=NOW) == 0
@@ -68,13 +68,13 @@ dates = st.datetimes(timezones=st.just(UTC)).map(lambda date: format_datetime(da
 @example("Fri, 01 Jan 2024 00:00:00 +99999999999999")
 @example("1" * 10_000)
 @example("\N{ARABIC-INDIC DIGIT THREE}")
-def test_any_header_is_read(header: str | None) -> None:
-    """Seconds from now on, or nothing."""
+def test_any_retry_after_is_parsed_without_error(header: str | None) -> None:
+    """The result is a non-negative number or None."""
     seconds = retry_after(header, now=NOW)
     assert seconds is None or seconds >= 0
 
 
 @pytest.mark.parametrize("header", [None, "", "soon", "-1", "1.5", "0x1", "1 2", "Fri, 31 Feb 2024 00:00:00 GMT"])
-def test_what_names_no_time(header: str | None) -> None:
-    """Is as good as no header."""
+def test_invalid_retry_after_is_ignored(header: str | None) -> None:
+    """As if the header were absent."""
     assert retry_after(header, now=NOW) is None

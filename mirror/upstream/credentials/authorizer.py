@@ -86,13 +86,13 @@ class Authorizer:
 
     def fix(self, login: ClientLogin | None) -> str:
         """Return what a person can do if the endpoint refuses, in the imperative."""
-        return self._source(login).cure
+        return self._source(login).fix
 
     def _source(self, login: ClientLogin | None) -> CredentialSource:
         if login is None:
             return self._own_source
         shown = None if isinstance(login, NoLogin) else login
-        return FixedCredentials(shown, cure=f"log in to the mirror with a login for {self._upstream} that may pull it")
+        return FixedCredentials(shown, fix=f"log in to the mirror with a login for {self._upstream} that may pull it")
 
     def _headers(self, login: ClientLogin | None) -> LruCache[_Key, _Header]:
         return self._own_headers if login is None else self._client_headers
@@ -192,7 +192,7 @@ class Authorizer:
                     return header
         raise UpstreamRefused(
             f"{self._upstream} wants credentials for {repository or 'its API'} and there are none that it takes: "
-            f"{source.cure}",
+            f"{source.fix}",
             upstream=self._upstream,
             repository=repository,
         )
@@ -210,5 +210,5 @@ class Authorizer:
         if known is not None and known.credentials == credentials and self._clock() < known.expires:
             return known
         scope = challenge.scope or (f"repository:{repository}:pull" if repository else None)
-        token, lifetime = await self._tokens.token(challenge, scope, credentials, cure=source.cure)
+        token, lifetime = await self._tokens.token(challenge, scope, credentials, fix=source.fix)
         return _Header(f"Bearer {token}", credentials, self._clock() + lifetime * _MARGIN, any_repository=False)

@@ -1,4 +1,4 @@
-"""Token services: who gives Bearer tokens to upstream's clients (distribution's token specification, and OAuth2)."""
+"""Bearer tokens from an upstream's token service (distribution's token specification, and OAuth2)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mirror.upstream.rate_limit import RateLimit, retry_after
 from mirror.upstream.session import Session, content_of
 
 _CLIENT = "oci-mirror"
-_LIFE = 60.0  # seconds, where a token does not say (token specification, "expires_in")
-_LONGEST_LIFE = 86_400.0
-_LONGEST_ANSWER = 2**18
+_DEFAULT_LIFETIME = 60.0  # seconds, for a token without expires_in (token specification)
+_MAX_LIFETIME = 86_400.0  # seconds
+_MAX_RESPONSE = 2**18  # bytes
 _MAX_RATE_LIMITS = 4096
 
 
 class BearerTokens:
-    """Whatever one upstream's challenges name as the place for tokens."""
+    """Client of the token services that one upstream's challenges name."""
 
     def __init__(self, upstream: str, url: str, session: Session) -> None:
         self._upstream = upstream
@@ -32,37 +32,37 @@ class BearerTokens:
         self._rate_limits = LruCache[Credentials | None, RateLimit](_MAX_RATE_LIMITS)
 
     async def token(
-        self, challenge: Bearer, scope: str | None, credentials: Credentials | None, *, cure: str
+        self, challenge: Bearer, scope: str | None, credentials: Credentials | None, *, fix: str
     ) -> tuple[str, float]:
-        """A new token, and the seconds that it lives.
+        """Request a new token. Return it and its lifetime in seconds.
 
         Args:
-            scope: what it is to be good for; None for nothing in particular.
-            cure: what to do if they are refused.
+            scope: the access to request; None to request a token without one.
+            fix: what to do if the token service refuses the credentials, for the message.
 
         Raises:
-            UpstreamRefused: not for these credentials.
-            UpstreamUnavailable, UpstreamThrottled: tokens can't be had now.
+            UpstreamRefused: if the token service refuses these credentials.
+            UpstreamUnavailable, UpstreamThrottled: if the token service can't issue a token now.
         """
         limit = self._rate_limit(credentials)
-        limit.admit()
+        limit.require_allowed()
         self._check_realm(challenge.realm)
-        asked = {"service": challenge.service, "scope": scope}
+        query = {"service": challenge.service, "scope": scope}
         method, url, headers, form = "GET", challenge.realm, {}, None
         if isinstance(credentials, IdentityToken):
-            # In the body: what is in a URL, services and proxies write into their logs.
+            # In the body, because services and proxies log URLs.
             grant = {"grant_type": "refresh_token", "client_id": _CLIENT, "refresh_token": credentials.text}
-            method, form = "POST", _known({**asked, **grant})
+            method, form = "POST", _present({**query, **grant})
         else:
             if isinstance(credentials, Login):
-                asked["account"] = credentials.username
+                query["account"] = credentials.username
                 headers = {"Authorization": credentials.header()}
-            url += ("&" if "?" in url else "?") + urlencode(_known(asked))
+            url += ("&" if "?" in url else "?") + urlencode(_present(query))
         try:
             async with self._session.send(method, url, headers, named_by=self._url, form=form) as response:
-                self._check_status(response, scope, cure, limit)
-                answer = await content_of(self._upstream, response, _LONGEST_ANSWER)
-            return self._parse(answer)
+                self._check_status(response, scope, fix, limit)
+                body = await content_of(self._upstream, response, _MAX_RESPONSE)
+            return self._parse(body)
         except UpstreamUnavailable as error:
             raise RedirectTargetUnavailable(str(error), upstream=self._upstream) from error
 
@@ -78,38 +78,40 @@ class BearerTokens:
         scheme = realm.partition("://")[0].lower()
         if scheme not in {"http", "https"} or (scheme == "http" and self._url.startswith("https:")):
             raise UpstreamRefused(
-                f"{self._upstream} names {realm[:80]!r} as the place for tokens, which is not safe to ask",
+                f"{self._upstream} names {realm[:80]!r} as its token service, which is not safe to use",
                 upstream=self._upstream,
             )
 
-    def _check_status(self, response: aiohttp.ClientResponse, scope: str | None, cure: str, limit: RateLimit) -> None:
+    def _check_status(self, response: aiohttp.ClientResponse, scope: str | None, fix: str, limit: RateLimit) -> None:
         status = response.status
         if status == 200:
             return
-        asked = f"{self._upstream}'s token service answered {status} for {scope or 'a login'}"
+        message = f"{self._upstream}'s token service answered {status} for {scope or 'a login'}"
         if status == 429:
             seconds = retry_after(response.headers.get("Retry-After"))
-            limit.told(seconds)
-            raise UpstreamThrottled(asked, retry_after=seconds, upstream=self._upstream)
+            limit.record_429(seconds)
+            raise UpstreamThrottled(message, retry_after=seconds, upstream=self._upstream)
         if status >= 500:
-            raise UpstreamUnavailable(asked, upstream=self._upstream, status=status)
+            raise UpstreamUnavailable(message, upstream=self._upstream, status=status)
         raise UpstreamRefused(
-            f"{asked}: the image does not exist, or the login is missing or wrong: {cure}",
+            f"{message}: the image does not exist, or the login is missing or wrong: {fix}",
             upstream=self._upstream,
             status=status,
         )
 
-    def _parse(self, answer: bytes) -> tuple[str, float]:
+    def _parse(self, body: bytes) -> tuple[str, float]:
         try:
-            content: object = json.loads(answer)
+            content: object = json.loads(body)
         except (ValueError, RecursionError):
             content = None
         found = content if isinstance(content, dict) else {}
-        token, life = found.get("token") or found.get("access_token"), found.get("expires_in")
+        token, lifetime = found.get("token") or found.get("access_token"), found.get("expires_in")
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
             raise UpstreamUnavailable(f"{self._upstream}'s token service sent no token", upstream=self._upstream)
-        return token, min(life, _LONGEST_LIFE) if isinstance(life, int | float) and life > 0 else _LIFE
+        return token, min(lifetime, _MAX_LIFETIME) if isinstance(
+            lifetime, int | float
+        ) and lifetime > 0 else _DEFAULT_LIFETIME
 
 
-def _known(query: dict[str, str | None]) -> dict[str, str]:
+def _present(query: dict[str, str | None]) -> dict[str, str]:
     return {name: value for name, value in query.items() if value is not None}

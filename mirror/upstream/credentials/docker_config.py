@@ -1,4 +1,4 @@
-"""config.json, as `docker login` and `podman login` write it: logins, and the programs that keep them."""
+"""Parser for docker's config.json, as written by `docker login` and `podman login`: logins and credential helpers."""
 
 from __future__ import annotations
 
@@ -12,23 +12,31 @@ from mirror.oci.authorization import Login, Token
 from mirror.oci.names import canonical_upstream
 from mirror.upstream.credentials.source import Credentials, IdentityToken, is_text
 
-_HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # of a program's name: no path leads out of PATH
+_HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # no slash: the program must be on the PATH
 _SECRETS = ("registrytoken", "identitytoken", "auth", "username", "password")
-_API = re.compile(r"/?|/v[12]/?")  # what may follow the host, and tells nothing more
+_API = re.compile(r"/?|/v[12]/?")  # paths that mean the whole host
 
 
 @dataclass(frozen=True, slots=True)
 class DockerConfig:
-    """What it says of credentials. Hosts are spelled in one way here, docker.io and its port among them."""
+    """Credentials in a config.json. Hosts are normalized: all names of Docker Hub become docker.io.
+
+    Attributes:
+        logins: the stored login of each host.
+        helpers: the credential helper of each host (credHelpers); None disables *helper_for_all* for that host.
+        helper_for_all: the helper of all other hosts (credsStore).
+    """
 
     logins: Mapping[str, Credentials]
-    helpers: Mapping[str, str | None]  # None: not even the one for all
+    helpers: Mapping[str, str | None]
     helper_for_all: str | None
 
     @classmethod
     def parse(cls, content: bytes) -> DockerConfig:
-        """Raises:
-        ValueError: it is not one; nothing secret is in the message.
+        """Parse the bytes of a config.json.
+
+        Raises:
+            ValueError: if it is invalid. The message contains no secret.
         """
         try:
             found = _members(json.loads(content), "it")
@@ -37,7 +45,7 @@ class DockerConfig:
         own = _members(found.get("credHelpers"), "credHelpers")
         helpers = {host_of(key): _helper(name, f"credHelpers.{key}") for key, name in own.items()}
         logins: dict[str, Credentials] = {}
-        # Entries for a part of a host (podman's quay.io/team) count for all of it where it has none of its own.
+        # An entry for a part of a host (podman's quay.io/team) applies to the whole host if that has no own entry.
         auths = _members(found.get("auths"), "auths")
         for key in sorted(auths, key=lambda key: _API.fullmatch(_path(key)) is None):
             login = _login(_members(auths[key], f"auths.{key}"), f"auths.{key}")
@@ -46,12 +54,12 @@ class DockerConfig:
         return cls(logins, helpers, _helper(found.get("credsStore"), "credsStore"))
 
     def helper(self, host: str) -> str | None:
-        """What follows docker-credential- in the name of the program to ask; None for none."""
+        """Return the suffix of the helper program for *host* (after `docker-credential-`), or None."""
         return self.helpers.get(host, self.helper_for_all)
 
 
 def host_of(key: str) -> str:
-    """The host (and port) that a key or a server address means: with or without a scheme, and with any path."""
+    """Return the host and port of *key*, a server address with or without scheme and path."""
     return canonical_upstream(key.rpartition("://")[2].partition("/")[0])
 
 
@@ -69,16 +77,16 @@ def _helper(name: object, key: str) -> str | None:
     if name is None or name == "":
         return None
     if not isinstance(name, str) or not _HELPER.fullmatch(name):
-        raise ValueError(f"{key} has to be what follows docker-credential- in a program's name")
+        raise ValueError(f"{key} must be the part of a program's name after docker-credential-")
     return name
 
 
 def _login(entry: Mapping[str, object], key: str) -> Credentials | None:
-    """None for an entry that only says where the user has logged in; the secret is then in a helper."""
+    """Parse an entry of `auths`. Return None if it has no secret: the secret is then in a credential helper."""
     texts = {name: _text(entry.get(name), f"{key}.{name}") for name in _SECRETS}
     if texts["registrytoken"]:
         if not re.fullmatch(r"[!-~]+", texts["registrytoken"]):
-            raise ValueError(f"{key}.registrytoken is no token")
+            raise ValueError(f"{key}.registrytoken is not a valid token")
         return Token(texts["registrytoken"])
     if texts["identitytoken"]:
         return IdentityToken(texts["identitytoken"])
@@ -91,7 +99,7 @@ def _text(value: object, key: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str) or not is_text(value):
-        raise ValueError(f"{key} is no text")
+        raise ValueError(f"{key} is not a string without control characters")
     return value
 
 
@@ -100,7 +108,7 @@ def _decoded(auth: str, key: str) -> Login:
         username, colon, password = b64decode(auth, validate=True).decode().partition(":")
     except ValueError:  # also UnicodeDecodeError, binascii.Error
         raise ValueError(f"{key} is not base64 of USERNAME:PASSWORD") from None
-    password = password.rstrip("\0")  # old clients padded it
+    password = password.rstrip("\0")  # old clients pad it with NUL
     if not colon or not username or not is_text(username + password):
         raise ValueError(f"{key} is not base64 of USERNAME:PASSWORD")
     return Login(username, password)

@@ -1,4 +1,4 @@
-"""Files with secrets: read anew when they changed, so that rotating a secret needs no restart."""
+"""Secret files: reloaded when they change, so that rotating a password needs no restart."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import structlog
 
 from mirror.errors import ConfigurationInvalid
 
-_UNSEEN_FOR = 1.0  # seconds at most in which a change goes unnoticed
-_LARGEST = 2**20
+_CHECK_INTERVAL = 1.0  # seconds between checks for a change
+_MAX_SIZE = 2**20  # bytes
 
 _Content = TypeVar("_Content")
-_Mark = tuple[int, int, int]  # tells one state of a file from another: inode, size, time of change
+_Version = tuple[int, int, int]  # of a file: inode, size, modification time
 log = structlog.get_logger()
 
 
 class SecretFile(Generic[_Content]):
-    """What a file says. Broken when the mirror starts, it stops the start; broken later, what it said before holds.
+    """Parsed content of a file. An invalid file prevents the start; later, the last valid content remains in use.
 
-    Looking at it takes no thread: these are small local files, and they are looked at once a second at most.
+    Reads run in the event loop: these are small local files, checked at most once a second.
     """
 
     def __init__(
@@ -35,61 +35,61 @@ class SecretFile(Generic[_Content]):
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Reads it.
+        """Read and parse the file.
 
         Args:
-            key: of the configuration, under which it is named.
-            parse: raises ValueError, which says what is wrong, and shows nothing of it.
+            key: the configuration key that names the file, for messages.
+            parse: parses the content; raises ValueError, with a message that contains nothing of the content.
 
         Raises:
-            ConfigurationInvalid: it can't be read, or makes no sense.
+            ConfigurationInvalid: if the file can't be read or parsed.
         """
         self._key = key
         self._path = path
         self._parse = parse
         self._clock = clock
-        self._mark = self._marked()
-        self._looked = clock()
+        self._version = self._stat()
+        self._checked_at = clock()
         self._content = self._read()
 
     def content(self, *, at_once: bool = False) -> _Content:
-        """What it says, as of a second ago at most; as of now with *at_once*."""
+        """Return the content, at most a second old. With *at_once*, check for a change now."""
         now = self._clock()
-        if at_once or now - self._looked >= _UNSEEN_FOR:
-            self._looked = now
-            self._look()
+        if at_once or now - self._checked_at >= _CHECK_INTERVAL:
+            self._checked_at = now
+            self._reload()
         return self._content
 
-    def _look(self) -> None:
-        mark = self._marked()  # before reading: what is written meanwhile is seen next time
-        if mark == self._mark:
+    def _reload(self) -> None:
+        version = self._stat()  # before reading: a write during the read is detected by the next check
+        if version == self._version:
             return
-        self._mark = mark
+        self._version = version
         try:
             self._content = self._read()
         except ConfigurationInvalid as error:
             log.warning("secret_file_broken", key=self._key, path=str(self._path), reason=str(error))
         else:
-            log.info("secret_file_read", key=self._key, path=str(self._path))
+            log.info("secret_file_reloaded", key=self._key, path=str(self._path))
 
-    def _marked(self) -> _Mark | None:
+    def _stat(self) -> _Version | None:
         try:
             found = os.stat(self._path)
         except OSError:
             return None
-        # A pipe gives what it has once only; reading it again would wait for ever.
+        # A constant for pipes: they can be read only once, and a second read would block forever.
         return (found.st_ino, found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else (0, 0, 0)
 
     def _read(self) -> _Content:
         try:
             with open(self._path, "rb") as file:
-                content = file.read(_LARGEST + 1)
+                content = file.read(_MAX_SIZE + 1)
         except OSError as error:
             raise ConfigurationInvalid(f"{self._key} {self._path} can't be read: {error.strerror}") from error
-        if len(content) > _LARGEST:
-            raise ConfigurationInvalid(f"{self._key} {self._path} has more than {_LARGEST} bytes")
+        if len(content) > _MAX_SIZE:
+            raise ConfigurationInvalid(f"{self._key} {self._path} has more than {_MAX_SIZE} bytes")
         try:
             return self._parse(content)
         except ValueError as error:
-            # What the parser saw is no cause to show: it may be a secret.
+            # No __cause__: the parser's exception may contain a secret.
             raise ConfigurationInvalid(f"{self._key} {self._path} can't be used: {error}") from None

@@ -1,4 +1,4 @@
-"""Credentials: whom the mirror is at an upstream, and what has to be known of wherever it learns that from."""
+"""Credentials for an upstream, and the protocol of their sources (password file, credential helper, config.json)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mirror.oci.authorization import Login, Token
 
 @dataclass(frozen=True, slots=True)
 class IdentityToken:
-    """What a token service takes instead of a name and a password (token specification, OAuth2: refresh_token)."""
+    """A refresh token, which a token service accepts instead of a password (token specification, OAuth2)."""
 
     text: str = field(repr=False)
 
@@ -20,36 +20,36 @@ Credentials = Login | Token | IdentityToken
 
 
 class CredentialSource(Protocol):
-    """Where credentials for one endpoint come from."""
+    """Source of the credentials for one endpoint."""
 
     @property
-    def cure(self) -> str:
-        """What a person has to do where upstream takes none of these: "check …", "set …"."""
+    def fix(self) -> str:
+        """Instruction to the operator for refused credentials, in the imperative: "check …", "set …"."""
 
     async def credentials(self) -> Credentials | None:
-        """Whom to ask as; None for nobody in particular.
+        """Return the current credentials, or None for anonymous access.
 
         Raises:
-            UpstreamUnavailable: that can't be learnt now. It does not mean nobody.
+            UpstreamUnavailable: if the source can't be read now. Do not fall back to anonymous access.
         """
 
     def holds(self, credentials: Credentials | None) -> bool:
-        """Whether these still are whom to ask as, as far as is known without waiting."""
+        """Return whether *credentials* are the current ones, as far as known without waiting."""
 
     async def renewed(self, refused: Credentials | None) -> bool:
-        """Whether there are others by now than these, which upstream did not take.
+        """Reload the source after the upstream refused *refused*, and return whether the credentials changed.
 
         Raises:
-            UpstreamUnavailable: that can't be learnt now.
+            UpstreamUnavailable: if the source can't be read now.
         """
 
 
 class FixedCredentials:
-    """Credentials that are what they are: those of a client, or none at all."""
+    """Constant credentials: those of a client, or none."""
 
-    def __init__(self, credentials: Credentials | None, *, cure: str) -> None:
+    def __init__(self, credentials: Credentials | None, *, fix: str) -> None:
         self._credentials = credentials
-        self.cure = cure
+        self.fix = fix
 
     async def credentials(self) -> Credentials | None:
         return self._credentials
@@ -62,5 +62,5 @@ class FixedCredentials:
 
 
 def is_text(secret: str) -> bool:
-    """Whether there is nothing in it that has no place in a name or a password (RFC 7617, 2), or in any encoding."""
+    """Return whether *secret* is free of control characters (RFC 7617, 2) and surrogates, which no encoding allows."""
     return not any(unicodedata.category(character) in {"Cc", "Cs"} for character in secret)
