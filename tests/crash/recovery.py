@@ -94,9 +94,7 @@ class Recovery:
         self.figures.tags_known += len(tags)
 
     async def _check_committed(self) -> None:
-        """Assert that other committed blobs are served: upstream may be asked for their repository, not for their
-        bytes.
-        """
+        """Assert that other committed blobs are served; upstream may be asked for their repository only."""
         shelf, held = self.load.shelf, self.load.known.held
         for digest in self.before.blobs:
             repository = shelf.holders[digest][0]

@@ -101,9 +101,7 @@ class CacheRounds:
             last = drawn
 
     async def _round(self, drawn: Round | None, before: Contents | None, *, damaged: Damage | None) -> Contents | None:
-        """Check the state that the last mirror left, then run one that is killed as *drawn*, or stopped without
-        *drawn*.
-        """
+        """Check the state that the last mirror left, then run one that is killed as *drawn*, or stopped."""
         lost = damaged in LOSSES
         if drawn is not None and drawn.condition is None and drawn.on_start and before is not None:
             await self._killed_on_start()
