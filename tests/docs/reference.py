@@ -1,4 +1,4 @@
-"""`make reference`: docs/configuration.md and config/mirror.toml, from the settings and what is said of them."""
+"""`make reference`: write docs/configuration.md and config/mirror.toml from the settings and their docstrings."""
 
 import ast
 import inspect
@@ -26,7 +26,7 @@ FLAGS = {
     "cache.max_size": ("--max-size", "MIRROR_MAX_SIZE"),
     "log.format": ("--log-format", "MIRROR_LOG_FORMAT"),
 }
-"""What has a flag and a short variable, by key."""
+"""The flag and the short variable of a key."""
 
 EXAMPLES: Mapping[str, object] = {
     "server.certificate_file": "/etc/mirror/tls.crt",
@@ -47,7 +47,7 @@ EXAMPLES: Mapping[str, object] = {
     "access.repositories": ("docker.io/library/*", "ghcr.io/team/*"),
     "access.allow": True,
 }
-"""What may stand there, of keys that are not set unless somebody does."""
+"""Example values of keys without a default."""
 
 _KINDS = {
     parse_size: "size",
@@ -75,12 +75,12 @@ class Key:
 
     @property
     def variable(self) -> str:
-        """What sets it in the environment."""
+        """Return the environment variable that sets the key."""
         return FLAGS.get(self.path, ("", f"MIRROR_{self.section}__{self.name}".upper()))[1]
 
 
 def keys(section: str) -> list[Key]:
-    """The keys of a section, in the order in which they are declared."""
+    """Return the keys of a section, in the order of their declaration."""
     model = section_model(section)
     texts = dict(_texts(model))
     return [
@@ -90,14 +90,14 @@ def keys(section: str) -> list[Key]:
 
 
 def section_model(name: str) -> type[Section]:
-    """The class of a section: what *name* holds, or each of what it holds."""
+    """Return the class of a section, or of the entries of a section that is a list or a table."""
     annotation = Settings.model_fields[name].annotation
     found = [one for one in (annotation, *get_args(annotation)) if isinstance(one, type)]
     return next(one for one in found if not get_args(one) and issubclass(one, Section))
 
 
 def _texts(model: type[BaseModel]) -> Iterator[tuple[str, str]]:
-    """What stands below each key, on one line."""
+    """Yield each key with its docstring, on one line."""
     declared = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
     assert isinstance(declared, ast.ClassDef)
     for statement, below in zip(declared.body, declared.body[1:], strict=False):
@@ -131,7 +131,7 @@ def _default(section: str, name: str, field: FieldInfo) -> object:
 
 
 def _shown(value: float, units: tuple[tuple[str, int], ...], *, least: int) -> object:
-    """In the largest unit that fits, as long as no more than *least* becomes one."""
+    """Return the value in the largest unit that divides it; values up to *least* stay in the smaller unit."""
     for name, unit in units:
         if value >= unit and not value % unit and not (value == unit == least):
             return f"{value / unit:g}{name}"
@@ -145,7 +145,7 @@ def _toml(value: object) -> str:
 
 
 def page() -> str:
-    """docs/configuration.md."""
+    """Return the text of docs/configuration.md."""
     return "\n".join([*_head(), *(line for name in Settings.model_fields for line in _chapter(name))])
 
 
@@ -194,7 +194,7 @@ _UPSTREAMS = (
 
 
 def file() -> str:
-    """config/mirror.toml."""
+    """Return the text of config/mirror.toml."""
     parts = ["\n".join(_FILE_HEAD)]
     for section in Settings.model_fields:
         if section == "access":
@@ -218,7 +218,7 @@ _FILE_HEAD = (
 
 
 def lines(key: Key) -> Iterator[str]:
-    """What config/mirror.toml has of it."""
+    """Yield the lines of a key in config/mirror.toml."""
     yield from _comment(key.text)
     if key.default is None:
         yield f"# {key.name} = {_toml(EXAMPLES[key.path])}"
@@ -254,7 +254,7 @@ def _comment(text: str, *, indent: str = "") -> list[str]:
 
 
 def main() -> None:
-    """Writes both."""
+    """Write both files."""
     PAGE.write_text(page())
     FILE.write_text(file())
 
