@@ -1,4 +1,4 @@
-"""What a mirror may say: answers taken off a connection, byte by byte, by a reader that forgives nothing."""
+"""Strict parser of the HTTP responses on a connection to the mirror."""
 
 import hashlib
 import json
@@ -11,16 +11,16 @@ _NO_BODY = {204, 304}
 
 
 class Malformed(Exception):
-    """Not an answer of HTTP/1.1, or not one that a mirror gives."""
+    """The bytes are not a valid HTTP/1.1 response, or not one that a mirror sends."""
 
 
 class WrongBytes(Exception):
-    """Content that is not what its digest says."""
+    """The content does not match its digest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer."""
+    """One response."""
 
     status: int
     headers: dict[str, str]
@@ -29,19 +29,19 @@ class Reply:
 
     @property
     def kind(self) -> str:
-        """Status, and the OCI code if it is an error's."""
+        """The status, with the OCI error code of an error."""
         code = json.loads(self.body)["errors"][0]["code"] if self.status >= 400 and self.body else ""
         return f"{self.status} {code}".rstrip()
 
 
 def replies(stream: bytes, *, methods: list[str] | None = None) -> list[Reply]:
-    """The answers in all that a connection said.
+    """Parse all responses on a connection.
 
     Args:
-        methods: of the requests; None where they are not known, and an answer to HEAD shows by what follows it.
+        methods: of the requests; if None, a response to HEAD is recognised by the bytes that follow it.
 
     Raises:
-        Malformed
+        Malformed: if the bytes are anything else than responses of a mirror.
     """
     found: list[Reply] = []
     while stream:
@@ -98,10 +98,10 @@ def _check_error(reply: Reply) -> None:
 
 
 def check_content(reply: Reply, known: dict[str, bytes]) -> None:
-    """Whether what came is what its digest names.
+    """Verify the content of a response.
 
     Raises:
-        WrongBytes
+        WrongBytes: if the content does not match its digest.
     """
     digest = reply.headers.get("docker-content-digest")
     if digest is None or not reply.body or reply.status not in {200, 206} or not reply.whole:
