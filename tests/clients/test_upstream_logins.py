@@ -80,8 +80,8 @@ async def test_one_token_fetches_all_blobs_of_an_image(tmp_path: Path) -> None:
             copy = await skopeo.copy(f"{mirrored.host}/docker.io/team/tokens:1")
 
             assert (copy / "manifest.json").read_bytes() == image.manifest.content
-            assert [request.scopes for request in issuer.asked] == [("repository:team/tokens:pull",)]
-            assert issuer.asked[0].service == SERVICE
+            assert [request.scopes for request in issuer.requests] == [("repository:team/tokens:pull",)]
+            assert issuer.requests[0].service == SERVICE
             assert not re.search(r"eyJ[\w-]{20}", mirrored.program.said())  # no token in the log
 
         await locked.stop()
@@ -103,7 +103,7 @@ async def test_each_repository_uses_its_own_token(tmp_path: Path) -> None:
             await asyncio.gather(*(client.copy(f"{names[name]}:1") for name, client in clients.items()))
             await clients["a"].copy(f"{names['a']}:2")
 
-    assert sorted(request.scopes for request in issuer.asked) == [
+    assert sorted(request.scopes for request in issuer.requests) == [
         ("repository:team/a:pull",),
         ("repository:team/b:pull",),
     ]

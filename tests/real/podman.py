@@ -101,7 +101,7 @@ def podman() -> Iterator[Podman]:
 
 @cache
 def oci_runtime() -> str:
-    """Return the first OCI runtime that runs a container of podman on this machine; fail with the errors of all."""
+    """Return the first OCI runtime on which podman runs a container here; fail with the errors of all if none does."""
     errors = []
     for runtime in _RUNTIMES:
         error = _start_error(runtime)

@@ -1,4 +1,4 @@
-"""Bundles for tests: an image and its blobs, written and read."""
+"""Write and read bundles of small images."""
 
 import io
 import json
@@ -16,7 +16,7 @@ NAME = "docker.io/library/alpine:3.20"
 
 
 def an_image(*layers: bytes, name: str = NAME) -> tuple[Contents, dict[Digest, bytes]]:
-    """An image of these layers, and its blobs."""
+    """Return the contents and the blobs of an image with these layers."""
     config = b'{"os":"linux"}'
     blobs = {Digest.of(layer): layer for layer in (*layers, config)}
 

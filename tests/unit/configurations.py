@@ -1,4 +1,4 @@
-"""Configurations as a test writes them."""
+"""Environment variables and configuration files for tests."""
 
 import os
 import tomllib
@@ -14,7 +14,7 @@ SHOWN = Path(__file__).parents[2] / "config" / "mirror.toml"
 
 @contextmanager
 def environment(**variables: str) -> Iterator[None]:
-    """No variable of the mirror's own but these; restored at the end."""
+    """Set these variables and no other variable of the mirror; restore the environment at the end."""
     before = dict(os.environ)
     for name in before:
         if name.upper().startswith("MIRROR_"):
@@ -28,13 +28,13 @@ def environment(**variables: str) -> Iterator[None]:
 
 
 def read(file: Path, text: str, **flags: Mapping[str, object]) -> Settings:
-    """The settings that *text* makes, with what the command line says by section and key."""
+    """Return the settings of the configuration *text*, with values of the command line by section and key."""
     file.write_text(text)
     return read_settings(file, flags, [])
 
 
 def written(path: tuple[str, ...], value: str) -> str:
-    """A configuration of one key."""
+    """Return a configuration with one key."""
     *table, key = path
     header = ".".join(f'"{name}"' for name in table)
     return f"[{header}]\n{key} = {value}\n"
@@ -50,4 +50,4 @@ def _keys(tables: Mapping[str, Any], *path: str) -> Iterator[tuple[str, ...]]:
 
 SHOWN_KEYS = frozenset(_keys(tomllib.loads(SHOWN.read_text())))
 KEYS = sorted({*SHOWN_KEYS, ("cache", "path")})
-"""Every key there is, upstreams' credentials aside."""
+"""All configuration keys, except those of upstreams."""
