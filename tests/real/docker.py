@@ -37,9 +37,7 @@ class Docker:
         return self._directory / "docker.pid"
 
     def daemon(self, daemon_json: str) -> list[str]:
-        """Return the command that starts the engine, with all files in its directory and no change to the host's
-        network.
-        """
+        """Return the engine's command line, with its own directories and no change to the host's network."""
         self.configuration.parent.mkdir()
         self.configuration.write_text(daemon_json)
         places = {

@@ -185,7 +185,7 @@ async def running(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | No
 
 @contextmanager
 def short_directory(name: str) -> Iterator[Path]:
-    """Create a directory with a path short enough for sockets (108 bytes); remove it and all mounts in it at the end."""
+    """Create a directory with a path short enough for sockets (108 bytes); at the end, unmount and remove all in it."""
     path = Path(tempfile.mkdtemp(prefix=f"{name}-", dir="/tmp"))
     try:
         yield path

@@ -9,9 +9,7 @@ _Value = TypeVar("_Value")
 
 
 def parsed(parse: Callable[[], _Value], *refusals: type[MirrorError]) -> _Value | None:
-    """Return the result of *parse*; None after an error of *refusals*, which must have a 4xx status and a short
-    message.
-    """
+    """Return the result of *parse*; None after an error of *refusals*, which needs a 4xx status and a short message."""
     failure: MirrorError
     try:
         return parse()
