@@ -155,14 +155,15 @@ def _head() -> Iterator[str]:
 
 
 _PAGE_HEAD = """
-Written by `make reference` from the settings themselves. Nothing has to be set. What is set in several places counts
-in this order: flag, variable, file, default. The file is TOML, given as `--config FILE` or `MIRROR_CONFIG`;
-[config/mirror.toml](../config/mirror.toml) has all of it to start from. A key that is unknown, a variable that is
-misspelled or a value that makes no sense stops the start; `mirror doctor --config FILE` says so without starting.
+Written by `make reference` from the settings. No setting is required. If a key is set in several places, the first of
+flag, variable, file and default applies. The file is TOML, given as `--config FILE` or `MIRROR_CONFIG`;
+[config/mirror.toml](../config/mirror.toml) is a complete one to start from. An unknown key, a misspelled variable or
+an invalid value stops the start; `mirror doctor --config FILE` reports it without starting.
 
-Sizes are bytes, or a number with a unit (500MB, 50GiB). Durations are 500ms, 60s, 15m, 12h, 30d. Rules and upstreams
-are for the file; every other key has a variable too. What was read at the start holds until the next one, but for
-certificates and users, which SIGHUP reads anew, and upstreams' passwords, which are noticed.
+Sizes are bytes, or a number with a unit (500MB, 50GiB). Durations are 500ms, 60s, 15m, 12h, 30d. Access rules and
+upstreams can be set in the file only; every other key also has a variable. Settings are read once, at the start,
+except certificates and users, which are read again on SIGHUP, and passwords of upstreams, whose changes are noticed
+without a signal.
 """
 
 
@@ -172,8 +173,8 @@ def _chapter(section: str) -> Iterator[str]:
     yield from (f"## {title}", "", *textwrap.wrap(" ".join((model.__doc__ or "").split()), _WIDTH), "")
     if section == "upstreams":
         yield from textwrap.wrap(_UPSTREAMS, _WIDTH)
-        yield from ("", "`--upstream NAME=URL` (`MIRROR_UPSTREAM`) adds one, or changes the address of one.", "")
-        yield from ("| embedded | url |", "|---|---|")
+        yield from ("", "`--upstream NAME=URL` (`MIRROR_UPSTREAM`) adds an upstream or changes its address.", "")
+        yield from ("| built in | url |", "|---|---|")
         yield from (f"| {name} | `{url}` |" for name, url in DEFAULT_UPSTREAMS.items())
         yield ""
     listed = section in {"access", "upstreams"}
@@ -188,8 +189,8 @@ def _chapter(section: str) -> Iterator[str]:
 
 
 _UPSTREAMS = (
-    "Upstreams are asked for by name: /v2/quay.io/org/app/…, or ?ns=quay.io. What a request leaves unnamed goes to the "
-    "default one, docker.io. A section adds an upstream, or changes the embedded one of that name key by key."
+    "A request names its upstream in the path, /v2/quay.io/org/app/…, or as ?ns=quay.io. Without a name it goes to the "
+    "default upstream, docker.io. A section adds an upstream, or overrides keys of the built-in upstream of that name."
 )
 
 
@@ -211,7 +212,7 @@ def file() -> str:
 
 
 _FILE_HEAD = (
-    "# Every key there is, with its default. The mirror runs without this file; keep what you change.",
+    "# All keys with their defaults. The mirror runs without this file; keep only the keys that you change.",
     "# Each key is also a variable: MIRROR_TAGS__FRESH_FOR=5m sets fresh_for of [tags].",
     "# Sizes: bytes, or a number with a unit (500MB, 50GiB). Durations: 500ms, 60s, 15m, 12h, 30d.",
 )
@@ -236,7 +237,7 @@ def _access() -> Iterator[str]:
 
 def _upstreams() -> Iterator[str]:
     yield from _comment(_UPSTREAMS)
-    yield from _comment("Beside url and default, any of them may have")
+    yield from _comment("Optional keys beside url and default:")
     for key in keys("upstreams"):
         if key.name not in {"url", "default"}:
             yield from _comment(key.text, indent="    ")
