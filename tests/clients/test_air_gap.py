@@ -73,7 +73,7 @@ async def two_weeks(directory: Path, upstream: Registry, carried: Carried) -> tu
     await upstream.push(images.listing(sbom), "library/kept", tag_of(kept))
     await upstream.push(carried.signature, "library/kept", tag_of(kept, ".sig"))
     names, near = directory / "images.txt", directory / "near"
-    names.write_text("# what is to be there\nteam/app:1\n\nkept:1  # signed\n")
+    names.write_text("# images to carry\nteam/app:1\n\nkept:1  # signed\n")
 
     await warmed(near, upstream, "--from", names, "--pin")
     await mirror_command("export", "-o", directory / "week1.tar", "--pinned", "--cache", near)

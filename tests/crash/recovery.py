@@ -58,7 +58,7 @@ class Recovery:
         after = self.cache.contents()
         assert after.blobs == self.before.blobs, f"blobs lost: {set(self.before.blobs) - set(after.blobs)}"
         kept = {digest: size for digest, size in self.before.ingests.items() if size}
-        assert after.ingests == kept, f"of broken-off downloads {kept} were there, and now {after.ingests}"
+        assert after.ingests == kept, f"interrupted downloads were {kept}, and are {after.ingests}"
         assert not after.puts, f"left over: {after.puts}"
         assert not after.strangers, f"not of the layout: {after.strangers}"
         for name in ("oci-layout", "index.json"):

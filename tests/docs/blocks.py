@@ -67,7 +67,7 @@ def blocks(document: Path) -> Iterator[Block]:
                 yield File(token.info, named[-1] if named else None, token.content)
                 before = ""
             case "fence":
-                raise ValueError(f"{document.name}: a block of {token.info or 'no language'}: how is it to be checked?")
+                raise ValueError(f"{document.name}: a block of {token.info or 'no language'} cannot be checked")
             case _:
                 pass
 

@@ -77,14 +77,16 @@ class Reader:
     async def _write(self, file: File) -> None:
         found = _PARSERS[file.language](file.text)
         if file.path is None:
-            assert file.language == "toml", f"which file is it? {file.text}"
-            assert found.keys() <= Settings.model_fields.keys(), f"which file is it? {file.text}"  # test_documents.py
+            assert file.language == "toml", f"the text before names no file: {file.text}"
+            assert found.keys() <= Settings.model_fields.keys(), (
+                f"the text before names no file: {file.text}"
+            )  # test_documents.py
             return
         if file.path in _PRINTED:
             assert found == yaml.safe_load(_printed(file.text))
         else:
             client = any(file.path == one.path for one in CLIENTS.values())
-            assert not client or file.path in PROOFS, f"what shows that {file.path} is read?"
+            assert not client or file.path in PROOFS, f"no command proves that {file.path} is read"
         await self._machine.write(file.path, file.text)
         if file.path in PROOFS:
             await self._prove(file)

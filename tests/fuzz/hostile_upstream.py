@@ -173,7 +173,7 @@ def _only(found: list[Reply]) -> Reply:
         raise Malformed(f"{len(found)} answers: {found!r:.300}")
     (reply,) = found
     if not set(reply.headers) <= _OWN:
-        raise Malformed(f"headers of upstream's: {set(reply.headers) - _OWN}")
+        raise Malformed(f"headers of the upstream: {set(reply.headers) - _OWN}")
     return reply
 
 

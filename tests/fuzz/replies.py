@@ -47,7 +47,7 @@ def replies(stream: bytes, *, methods: list[str] | None = None) -> list[Reply]:
     while stream:
         head, ended, rest = stream.partition(b"\r\n\r\n")
         if not ended:
-            raise Malformed(f"a head without an end: {head[:200]!r}")
+            raise Malformed(f"incomplete head: {head[:200]!r}")
         status, headers = _head(head)
         method = methods[len(found)] if methods is not None and len(found) < len(methods) else None
         length = _length(status, headers)
@@ -65,15 +65,15 @@ def _head(head: bytes) -> tuple[int, dict[str, str]]:
     first, *lines = head.split(b"\r\n")
     status = _STATUS.fullmatch(first)
     if status is None:
-        raise Malformed(f"a status line: {first[:200]!r}")
+        raise Malformed(f"invalid status line: {first[:200]!r}")
     headers: dict[str, str] = {}
     for line in lines:
         header = _HEADER.fullmatch(line)
         if header is None:
-            raise Malformed(f"a header: {line[:200]!r}")
+            raise Malformed(f"invalid header: {line[:200]!r}")
         name = header[1].decode().lower()
         if name in headers:
-            raise Malformed(f"{name} twice")
+            raise Malformed(f"repeated header {name}")
         headers[name] = header[2].decode("latin-1")
     return int(status[1]), headers
 
@@ -113,7 +113,7 @@ def check_content(reply: Reply, known: dict[str, bytes]) -> None:
         return
     content = known.get(digest)
     if content is None:
-        raise WrongBytes(f"a part of {digest}, which nobody has")
+        raise WrongBytes(f"a part of {digest}, which is not known")
     for said, part in _parts(reply):
         found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", said)
         if found is None or content[int(found[1]) : int(found[2]) + 1] != part or int(found[3]) != len(content):

@@ -46,13 +46,13 @@ def parsed_request(head: bytes) -> Request:
     first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
     found = _LINE.fullmatch(first)
     if found is None:
-        raise Improper(f"a request line: {first[:300]!r}")
+        raise Improper(f"improper request line: {first[:300]!r}")
     headers: dict[str, str] = {}
     for line in lines:
         header = _HEADER.fullmatch(line)
         name = "" if header is None else header[1].decode().lower()
         if header is None or name not in _MAY_BE_SENT or name in headers:
-            raise Improper(f"a header: {line[:300]!r}")
+            raise Improper(f"improper header: {line[:300]!r}")
         headers[name] = header[2].decode()
     return Request(found[1].decode(), found[2].decode(), headers)
 

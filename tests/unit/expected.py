@@ -133,8 +133,8 @@ class Space:
         """Assert that no more blobs were evicted than necessary: the least recently used, and none with a hold."""
         if not gone:
             return
-        assert self.possible, "something went, and all the same for nothing"
-        assert gone <= self.evictable, "what is held was evicted"
+        assert self.possible, "blobs were evicted, although no eviction frees enough"
+        assert gone <= self.evictable, "a held blob was evicted"
         latest = max(self.used[digest].certainly for digest in gone)
         older = [WORLD[digest] for digest in self.evictable - gone if self.used[digest].perhaps < latest]
         assert not older, f"evicted: {[WORLD[digest] for digest in gone]}; used less recently: {older}"

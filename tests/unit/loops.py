@@ -31,9 +31,9 @@ class _Selector(selectors.DefaultSelector):
         if self.loop.working:
             ready = super().select(_THREADS_TAKE)
             if not ready:
-                raise Stuck("a thread does not come back")
+                raise Stuck("a thread does not finish")
         elif timeout is None:
-            raise Stuck("everything waits, and nothing is left that could come")
+            raise Stuck("all tasks wait, and no timer or event is left")
         else:
             self.loop.now += timeout
         return ready
