@@ -1,6 +1,6 @@
-"""The guard of tests that need real programs: `@pytest.mark.needs("dockerd", root=True)`.
+"""The pytest mark `needs`, for tests that need real programs: `@pytest.mark.needs("dockerd", root=True)`.
 
-What this machine lacks is skipped with one line that says what to install; where CI=true, it fails instead.
+A test with unmet needs is skipped with one line that says what to install; with CI=true it fails instead.
 """
 
 import os
@@ -19,9 +19,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     programs = [program for marker in item.iter_markers("needs") for program in marker.args]
     root = any(marker.kwargs.get("root", False) for marker in item.iter_markers("needs"))
-    cure = unmet(programs, root=root)
-    if cure is None:
+    unmet_need = unmet(programs, root=root)
+    if unmet_need is None:
         return
     if os.environ.get("CI") == "true":
-        pytest.fail(cure, pytrace=False)
-    pytest.skip(cure)
+        pytest.fail(unmet_need, pytrace=False)
+    pytest.skip(unmet_need)

@@ -1,1 +1,1 @@
-"""Images brought in, carried over and kept, with the commands that people use for it."""
+"""Command-line tests: warm, export, import, sync, ls, pin, rm, gc and verify, and bundles carried over an air gap."""

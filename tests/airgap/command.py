@@ -1,4 +1,4 @@
-"""The mirror's commands, run as people run them."""
+"""Run the mirror's commands in separate processes and return their exit status and output."""
 
 import asyncio
 import atexit
@@ -23,8 +23,8 @@ LAUNCHER = Path(__file__).with_name("launcher.py")
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What a command came to."""
+class Result:
+    """The exit status and the output of a command."""
 
     status: int
     out: str
@@ -34,30 +34,30 @@ class Said:
         return f"{self.status}\n{self.out}\n{self.err}"
 
 
-async def mirror_command(*arguments: str | Path, **variables: str) -> Said:
-    """`mirror ARGUMENTS`, to its end, with these variables."""
-    async with going_on(*arguments, **variables) as program:
+async def mirror_command(*arguments: str | Path, **variables: str) -> Result:
+    """Run `mirror ARGUMENTS` to its end, with these environment variables."""
+    async with running_command(*arguments, **variables) as program:
         return await ended(program)
 
 
-async def interrupted(program: asyncio.subprocess.Process) -> Said:
-    """What a command came to that somebody stopped with Ctrl-C."""
+async def interrupted(program: asyncio.subprocess.Process) -> Result:
+    """Send SIGINT (Ctrl-C) to a command and return its result."""
     program.send_signal(signal.SIGINT)
     return await ended(program)
 
 
-async def ended(program: asyncio.subprocess.Process) -> Said:
-    """What a command came to that ends by itself."""
+async def ended(program: asyncio.subprocess.Process) -> Result:
+    """Wait until a command ends and return its result."""
     async with asyncio.timeout(WITHIN):
         out, err = await program.communicate()
-    return Said(program.returncode or 0, out.decode(), err.decode())
+    return Result(program.returncode or 0, out.decode(), err.decode())
 
 
 @asynccontextmanager
-async def going_on(*arguments: str | Path, **variables: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`mirror ARGUMENTS`, as long as the block lasts, at most."""
+async def running_command(*arguments: str | Path, **variables: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Start `mirror ARGUMENTS`; kill the command if it is still running at the end of the block."""
     program = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-S", str(LAUNCHER), str(await asyncio.to_thread(nursery)), *map(str, arguments)),
+        *(sys.executable, "-I", "-S", str(LAUNCHER), str(await asyncio.to_thread(server_socket)), *map(str, arguments)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -71,17 +71,17 @@ async def going_on(*arguments: str | Path, **variables: str) -> AsyncIterator[as
             await program.wait()
 
 
-def nursery() -> Path:
-    """The socket of the one nursery, which lasts as long as this process."""
+def server_socket() -> Path:
+    """Return the socket of the command server, which is started once and lasts as long as this process."""
     with _STARTING:
         return _started()
 
 
 @cache
 def _started() -> Path:
-    directory = tempfile.TemporaryDirectory(prefix="nursery-", dir="/tmp")
+    directory = tempfile.TemporaryDirectory(prefix="command-server-", dir="/tmp")
     path = Path(directory.name) / "socket"
-    argv = [sys.executable, "-m", "tests.airgap.nursery", str(path)]
+    argv = [sys.executable, "-m", "tests.airgap.command_server", str(path)]
     program = subprocess.Popen(argv, env={**os.environ, **environment()}, start_new_session=True)
 
     def end() -> None:
@@ -92,14 +92,14 @@ def _started() -> Path:
     atexit.register(end)
     deadline = time.monotonic() + WITHIN
     while not path.exists():
-        assert program.poll() is None, "the nursery has ended"
-        assert time.monotonic() < deadline, "the nursery does not begin"
+        assert program.poll() is None, "the command server has ended"
+        assert time.monotonic() < deadline, "the command server does not start"
         time.sleep(0.01)
     return path
 
 
-async def succeeded(*arguments: str | Path, **variables: str) -> Said:
-    """The same, where it has to succeed."""
-    said = await mirror_command(*arguments, **variables)
-    assert said.status == 0, said
-    return said
+async def succeeded(*arguments: str | Path, **variables: str) -> Result:
+    """Run `mirror ARGUMENTS` to its end and assert that it succeeds."""
+    result = await mirror_command(*arguments, **variables)
+    assert result.status == 0, result
+    return result

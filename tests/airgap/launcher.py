@@ -1,4 +1,4 @@
-"""A command of the mirror's, as a process of its own: what it reads and writes is this one's, and so is its end."""
+"""Run one command of the mirror through the command server, with this process's streams, signals and exit status."""
 
 import json
 import os
@@ -6,11 +6,11 @@ import signal
 import socket
 import sys
 
-with socket.socket(socket.AF_UNIX) as nursery:
-    nursery.connect(sys.argv[1])
-    socket.send_fds(nursery, [b"!"], [0, 1, 2])
-    nursery.sendall(json.dumps({"arguments": sys.argv[2:], "environment": dict(os.environ)}).encode() + b"\n")
-    answers = nursery.makefile()
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect(sys.argv[1])
+    socket.send_fds(server, [b"!"], [0, 1, 2])
+    server.sendall(json.dumps({"arguments": sys.argv[2:], "environment": dict(os.environ)}).encode() + b"\n")
+    answers = server.makefile()
     pid = int(answers.readline())
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda number, _: os.kill(pid, number))

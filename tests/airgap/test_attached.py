@@ -1,4 +1,4 @@
-"""Signatures, SBOMs and attestations go where their images go."""
+"""Signatures, SBOMs and attestations are warmed, exported, imported and removed with their images."""
 
 import json
 import tarfile
@@ -18,7 +18,7 @@ REPOSITORY = "team/app"
 
 @pytest.fixture
 async def registry() -> AsyncIterator[Registry]:
-    """Docker Hub, for the side that sees it."""
+    """A fake Docker Hub, for the connected side."""
     async with Registry.running() as registry:
         yield registry
 
@@ -31,26 +31,26 @@ def sig_tag(subject: Manifest, ending: str = ".sig") -> str:
     return f"sha256-{subject.digest.partition(':')[2]}{ending}"
 
 
-async def is_there(client: Client, manifest: Manifest, reference: str | None = None) -> None:
-    """Under its name, with all its blobs."""
+async def assert_served(client: Client, manifest: Manifest, reference: str | None = None) -> None:
+    """Assert that the mirror serves a manifest and all its blobs."""
     reply = await client.get(f"/v2/{REPOSITORY}/manifests/{reference or manifest.digest}")
     assert (reply.status, reply.body) == (200, manifest.content), reply
     for blob in manifest.blobs:
         assert (await client.get(f"/v2/{REPOSITORY}/blobs/{blob.digest}")).body == blob.content
 
 
-async def referring(client: Client, subject: Manifest) -> list[str]:
+async def referrers(client: Client, subject: Manifest) -> list[str]:
     reply = await client.get(f"/v2/{REPOSITORY}/referrers/{subject.digest}")
     return [one["digest"] for one in json.loads(reply.body)["manifests"]] if reply.status == 200 else []
 
 
 async def ls(cache: Path) -> list[str]:
-    said = await succeeded("ls", "--json", "--cache", cache)
-    return [one["name"].removeprefix(f"docker.io/{REPOSITORY}:") for one in json.loads(said.out)]
+    result = await succeeded("ls", "--json", "--cache", cache)
+    return [one["name"].removeprefix(f"docker.io/{REPOSITORY}:") for one in json.loads(result.out)]
 
 
-async def test_what_is_attached_is_carried_and_found(tmp_path: Path, registry: Registry) -> None:
-    """By cosign's tag and in the list of referrers, of the index, of a platform, and of an SBOM; week after week."""
+async def test_referrers_and_signature_tags_are_exported_and_imported(tmp_path: Path, registry: Registry) -> None:
+    """Cosign tags and referrers of an index, a platform manifest and an SBOM are carried, in two successive bundles."""
     child = image(1000)
     near, far = tmp_path / "near", tmp_path / "far"
     first, second = index(child, image(900)), index(child, image(800))
@@ -79,29 +79,29 @@ async def test_what_is_attached_is_carried_and_found(tmp_path: Path, registry: R
         assert index_json is not None
         assert len(json.load(index_json)["manifests"]) == 1, "one image alone needs no name elsewhere"
 
-    said = await succeeded("import", tmp_path / "w1.tar", "--cache", far)
-    assert said.err.count("is here") == 1, said
+    result = await succeeded("import", tmp_path / "w1.tar", "--cache", far)
+    assert result.err.count("is here") == 1, result
     async with mirror(tmp_path / "run", "--cache", str(far), "--offline") as offline, Client.of(offline.url) as client:
-        await is_there(client, signatures[0], sig_tag(first))
+        await assert_served(client, signatures[0], sig_tag(first))
         await succeeded("import", tmp_path / "w2.tar", "--cache", far)
-        await is_there(client, signatures[1], sig_tag(second))
-        await is_there(client, sbom)
-        await is_there(client, notes[0])
-        assert await referring(client, child) == [sbom.digest]
-        assert await referring(client, sbom) == sorted(note.digest for note in notes)
+        await assert_served(client, signatures[1], sig_tag(second))
+        await assert_served(client, sbom)
+        await assert_served(client, notes[0])
+        assert await referrers(client, child) == [sbom.digest]
+        assert await referrers(client, sbom) == sorted(note.digest for note in notes)
         assert await ls(far) == ["v1", f"docker.io/{REPOSITORY}@{first.digest}"]
         await succeeded("gc", "--cache", far)
         assert await ls(far) == ["v1"]
         assert (await client.get(f"/v2/{REPOSITORY}/manifests/{sig_tag(first)}")).status == 404
-        await is_there(client, signatures[1], sig_tag(second))
+        await assert_served(client, signatures[1], sig_tag(second))
         await succeeded("rm", f"{REPOSITORY}:v1", "--cache", far)
         assert json.loads((await succeeded("stats", "--json", "--cache", far)).out)["blobs"] == 0
         reply = await client.get(f"/v2/{REPOSITORY}/tags/list")
         assert reply.status == 404, reply
 
 
-async def test_where_there_is_no_list_of_referrers_its_tag_is_carried(tmp_path: Path, registry: Registry) -> None:
-    """The index under sha256-… and what it lists (distribution-spec, "Referrers Tag Schema")."""
+async def test_referrers_tag_is_carried_without_referrers_api(tmp_path: Path, registry: Registry) -> None:
+    """The index under the tag sha256-… and its manifests are carried (distribution-spec, "Referrers Tag Schema")."""
     registry.has_referrers = False
     near, far = tmp_path / "near", tmp_path / "far"
     subject = image(500)
@@ -113,13 +113,13 @@ async def test_where_there_is_no_list_of_referrers_its_tag_is_carried(tmp_path: 
     await succeeded("export", "-o", tmp_path / "b.tar", "--all", "--cache", near)
     await succeeded("import", tmp_path / "b.tar", "--cache", far)
     async with mirror(tmp_path / "run", "--cache", str(far), "--offline") as offline, Client.of(offline.url) as client:
-        await is_there(client, listed, sig_tag(subject, ""))
-        await is_there(client, sbom)
-        assert await referring(client, subject) == [sbom.digest]
+        await assert_served(client, listed, sig_tag(subject, ""))
+        await assert_served(client, sbom)
+        assert await referrers(client, subject) == [sbom.digest]
 
 
-async def test_buildkits_attestations_come_with_their_platform(tmp_path: Path, registry: Registry) -> None:
-    """They are in the index, for no platform, and say which one they are about."""
+async def test_buildkit_attestations_are_warmed_with_their_platform(tmp_path: Path, registry: Registry) -> None:
+    """Attestations are index entries without a platform, and are warmed with the platform whose manifest they name."""
     ours, other, about_ours, about_other = image(100), image(200), image(300), image(400)
     entries = [
         descriptor(one, one.media_type) | {"platform": {"os": "linux", "architecture": architecture}}
@@ -141,6 +141,6 @@ async def test_buildkits_attestations_come_with_their_platform(tmp_path: Path, r
         Client.of(offline.url) as client,
     ):
         for one in (ours, about_ours):
-            await is_there(client, one)
+            await assert_served(client, one)
         for one in (other, about_other):
             assert (await client.get(f"/v2/{REPOSITORY}/manifests/{one.digest}")).status == 404

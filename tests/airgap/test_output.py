@@ -1,4 +1,4 @@
-"""What commands say goes to a file, a pipe, or nowhere."""
+"""Commands whose standard output is a full disk, a closed descriptor or a closed pipe."""
 
 import asyncio
 import os
@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.airgap.command import WITHIN, Said, succeeded
-from tests.airgap.test_refused import bundle
+from tests.airgap.command import WITHIN, Result, succeeded
+from tests.airgap.test_refused_images import bundle
 from tests.fake.content import image
 from tests.real.mirror import environment
 
-SAYING = [("ls",), ("stats",), ("client-config", "k3s"), ("--help",)]
+COMMANDS = [("ls",), ("stats",), ("client-config", "k3s"), ("--help",)]
 FULL, CLOSED, READ = ">/dev/full", ">&-", "| true"
 
 
-async def said(to: str, *arguments: str | Path, unbuffered: bool = False) -> Said:
-    """What a command came to, and said beside standard output, which is *to*."""
+async def redirected(to: str, *arguments: str | Path, unbuffered: bool = False) -> Result:
+    """Run a command with standard output redirected to *to*; return its status and standard error."""
     line = f'"$@" {to}; exit "${{PIPESTATUS[0]}}"'
     program = await asyncio.create_subprocess_exec(
         *("bash", "-c", line, "bash", sys.executable, "-m", "mirror", *map(str, arguments)),
@@ -27,17 +27,19 @@ async def said(to: str, *arguments: str | Path, unbuffered: bool = False) -> Sai
     )
     async with asyncio.timeout(WITHIN):
         _, err = await program.communicate()
-    return Said(program.returncode or 0, "", err.decode())
+    return Result(program.returncode or 0, "", err.decode())
 
 
 @pytest.mark.parametrize("to", [FULL, CLOSED, READ], ids=["full", "closed", "read"])
-@pytest.mark.parametrize("command", SAYING, ids=lambda command: command[0])
-async def test_where_nothing_can_be_said_that_is_said(tmp_path: Path, command: tuple[str, ...], to: str) -> None:
-    """In a line, to a person. Whoever looks at the first lines only closes the pipe, and nothing is wrong then."""
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+async def test_unwritable_standard_output_is_reported(tmp_path: Path, command: tuple[str, ...], to: str) -> None:
+    """A failed write is one line on standard error with status 2; a reader that closes the pipe early is no error."""
     cache = ("--cache", tmp_path / "cache") if command[0] in {"ls", "stats"} else ()
     await succeeded("import", bundle(tmp_path / "b.tar", {"team/app:v1": image(100)}), "--cache", tmp_path / "cache")
 
-    both = await asyncio.gather(*(said(to, *command, *cache, unbuffered=unbuffered) for unbuffered in (False, True)))
+    both = await asyncio.gather(
+        *(redirected(to, *command, *cache, unbuffered=unbuffered) for unbuffered in (False, True))
+    )
     for ended in both:
         lines = [line for line in ended.err.splitlines() if not line.startswith("#")]
         if to == READ:

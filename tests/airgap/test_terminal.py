@@ -1,4 +1,4 @@
-"""What commands show to people, who sit at terminals."""
+"""Command output on a terminal: progress bars and tables."""
 
 import asyncio
 import os
@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.airgap.command import WITHIN, succeeded
-from tests.airgap.test_refused import bundle
+from tests.airgap.test_refused_images import bundle
 from tests.fake.content import image
 from tests.real.mirror import environment
 
 
 async def shown(*arguments: str | Path, columns: int = 80) -> str:
-    """Everything that `mirror ARGUMENTS` writes on a terminal."""
+    """Return everything that `mirror ARGUMENTS` writes to a terminal."""
     master, terminal = pty.openpty()
     try:
         command = await asyncio.create_subprocess_exec(
@@ -26,12 +26,12 @@ async def shown(*arguments: str | Path, columns: int = 80) -> str:
             env={**os.environ, **environment(), "TERM": "xterm", "COLUMNS": str(columns)},
         )
         os.set_blocking(master, False)
-        said = bytearray()
+        output = bytearray()
         async with asyncio.timeout(WITHIN):
             while command.returncode is None:
                 await asyncio.sleep(0.01)
-                said += _read(master)
-        return bytes(said + _read(master)).decode()
+                output += _read(master)
+        return bytes(output + _read(master)).decode()
     finally:
         os.close(terminal)
         os.close(master)
@@ -44,27 +44,27 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
-async def test_a_size_that_is_not_known_is_not_made_up(tmp_path: Path) -> None:
-    """The upstream is down: nothing is known of the image, and there is a bar for it all the same."""
+async def test_progress_bar_without_known_size(tmp_path: Path) -> None:
+    """The upstream is down, so the size is unknown: the progress bar shows "?" as the total."""
     hub = ("--upstream", "docker.io=http://127.0.0.1:9")
-    said = await shown("warm", "team/app:1", "--cache", tmp_path / "cache", *hub)
+    output = await shown("warm", "team/app:1", "--cache", tmp_path / "cache", *hub)
 
-    assert "docker.io/team/app:1" in said
-    assert "0/?" in said
-    assert "0/100" not in said
+    assert "docker.io/team/app:1" in output
+    assert "0/?" in output
+    assert "0/100" not in output
 
 
 @pytest.mark.parametrize(("columns", "header"), [(200, "SHARED"), (80, "SIZE"), (60, "SIZE"), (30, "SIZE")])
 async def test_names_are_readable_on_a_narrow_terminal(tmp_path: Path, columns: int, header: str) -> None:
-    """What can be spared goes first; a name that alone is too long goes on in the next line."""
+    """The table drops optional columns first; a name longer than the line is wrapped."""
     names = [f"docker.io/team/service-{number}:v1.2.3-bookworm" for number in range(3)]
     archive = bundle(tmp_path / "b.tar", dict.fromkeys(names, image(100)))
     await succeeded("import", archive, "--cache", tmp_path / "cache")
 
-    said = await shown("ls", "--cache", tmp_path / "cache", columns=columns)
-    lines = said.strip().splitlines()
+    output = await shown("ls", "--cache", tmp_path / "cache", columns=columns)
+    lines = output.strip().splitlines()
     assert header in lines[0]
-    assert all(len(line.rstrip()) <= columns for line in lines), said
-    assert "…" not in said
-    assert "".join(line.split()[0] for line in lines[1:]) == "".join(names), said
-    assert columns == 30 or len(lines) == 1 + len(names), said
+    assert all(len(line.rstrip()) <= columns for line in lines), output
+    assert "…" not in output
+    assert "".join(line.split()[0] for line in lines[1:]) == "".join(names), output
+    assert columns == 30 or len(lines) == 1 + len(names), output

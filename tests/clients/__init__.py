@@ -1,1 +1,1 @@
-"""Real clients pull real images through the real mirror from real registries, and nothing is imported from it."""
+"""Black-box tests: real clients pull real images from real registries through a mirror process."""

@@ -1,4 +1,4 @@
-"""An upstream and a mirror in front of it."""
+"""Fixtures: an upstream registry and a mirror in front of it."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.real.registry import Registry, docker_registry
 
 @pytest.fixture
 async def upstream(tmp_path: Path) -> AsyncIterator[Registry]:
-    """An open docker-registry that takes the part of Docker Hub."""
+    """An open docker-registry in the role of Docker Hub."""
     async with docker_registry(tmp_path / "upstream") as registry:
         yield registry
 

@@ -1,4 +1,4 @@
-"""Two networks with nothing between them but what is carried: real registries, engines and archives on both sides."""
+"""Bundles between two networks, with real registries, container engines and archives on both sides."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ async def warmed(cache: Path, upstream: Registry, *arguments: str | Path) -> Non
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """What an upstream had: an image whose tag moved, and one that is signed and has an SBOM."""
+    """The images of an upstream: one whose tag moves, and one with a signature and an SBOM."""
 
     before: Image
     after: Image
@@ -43,7 +43,7 @@ class Carried:
     sbom: Image
 
     @classmethod
-    def made(cls) -> "Carried":
+    def create(cls) -> "Carried":
         kept = images.runnable("kept")
         return cls(
             before=images.multi_arch("week one"),
@@ -54,7 +54,7 @@ class Carried:
         )
 
     def greetings(self) -> dict[str, str]:
-        """What each image says, by each of its names."""
+        """Return the output of each image, by each of its names."""
         return {
             "docker.io/library/kept:1": "kept\n",
             f"docker.io/library/kept@{self.kept.digest}": "kept\n",
@@ -65,7 +65,7 @@ class Carried:
 
 
 async def two_weeks(directory: Path, upstream: Registry, carried: Carried) -> tuple[Path, Path]:
-    """Two bundles, the second with nothing that the first brought. Upstream is gone then, with all that it had."""
+    """Export two bundles, the second with only new blobs; then stop the upstream and delete its storage."""
     kept, sbom = carried.kept, carried.sbom
     await upstream.push(carried.before, "team/app", "1")
     await upstream.push(kept, "library/kept", "1")
@@ -73,7 +73,7 @@ async def two_weeks(directory: Path, upstream: Registry, carried: Carried) -> tu
     await upstream.push(images.listing(sbom), "library/kept", tag_of(kept))
     await upstream.push(carried.signature, "library/kept", tag_of(kept, ".sig"))
     names, near = directory / "images.txt", directory / "near"
-    names.write_text("# what is to be there\nteam/app:1\n\nkept:1  # signed\n")
+    names.write_text("# images to carry\nteam/app:1\n\nkept:1  # signed\n")
 
     await warmed(near, upstream, "--from", names, "--pin")
     await mirror_command("export", "-o", directory / "week1.tar", "--pinned", "--cache", near)
@@ -88,9 +88,9 @@ async def two_weeks(directory: Path, upstream: Registry, carried: Carried) -> tu
     return directory / "week1.tar", week2
 
 
-async def test_every_engine_pulls_in_a_network_that_never_saw_the_upstream(tmp_path: Path, upstream: Registry) -> None:
-    """Both weeks' images by tag and by digest, run; the signature by its tag, the SBOM in the list of referrers."""
-    carried = Carried.made()
+async def test_engines_pull_imported_images_without_upstream(tmp_path: Path, upstream: Registry) -> None:
+    """Images of both bundles run, by tag and by digest; the signature has its tag, and the SBOM is a referrer."""
+    carried = Carried.create()
     kept, greetings = carried.kept, carried.greetings()
     week1, week2 = await two_weeks(tmp_path, upstream, carried)
     far = tmp_path / "far"
@@ -123,8 +123,8 @@ async def test_every_engine_pulls_in_a_network_that_never_saw_the_upstream(tmp_p
                 assert await answer.read() == b"signed"
 
 
-async def test_a_bundle_of_several_images_is_loaded_by_engines(tmp_path: Path, upstream: Registry) -> None:
-    """Those of one platform, also out of an index; several have no place in what docker and podman load."""
+async def test_engines_load_bundle_of_several_images(tmp_path: Path, upstream: Registry) -> None:
+    """docker and podman load a bundle of several images of one platform, also of images from an index."""
     one, two = images.runnable("one"), images.multi_arch("two")
     await upstream.push(one, "team/one", "1")
     await upstream.push(two, "team/two", "1")
@@ -142,8 +142,8 @@ async def test_a_bundle_of_several_images_is_loaded_by_engines(tmp_path: Path, u
             assert await engine.run(name) == greeting
 
 
-async def test_bundles_are_read_by_others_and_theirs_are_imported(tmp_path: Path, upstream: Registry) -> None:
-    """skopeo and podman read ours; out of what `docker save`, `podman save` and skopeo wrote, the image runs."""
+async def test_bundles_and_archives_of_other_tools_are_interchangeable(tmp_path: Path, upstream: Registry) -> None:
+    """skopeo and podman read a bundle; archives of `docker save`, `podman save` and skopeo are imported and run."""
     image = images.runnable("carried")
     await upstream.push(image, "team/app", "1")
     near, far, bundle = tmp_path / "near", tmp_path / "far", tmp_path / "b.tar"

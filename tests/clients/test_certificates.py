@@ -1,4 +1,4 @@
-"""Clients that speak TLS with the mirror, and show it a certificate of their own."""
+"""skopeo and containerd authenticate to the mirror with a TLS client certificate."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from tests.real.skopeo import Skopeo
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
-    """A mirror that lets in who has a certificate, and the files of somebody who has: named as docker wants them."""
+class TlsMirror:
+    """A mirror that requires a client certificate, and the files of a client: named as docker's certs.d expects."""
 
     mirror: Mirror
     directory: Path
@@ -28,8 +28,8 @@ class Sealed:
 
 
 @pytest.fixture
-async def sealed(tmp_path: Path, upstream: Registry) -> AsyncIterator[Sealed]:
-    """With node-1 as the client."""
+async def tls(tmp_path: Path, upstream: Registry) -> AsyncIterator[TlsMirror]:
+    """A mirror that requires TLS client certificates, with a certificate for node-1."""
     authority = Authority(tmp_path)
     server = authority.server("server.pem")
     directory = tmp_path / "certificates"
@@ -43,43 +43,43 @@ async def sealed(tmp_path: Path, upstream: Registry) -> AsyncIterator[Sealed]:
     )
     upstreams = {"docker.io": upstream.url}
     async with mirror(tmp_path / "mirror", "--config", str(configuration), upstreams=upstreams) as started:
-        yield Sealed(started, directory, trusted)
+        yield TlsMirror(started, directory, trusted)
 
 
 @pytest.mark.needs("busybox", "docker-registry", "skopeo")
-async def test_skopeo_shows_a_certificate(tmp_path: Path, upstream: Registry, sealed: Sealed) -> None:
-    """A directory as in /etc/docker/certs.d; without the client's own files it hears what is missing."""
+async def test_skopeo_presents_client_certificate(tmp_path: Path, upstream: Registry, tls: TlsMirror) -> None:
+    """The directory is like /etc/docker/certs.d; without a client certificate in it the pull fails with 403."""
     image = images.runnable("sealed")
     await upstream.push(image, "team/app", "1")
     skopeo = Skopeo(tmp_path / "skopeo")
-    name = f"{sealed.mirror.host}/docker.io/team/app:1"
-    (sealed.directory / "ca.crt").write_bytes(sealed.authority.read_bytes())
+    name = f"{tls.mirror.host}/docker.io/team/app:1"
+    (tls.directory / "ca.crt").write_bytes(tls.authority.read_bytes())
 
-    copy = await skopeo.copy(name, certificates=sealed.directory)
+    copy = await skopeo.copy(name, certificates=tls.directory)
 
     assert (copy / "manifest.json").read_bytes() == image.manifest.content
-    await sealed.mirror.program.until(lambda: bool(sealed.mirror.events("pull_served")))
-    assert {event["user"] for event in sealed.mirror.events("pull_served")} == {"node-1"}
-    for file in sealed.files:
+    await tls.mirror.program.until(lambda: bool(tls.mirror.events("pull_served")))
+    assert {event["user"] for event in tls.mirror.events("pull_served")} == {"node-1"}
+    for file in tls.files:
         file.unlink()
     with pytest.raises(AssertionError, match="403"):
-        await skopeo.copy(name, certificates=sealed.directory)
+        await skopeo.copy(name, certificates=tls.directory)
 
 
 @pytest.mark.needs("busybox", "containerd", "ctr", "docker-registry", root=True)
-async def test_containerd_shows_a_certificate(upstream: Registry, sealed: Sealed) -> None:
-    """ca and client in hosts.toml."""
+async def test_containerd_presents_client_certificate(upstream: Registry, tls: TlsMirror) -> None:
+    """hosts.toml has `ca` and `client`."""
     await upstream.push(images.runnable("sealed"), "team/app", "1")
-    certificate, key = sealed.files
+    certificate, key = tls.files
 
     async with containerd() as engine:
-        engine.mirrored_by(sealed.mirror.url, "docker.io", more=f'ca = "{sealed.authority}"')
+        engine.mirrored_by(tls.mirror.url, "docker.io", more=f'ca = "{tls.authority}"')
         with pytest.raises(AssertionError):
             await engine.pull("docker.io/team/app:1")
 
-        more = f'ca = "{sealed.authority}"\nclient = [["{certificate}", "{key}"]]'
-        engine.mirrored_by(sealed.mirror.url, "docker.io", more=more)
+        more = f'ca = "{tls.authority}"\nclient = [["{certificate}", "{key}"]]'
+        engine.mirrored_by(tls.mirror.url, "docker.io", more=more)
         await engine.pull("docker.io/team/app:1")
 
         assert await engine.run("docker.io/team/app:1") == "sealed\n"
-    assert {event["user"] for event in sealed.mirror.events("pull_served")} == {"node-1"}
+    assert {event["user"] for event in tls.mirror.events("pull_served")} == {"node-1"}

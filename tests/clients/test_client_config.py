@@ -1,4 +1,4 @@
-"""`mirror client-config`: what it prints makes the client use the mirror, and what it writes spares what was there."""
+"""`mirror client-config`: clients use the mirror with the printed files, and --write preserves existing settings."""
 
 import asyncio
 import json
@@ -22,20 +22,20 @@ from tests.real.registry import Registry, docker_registry
 COMMAND = (sys.executable, "-m", "mirror", "client-config")
 
 
-async def told(*arguments: str) -> Ran:
+async def client_config(*arguments: str) -> Ran:
     return await ran(*COMMAND, *arguments, env=environment())
 
 
 async def printed(client: str, mirrored: Mirror) -> str:
-    """What the command prints, as a pipe gets it."""
-    said = await told(client, "--mirror", mirrored.url)
-    assert said.code == 0, str(said)
-    return said.output
+    """Return the printed configuration, from standard output."""
+    result = await client_config(client, "--mirror", mirrored.url)
+    assert result.code == 0, str(result)
+    return result.output
 
 
 @pytest.mark.needs("busybox", "containerd", "docker", "docker-registry", "dockerd", root=True)
-async def test_dockerd_pulls_through_the_mirror_with_what_is_printed(upstream: Registry, mirrored: Mirror) -> None:
-    """daemon.json is the printed file and nothing else; upstream is gone, so only the mirror can have answered."""
+async def test_dockerd_pulls_with_printed_configuration(upstream: Registry, mirrored: Mirror) -> None:
+    """daemon.json is the printed file alone; upstream is stopped, so the image comes from the mirror."""
     await upstream.push(images.runnable("told to docker"), "library/told", "1")
 
     async with docker(mirrored.url, daemon_json=await printed("docker", mirrored)) as engine:
@@ -50,8 +50,8 @@ async def test_dockerd_pulls_through_the_mirror_with_what_is_printed(upstream: R
 
 
 @pytest.mark.needs("busybox", "containerd", "ctr", "docker-registry", root=True)
-async def test_containerd_pulls_from_every_registry_with_what_is_printed(tmp_path: Path, upstream: Registry) -> None:
-    """One file in _default: equal names of two registries are the two images that they are."""
+async def test_containerd_pulls_with_printed_configuration(tmp_path: Path, upstream: Registry) -> None:
+    """One file in _default serves all registries; the same name in two registries means two images."""
     async with docker_registry(tmp_path / "quay") as quay:
         await upstream.push(images.runnable("docker.io's"), "team/app", "1")
         await quay.push(images.runnable("quay.io's"), "team/app", "1")
@@ -66,8 +66,8 @@ async def test_containerd_pulls_from_every_registry_with_what_is_printed(tmp_pat
 
 
 @pytest.mark.needs("busybox", "docker-registry", "podman", root=True)
-async def test_podman_pulls_from_every_registry_with_what_is_printed(tmp_path: Path, upstream: Registry) -> None:
-    """Images keep their usual names; that of the mirror is in none."""
+async def test_podman_pulls_with_printed_configuration(tmp_path: Path, upstream: Registry) -> None:
+    """Images keep their usual names, without the mirror's name."""
     async with docker_registry(tmp_path / "quay") as quay:
         await upstream.push(images.runnable("docker.io's"), "library/app", "1")
         await quay.push(images.runnable("quay.io's"), "team/app", "1")
@@ -82,40 +82,40 @@ async def test_podman_pulls_from_every_registry_with_what_is_printed(tmp_path: P
                     assert await engine.run(f"{name}/{repository}:1") == f"{name}'s\n"
 
 
-async def test_only_the_file_goes_to_standard_output() -> None:
-    """Its name and what to do besides are for people, and in nobody's pipe."""
-    said = await told("docker", "--mirror", "http://127.0.0.1:5000")
+async def test_standard_output_has_only_the_file() -> None:
+    """The file's name and the further steps are on standard error, not in a pipe."""
+    result = await client_config("docker", "--mirror", "http://127.0.0.1:5000")
 
-    assert said.code == 0
-    assert json.loads(said.output) == {"registry-mirrors": ["http://127.0.0.1:5000"]}
-    assert said.errors.startswith("# /etc/docker/daemon.json\n")
-    assert "systemctl reload docker" in said.errors
+    assert result.code == 0
+    assert json.loads(result.output) == {"registry-mirrors": ["http://127.0.0.1:5000"]}
+    assert result.errors.startswith("# /etc/docker/daemon.json\n")
+    assert "systemctl reload docker" in result.errors
 
 
-async def test_the_address_and_the_registries_are_those_of_the_configuration(tmp_path: Path) -> None:
-    """The command reads the mirror's own configuration; 0.0.0.0 is nothing that a client can connect to."""
+async def test_address_and_registries_come_from_the_configuration(tmp_path: Path) -> None:
+    """The command reads the mirror's configuration; 0.0.0.0 is replaced by an address that clients can connect to."""
     configuration = tmp_path / "mirror.toml"
     configuration.write_text('[server]\nlisten = "0.0.0.0:1234"\n[upstreams."r.test"]\nurl = "https://r.test"\n')
 
-    said = await told("podman", "--config", str(configuration))
+    result = await client_config("podman", "--config", str(configuration))
 
-    registries = tomllib.loads(said.output)["registry"]
+    registries = tomllib.loads(result.output)["registry"]
     assert registries[-1]["mirror"] == [{"location": "127.0.0.1:1234/r.test", "insecure": True}]
     assert {"docker.io", "quay.io", "r.test"} < {one["location"] for one in registries}
 
 
-async def test_writing_merges_and_keeps_a_copy(tmp_path: Path) -> None:
-    """What was there stays in the file and beside it, with its mode; the second time there is nothing to do."""
+async def test_write_merges_and_keeps_a_copy(tmp_path: Path) -> None:
+    """The old file is merged and also kept as a copy with its mode; a second run changes nothing."""
     file = tmp_path / "etc/docker/daemon.json"
     file.parent.mkdir(parents=True)
     before = '{"log-driver": "journald", "registry-mirrors": ["https://old.example"]}'
     file.write_text(before)
     file.chmod(0o640)
 
-    said = await told("docker", "--write", "--yes", "--root", str(tmp_path))
+    result = await client_config("docker", "--write", "--yes", "--root", str(tmp_path))
 
-    assert said.code == 0, str(said)
-    assert said.output == ""
+    assert result.code == 0, str(result)
+    assert result.output == ""
     assert json.loads(file.read_text()) == {
         "log-driver": "journald",
         "registry-mirrors": ["http://127.0.0.1:5000", "https://old.example"],
@@ -124,9 +124,9 @@ async def test_writing_merges_and_keeps_a_copy(tmp_path: Path) -> None:
     assert backup.read_text() == before
     assert backup.name.startswith("daemon.json.bak-")
     assert file.stat().st_mode & 0o777 == backup.stat().st_mode & 0o777 == 0o640
-    assert "systemctl reload docker" in said.errors
+    assert "systemctl reload docker" in result.errors
 
-    again = await told("docker", "--write", "--root", str(tmp_path))
+    again = await client_config("docker", "--write", "--root", str(tmp_path))
 
     assert again.code == 0
     assert "says so already" in again.errors
@@ -143,32 +143,32 @@ async def test_writing_merges_and_keeps_a_copy(tmp_path: Path) -> None:
         ("k3s", "etc/rancher/k3s/registries.yaml", "mirrors: ["),
     ],
 )
-async def test_a_broken_file_stays_as_it_is(tmp_path: Path, client: str, path: str, text: str) -> None:
-    """The error names the file and what is wrong with it; nothing is written, not even a copy."""
+async def test_write_leaves_invalid_file_unchanged(tmp_path: Path, client: str, path: str, text: str) -> None:
+    """The error has the file and the problem; nothing is written, and no copy is made."""
     file = tmp_path / path
     file.parent.mkdir(parents=True)
     file.write_text(text)
 
-    said = await told(client, "--write", "--yes", "--root", str(tmp_path))
+    result = await client_config(client, "--write", "--yes", "--root", str(tmp_path))
 
-    assert said.code == 2
-    assert str(file) in said.errors
+    assert result.code == 2
+    assert str(file) in result.errors
     assert [one for one in tmp_path.rglob("*") if one.is_file()] == [file]
     assert file.read_text() == text
 
 
-async def test_without_a_terminal_nothing_is_written_unasked(tmp_path: Path) -> None:
-    """A script has to say that it means it."""
-    said = await told("docker", "--write", "--root", str(tmp_path))
+async def test_write_without_terminal_requires_yes(tmp_path: Path) -> None:
+    """A script has to pass --yes."""
+    result = await client_config("docker", "--write", "--root", str(tmp_path))
 
-    assert said.code == 2
-    assert "--yes" in said.errors
+    assert result.code == 2
+    assert "--yes" in result.errors
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 1)])
-async def test_on_a_terminal_it_shows_the_change_and_asks(tmp_path: Path, answer: str, code: int) -> None:
-    """What is going to change is on the terminal before the question; no is no."""
+async def test_write_on_terminal_shows_change_and_asks(tmp_path: Path, answer: str, code: int) -> None:
+    """The change is shown before the question; "n" writes nothing."""
     master, terminal = pty.openpty()
     try:
         child = await asyncio.create_subprocess_exec(
@@ -191,56 +191,56 @@ async def test_on_a_terminal_it_shows_the_change_and_asks(tmp_path: Path, answer
     assert (tmp_path / "etc/docker/daemon.json").exists() == (answer == "y")
 
 
-async def test_what_another_file_decides_is_left_to_it(tmp_path: Path) -> None:
-    """podman takes a whole [[registry]] from the last file that has one: ours would put the other out of force."""
+async def test_write_leaves_registries_of_other_files_out(tmp_path: Path) -> None:
+    """podman reads a [[registry]] from the last file that has one: a second one would override the existing file."""
     other = tmp_path / "etc/containers/registries.conf"
     other.parent.mkdir(parents=True)
     other.write_text('[[registry]]\nlocation = "quay.io"\nblocked = true\n')
 
-    said = await told("podman", "--write", "--yes", "--root", str(tmp_path))
+    result = await client_config("podman", "--write", "--yes", "--root", str(tmp_path))
 
-    assert said.code == 0
-    assert f"{other} decides about quay.io" in said.errors
+    assert result.code == 0
+    assert f"{other} decides about quay.io" in result.errors
     ours = tomllib.loads((other.parent / "registries.conf.d/mirror.conf").read_text())
     assert "docker.io" in {one["location"] for one in ours["registry"]}
     assert "quay.io" not in {one["location"] for one in ours["registry"]}
 
 
 @pytest.mark.parametrize("client", ["kaniko", "kubernetes"])
-async def test_what_reads_no_file_gets_none(tmp_path: Path, client: str) -> None:
-    """Flags and manifests are printed only."""
-    said = await told(client, "--write", "--yes", "--root", str(tmp_path))
+async def test_write_is_refused_for_clients_without_file(tmp_path: Path, client: str) -> None:
+    """Configuration made of flags and manifests is only printed."""
+    result = await client_config(client, "--write", "--yes", "--root", str(tmp_path))
 
-    assert said.code == 2
-    assert "leave --write away" in said.errors
+    assert result.code == 2
+    assert "leave --write away" in result.errors
 
 
 @pytest.mark.parametrize("address", ["mirror.lan:5000", ""])
-async def test_an_address_that_is_none_is_refused(address: str) -> None:
-    """The message says how one is written. An empty one is no default: a variable was not set."""
-    said = await told("docker", "--mirror", address)
+async def test_invalid_mirror_address_is_refused(address: str) -> None:
+    """The message says how to write an address. An empty one (an unset variable) does not mean the default."""
+    result = await client_config("docker", "--mirror", address)
 
-    assert said.code == 2
-    assert "write http:// or https://" in said.errors
-    assert said.output == ""
+    assert result.code == 2
+    assert "write http:// or https://" in result.errors
+    assert result.output == ""
 
 
 @pytest.mark.parametrize("root", ["", "mistyped", "file"])
-async def test_a_root_that_is_no_directory_is_not_made(tmp_path: Path, root: str) -> None:
-    """Nothing would read what is written there."""
+async def test_write_does_not_create_the_root_directory(tmp_path: Path, root: str) -> None:
+    """No client reads a file below a mistyped root."""
     (tmp_path / "file").touch()
-    said = await told("docker", "--write", "--yes", "--root", str(tmp_path / root) if root else "")
+    result = await client_config("docker", "--write", "--yes", "--root", str(tmp_path / root) if root else "")
 
-    assert said.code == 2
-    assert "--root" in said.errors
+    assert result.code == 2
+    assert "--root" in result.errors
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-async def test_a_client_that_is_none_is_refused_in_plain_words() -> None:
-    """And those that there are, are named."""
-    said = await told("nosuch")
+async def test_unknown_client_is_refused_with_known_ones() -> None:
+    """The message lists the known clients."""
+    result = await client_config("nosuch")
 
-    assert said.code == 2
-    assert "there is nothing for 'nosuch'" in said.errors
-    assert all(name in said.errors for name in CLIENTS)
-    assert "Value error" not in said.errors
+    assert result.code == 2
+    assert "there is nothing for 'nosuch'" in result.errors
+    assert all(name in result.errors for name in CLIENTS)
+    assert "Value error" not in result.errors

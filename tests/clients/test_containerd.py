@@ -1,4 +1,4 @@
-"""containerd with hosts.toml: what the mirror is asked for, it learns from `ns`."""
+"""containerd with hosts.toml: the parameter `ns` tells the mirror which registry is meant."""
 
 from collections import Counter
 from pathlib import Path
@@ -13,8 +13,8 @@ from tests.real.registry import Registry, docker_registry
 pytestmark = pytest.mark.needs("busybox", "containerd", "ctr", "docker-registry", root=True)
 
 
-async def test_equal_names_of_two_registries_are_two_images(tmp_path: Path, upstream: Registry) -> None:
-    """team/app:1 of docker.io and team/app:1 of quay.io are told apart by `ns`, cold and warm."""
+async def test_same_name_in_two_registries_is_two_images(tmp_path: Path, upstream: Registry) -> None:
+    """team/app:1 of docker.io and of quay.io are distinguished by `ns`, cold and warm."""
     ours, theirs = images.runnable("docker.io's"), images.runnable("quay.io's")
     async with docker_registry(tmp_path / "quay") as quay:
         await upstream.push(ours, "team/app", "1")
@@ -40,14 +40,14 @@ async def test_equal_names_of_two_registries_are_two_images(tmp_path: Path, upst
             assert await engine.run(names[0]) == "docker.io's\n"
             assert await engine.run(names[1]) == "quay.io's\n"
 
-    # the base layer is in both images: stored once, it may be asked of either registry to prove that it holds it
+    # The base layer is in both images: it is stored once, and either registry may be asked whether it has the layer.
     assert upstream.blob_gets() == Counter(ours.blob_digests())
     assert set(quay.blob_gets()) <= theirs.blob_digests()
     assert quay.blob_gets().keys() >= theirs.blob_digests() - ours.blob_digests()
 
 
-async def test_every_platform_of_an_index_is_fetched_through_the_mirror(upstream: Registry, mirrored: Mirror) -> None:
-    """Both platforms arrive cold, and again warm with the upstream switched off."""
+async def test_all_platforms_of_an_index_are_fetched(upstream: Registry, mirrored: Mirror) -> None:
+    """Both platforms are fetched cold, and again warm with the upstream stopped."""
     index = images.multi_arch("anywhere:")
     wanted = {index.digest, *(image.digest for image in index.images)}
     wanted |= {digest for image in index.images for digest in image.blob_digests()}
@@ -69,8 +69,8 @@ async def test_every_platform_of_an_index_is_fetched_through_the_mirror(upstream
     assert upstream.blob_gets() == Counter({digest for image in index.images for digest in image.blob_digests()})
 
 
-async def test_an_artifact_is_fetched_like_an_image(upstream: Registry, mirrored: Mirror) -> None:
-    """What is no image (a type of its own, the empty config) passes unchanged, cold and warm."""
+async def test_artifact_is_fetched(upstream: Registry, mirrored: Mirror) -> None:
+    """An artifact (its own type, the empty config) is fetched unchanged, cold and warm."""
     artifact = images.artifact("application/vnd.test.report.v1", b"a report, not a layer")
     await upstream.push(artifact, "team/report", "1")
 
@@ -87,8 +87,8 @@ async def test_an_artifact_is_fetched_like_an_image(upstream: Registry, mirrored
         assert await engine.content() == {artifact.digest, *artifact.blob_digests()}
 
 
-async def test_sixty_layers_by_digest(upstream: Registry, mirrored: Mirror) -> None:
-    """A pull by digest of many layers runs, and each layer was asked for once."""
+async def test_image_of_sixty_layers_is_pulled_by_digest(upstream: Registry, mirrored: Mirror) -> None:
+    """A pull by digest of 60 layers runs, and each layer was requested from upstream once."""
     image = images.layered(60)
     await upstream.push(image, "deep/image", "1")
     name = f"docker.io/deep/image@{image.digest}"

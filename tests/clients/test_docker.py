@@ -1,4 +1,4 @@
-"""dockerd with nothing but `registry-mirrors`."""
+"""dockerd configured only with `registry-mirrors`."""
 
 import asyncio
 from collections import Counter
@@ -17,10 +17,8 @@ from tests.real.registry import Registry
 pytestmark = pytest.mark.needs("busybox", "containerd", "docker", "docker-registry", "dockerd", root=True)
 
 
-async def test_a_cold_pull_fills_the_mirror_and_a_warm_one_needs_no_upstream(
-    upstream: Registry, mirrored: Mirror
-) -> None:
-    """The main job: pull and run; forget the image; switch the upstream off; pull and run again."""
+async def test_cold_pull_fills_cache_and_warm_pull_needs_no_upstream(upstream: Registry, mirrored: Mirror) -> None:
+    """Pull and run; remove the image; stop the upstream; pull and run again from the cache."""
     image = images.runnable("hello from the mirror")
     await upstream.push(image, "library/hello", "1")
 
@@ -53,10 +51,10 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(("make", "greeting"), SHAPES)
-async def test_whatever_the_form_of_an_image_it_runs_cold_and_warm(
+async def test_every_image_format_runs_cold_and_warm(
     upstream: Registry, mirrored: Mirror, make: Callable[[], Image], greeting: str
 ) -> None:
-    """Each form is pulled and run through an empty mirror, and again with the upstream switched off."""
+    """Each image format is pulled and run through an empty mirror, and again with the upstream stopped."""
     image = make()
     here = image.images[list(images.ARCHITECTURES.values()).index(images.HERE)] if image.images else image
     await upstream.push(image, "forms/app", "1")
@@ -76,8 +74,8 @@ async def test_whatever_the_form_of_an_image_it_runs_cold_and_warm(
     assert upstream.blob_gets() == Counter(here.blob_digests())
 
 
-async def test_sixty_layers_are_sixty_downloads(upstream: Registry, mirrored: Mirror) -> None:
-    """Layers that a client takes three at a time arrive whole and once, and all of them are kept."""
+async def test_each_of_sixty_layers_is_downloaded_once(upstream: Registry, mirrored: Mirror) -> None:
+    """dockerd pulls three layers at a time: all are downloaded once, complete, and kept in the cache."""
     image = images.layered(60)
     await upstream.push(image, "deep/image", "1")
 
@@ -94,8 +92,8 @@ async def test_sixty_layers_are_sixty_downloads(upstream: Registry, mirrored: Mi
     assert upstream.blob_gets() == Counter(image.blob_digests())
 
 
-async def test_two_engines_at_once_cost_upstream_one_download(upstream: Registry, mirrored: Mirror) -> None:
-    """Who comes while a blob is arriving reads along."""
+async def test_concurrent_pulls_share_one_download(upstream: Registry, mirrored: Mirror) -> None:
+    """A client that asks for a blob during its download reads along."""
     image = images.runnable("one for both", ballast=32 * 2**20)
     await upstream.push(image, "crowd/app", "1")
 
@@ -108,8 +106,8 @@ async def test_two_engines_at_once_cost_upstream_one_download(upstream: Registry
     assert upstream.blob_gets() == Counter(image.blob_digests())
 
 
-async def test_a_restarted_mirror_serves_what_it_had_without_upstream(tmp_path: Path, upstream: Registry) -> None:
-    """The cache and what is known of tags survive the process, and the start needs no upstream."""
+async def test_restarted_mirror_serves_cache_without_upstream(tmp_path: Path, upstream: Registry) -> None:
+    """The cache with its tags survives a restart, and the start needs no upstream."""
     image = images.runnable("still here")
     await upstream.push(image, "library/kept", "1")
     async with mirror(tmp_path / "mirror", upstreams={"docker.io": upstream.url}) as first, docker(first.url) as engine:
@@ -125,8 +123,8 @@ async def test_a_restarted_mirror_serves_what_it_had_without_upstream(tmp_path: 
         assert await engine.run("kept:1") == "still here\n"
 
 
-async def test_a_tag_that_cannot_be_checked_is_served_stale(tmp_path: Path, upstream: Registry) -> None:
-    """Old content is better than none: the tag is past its freshness, and upstream is gone."""
+async def test_tag_is_served_stale_without_upstream(tmp_path: Path, upstream: Registry) -> None:
+    """The tag is no longer fresh and upstream is down: the mirror serves the stale image."""
     await upstream.push(images.runnable("stale but good"), "library/stale", "1")
     configuration = tmp_path / "mirror.toml"
     configuration.write_text('[tags]\nfresh_for = "1ms"\n')
@@ -144,8 +142,8 @@ async def test_a_tag_that_cannot_be_checked_is_served_stale(tmp_path: Path, upst
         assert await engine.run("stale:1") == "stale but good\n"
 
 
-async def test_a_tag_that_moved_is_followed(tmp_path: Path, upstream: Registry) -> None:
-    """Past its freshness a tag is what upstream says it is; the old digest can still be pulled."""
+async def test_moved_tag_is_revalidated(tmp_path: Path, upstream: Registry) -> None:
+    """A tag that is no longer fresh is revalidated; the old digest can still be pulled."""
     before, after = images.runnable("before"), images.runnable("after")
     await upstream.push(before, "library/moving", "1")
     configuration = tmp_path / "mirror.toml"

@@ -1,4 +1,4 @@
-"""Clients that log in to a mirror with users, and what they do where a rule denies them an image."""
+"""Clients that log in to a mirror with users, and their behaviour when an access rule denies an image."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -27,7 +27,7 @@ allow = true
 
 @pytest.fixture
 async def guarded(tmp_path: Path, upstream: Registry) -> AsyncIterator[Mirror]:
-    """A mirror that wants a login; who may pull what differs between its users."""
+    """A mirror with two users that have different access rules."""
     (tmp_path / "users").write_text(htpasswd(dict([ALICE, BOB]), cost=10))
     configuration = tmp_path / "mirror.toml"
     configuration.write_text(f'[clients]\nusers_file = "{tmp_path}/users"\n{RULES}')
@@ -37,18 +37,18 @@ async def guarded(tmp_path: Path, upstream: Registry) -> AsyncIterator[Mirror]:
 
 
 def users(mirrored: Mirror) -> set[object]:
-    """Whose pulls were served."""
+    """Return the users whose pulls were served."""
     return {event.get("user") for event in mirrored.events("pull_served")}
 
 
 def header(mirrored: Mirror, user: str, password: str) -> str:
-    """The lines of hosts.toml that show a login to the mirror."""
+    """Return the lines of hosts.toml that send a login to the mirror."""
     return f'[host."{mirrored.url}".header]\nAuthorization = "{basic(user, password)["Authorization"]}"'
 
 
 @pytest.mark.needs("busybox", "containerd", "docker", "docker-registry", "dockerd", root=True)
 async def test_docker_logs_in_and_pulls(upstream: Registry, guarded: Mirror) -> None:
-    """`docker login` tells a wrong password from a right one; pulls without it, or of what is denied, fail in words."""
+    """`docker login` rejects a wrong password; pulls without a login or of denied images fail with a clear message."""
     await upstream.push(images.runnable("for users"), "team/app", "1")
     await upstream.push(images.runnable("for all users"), "library/app", "1")
     ours, common = f"{guarded.host}/docker.io/team/app:1", f"{guarded.host}/docker.io/library/app:1"
@@ -76,8 +76,8 @@ async def test_docker_logs_in_and_pulls(upstream: Registry, guarded: Mirror) -> 
 
 
 @pytest.mark.needs("busybox", "containerd", "docker", "docker-registry", "dockerd", root=True)
-async def test_docker_shows_its_mirror_the_login_of_docker_hub(upstream: Registry, guarded: Mirror) -> None:
-    """With `registry-mirrors` there is no other: the mirror has to have that user, with that password."""
+async def test_docker_sends_docker_hub_login_to_its_mirror(upstream: Registry, guarded: Mirror) -> None:
+    """With `registry-mirrors` docker sends no other login: the mirror needs that user with that password."""
     await upstream.push(images.runnable("as on Docker Hub"), "library/hub", "1")
 
     async with docker(guarded.url) as engine:
@@ -93,7 +93,7 @@ async def test_docker_shows_its_mirror_the_login_of_docker_hub(upstream: Registr
 
 @pytest.mark.needs("busybox", "docker-registry", "podman", root=True)
 async def test_podman_logs_in_and_pulls(upstream: Registry, guarded: Mirror) -> None:
-    """By the mirror's name and by registries.conf; what is denied fails in words."""
+    """Pulls by the mirror's name and through registries.conf; a denied pull fails with a clear message."""
     await upstream.push(images.runnable("for users"), "team/app", "1")
     name = "docker.io/team/app:1"
 
@@ -118,8 +118,8 @@ async def test_podman_logs_in_and_pulls(upstream: Registry, guarded: Mirror) -> 
 
 
 @pytest.mark.needs("busybox", "docker-registry", "skopeo")
-async def test_skopeo_shows_a_login_when_asked(tmp_path: Path, upstream: Registry, guarded: Mirror) -> None:
-    """--src-creds; without them it hears that it has to."""
+async def test_skopeo_sends_login(tmp_path: Path, upstream: Registry, guarded: Mirror) -> None:
+    """skopeo sends --src-creds; without them, the error is `unauthorized`."""
     image = images.runnable("copied")
     await upstream.push(image, "team/app", "1")
     skopeo = Skopeo(tmp_path / "skopeo")
@@ -135,8 +135,8 @@ async def test_skopeo_shows_a_login_when_asked(tmp_path: Path, upstream: Registr
 
 
 @pytest.mark.needs("busybox", "containerd", "ctr", "docker-registry", root=True)
-async def test_containerd_shows_what_hosts_toml_or_its_user_says(upstream: Registry, guarded: Mirror) -> None:
-    """A header in hosts.toml, for the mirror alone, or `--user`."""
+async def test_containerd_sends_login_of_hosts_toml_or_user_option(upstream: Registry, guarded: Mirror) -> None:
+    """The login is a header in hosts.toml, for the mirror only, or `--user`."""
     image = images.runnable("for users")
     await upstream.push(image, "team/app", "1")
     name = "docker.io/team/app:1"
@@ -156,8 +156,8 @@ async def test_containerd_shows_what_hosts_toml_or_its_user_says(upstream: Regis
 
 
 @pytest.mark.needs("busybox", "containerd", "ctr", "docker-registry", root=True)
-async def test_containerd_goes_elsewhere_with_what_it_is_denied(upstream: Registry, guarded: Mirror) -> None:
-    """A 403 ends nothing: whoever may pull it from the registry itself gets it there, at once."""
+async def test_containerd_falls_back_to_registry_after_denial(upstream: Registry, guarded: Mirror) -> None:
+    """After a 403 containerd continues with the registry itself, which may allow the pull."""
     image = images.runnable("from the registry itself")
     await upstream.push(image, "team/app", "1")
 

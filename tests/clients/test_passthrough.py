@@ -1,4 +1,4 @@
-"""Clients with logins of their own for an upstream that decides itself who may pull (client_auth = "passthrough")."""
+"""Clients whose own logins the mirror forwards to the upstream (client_auth = "passthrough")."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,7 +18,7 @@ OWN = (Htpasswd.user, Htpasswd.password)
 
 @pytest.fixture
 async def locked(tmp_path: Path) -> AsyncIterator[Registry]:
-    """A docker-registry that lets in one user only, with an image in it."""
+    """A docker-registry with one user and one image."""
     async with docker_registry(tmp_path / "locked", Htpasswd(tmp_path)) as registry:
         await registry.push(images.runnable("private"), "team/app", "1")
         yield registry
@@ -26,7 +26,7 @@ async def locked(tmp_path: Path) -> AsyncIterator[Registry]:
 
 @pytest.fixture
 async def passing(tmp_path: Path, locked: Registry) -> AsyncIterator[Mirror]:
-    """A mirror that has no login of its own for it."""
+    """A mirror without its own login for the upstream."""
     configuration = tmp_path / "mirror.toml"
     configuration.write_text(f'[upstreams."docker.io"]\nurl = "{locked.url}"\nclient_auth = "passthrough"\n')
     async with mirror(tmp_path / "mirror", "--config", str(configuration)) as started:
@@ -34,14 +34,14 @@ async def passing(tmp_path: Path, locked: Registry) -> AsyncIterator[Mirror]:
 
 
 def assert_secret(mirrored: Mirror) -> None:
-    """The password is nowhere in the log; who pulled is."""
+    """Assert that the log has the user of each pull, and not the password."""
     assert Htpasswd.password not in mirrored.program.said()
     assert {event.get("user") for event in mirrored.events("pull_served")} == {Htpasswd.user}
 
 
 @pytest.mark.needs("busybox", "containerd", "docker", "docker-registry", "dockerd", root=True)
 async def test_docker_logs_in_with_the_login_for_the_upstream(locked: Registry, passing: Mirror) -> None:
-    """`docker login` tells wrong from right; `registry-mirrors` shows Docker Hub's; without one nothing is served."""
+    """`docker login` rejects a wrong password; `registry-mirrors` uses the login of Docker Hub; pulls need a login."""
     name = f"{passing.host}/docker.io/team/app:1"
     async with docker(passing.url) as engine:
         with pytest.raises(AssertionError, match="unauthorized"):
@@ -62,7 +62,7 @@ async def test_docker_logs_in_with_the_login_for_the_upstream(locked: Registry, 
 
 @pytest.mark.needs("busybox", "docker-registry", "podman", root=True)
 async def test_podman_logs_in_with_the_login_for_the_upstream(locked: Registry, passing: Mirror) -> None:
-    """By the mirror's name, with the upstream in the path, and through registries.conf."""
+    """Pulls by the mirror's name with the upstream in the path, and through registries.conf."""
     name = "docker.io/team/app:1"
     with podman() as engine:
         engine.mirrored_by(passing.host, "docker.io")
@@ -81,8 +81,8 @@ async def test_podman_logs_in_with_the_login_for_the_upstream(locked: Registry, 
 
 
 @pytest.mark.needs("busybox", "docker-registry", "skopeo")
-async def test_skopeo_shows_its_login(tmp_path: Path, locked: Registry, passing: Mirror) -> None:
-    """As crane and others of that kind do: challenged at /v2/, to the token service, and on with the token."""
+async def test_skopeo_sends_login_for_the_upstream(tmp_path: Path, locked: Registry, passing: Mirror) -> None:
+    """Like crane, skopeo gets the challenge at /v2/ and a token from the token service."""
     skopeo = Skopeo(tmp_path / "skopeo")
     name = f"{passing.host}/docker.io/team/app:1"
     await skopeo.copy(name, login=":".join(OWN))
@@ -93,8 +93,8 @@ async def test_skopeo_shows_its_login(tmp_path: Path, locked: Registry, passing:
 
 
 @pytest.mark.needs("busybox", "containerd", "ctr", "docker-registry", root=True)
-async def test_containerd_is_challenged_where_it_pulls(locked: Registry, passing: Mirror) -> None:
-    """It asks no /v2/: the challenge of the first manifest leads it to the token service."""
+async def test_containerd_is_challenged_by_the_first_manifest(locked: Registry, passing: Mirror) -> None:
+    """containerd does not request /v2/: the challenge comes with the first manifest."""
     name = f"{passing.host}/docker.io/team/app:1"
     async with containerd() as engine:
         with pytest.raises(AssertionError):

@@ -1,4 +1,4 @@
-"""podman and skopeo: the registry that is meant stands in the path, `127.0.0.1:5000/quay.io/team/app`."""
+"""podman and skopeo with the registry's name in the path: `127.0.0.1:5000/quay.io/team/app`."""
 
 import json
 from collections import Counter
@@ -14,8 +14,8 @@ from tests.real.skopeo import Skopeo
 
 
 @pytest.mark.needs("busybox", "docker-registry", "podman", root=True)
-async def test_podman_pulls_from_two_registries_by_their_names_in_the_path(tmp_path: Path, upstream: Registry) -> None:
-    """Equal names behind docker.io/ and quay.io/ are two images; both run again without any upstream."""
+async def test_podman_pulls_from_two_registries_by_path_prefix(tmp_path: Path, upstream: Registry) -> None:
+    """The same name under docker.io/ and quay.io/ is two images; both run again with the upstreams stopped."""
     ours, theirs = images.runnable("docker.io's"), images.runnable("quay.io's")
     async with docker_registry(tmp_path / "quay") as quay:
         await upstream.push(ours, "team/app", "1")
@@ -38,8 +38,8 @@ async def test_podman_pulls_from_two_registries_by_their_names_in_the_path(tmp_p
 
 
 @pytest.mark.needs("busybox", "docker-registry", "podman", root=True)
-async def test_podman_finds_the_mirror_in_registries_conf(upstream: Registry, mirrored: Mirror) -> None:
-    """Users keep the names that they know; only registries.conf names the mirror."""
+async def test_podman_uses_mirror_of_registries_conf(upstream: Registry, mirrored: Mirror) -> None:
+    """Image names stay the same; only registries.conf has the mirror's name."""
     image = images.runnable("as ever", dialect=images.DOCKER)
     await upstream.push(image, "library/known", "1")
 
@@ -70,10 +70,10 @@ FORMS = {
 
 @pytest.mark.needs("busybox", "docker-registry", "skopeo")
 @pytest.mark.parametrize("form", FORMS)
-async def test_skopeo_copies_every_form_byte_for_byte(
+async def test_skopeo_copies_every_format_unchanged(
     tmp_path: Path, upstream: Registry, mirrored: Mirror, form: str
 ) -> None:
-    """Manifest and blobs of a copy are the ones that were pushed, cold and warm; each blob was asked for once."""
+    """Copies have the same manifest and blobs, cold and warm; each blob was requested from upstream once."""
     image = FORMS[form]()
     members = image.images or (image,)
     blobs = {blob.digest: blob.content for member in members for blob in member.blobs}
@@ -92,10 +92,10 @@ async def test_skopeo_copies_every_form_byte_for_byte(
 
 
 @pytest.mark.needs("busybox", "docker-registry", "skopeo")
-async def test_all_spellings_of_an_image_are_one_cache_entry(
+async def test_all_spellings_of_a_name_share_one_cache_entry(
     tmp_path: Path, upstream: Registry, mirrored: Mirror
 ) -> None:
-    """hello, library/hello, docker.io/hello and docker.io/library/hello: one download for all four."""
+    """hello, library/hello, docker.io/hello and docker.io/library/hello cause one download."""
     image = images.runnable("spelled")
     await upstream.push(image, "library/hello", "1")
     skopeo = Skopeo(tmp_path / "skopeo")
@@ -110,10 +110,8 @@ async def test_all_spellings_of_an_image_are_one_cache_entry(
 
 
 @pytest.mark.needs("busybox", "docker-registry", "skopeo")
-async def test_skopeo_lists_tags_and_reads_manifests_through_the_mirror(
-    tmp_path: Path, upstream: Registry, mirrored: Mirror
-) -> None:
-    """What skopeo asks beside pulling: all tags, and the raw manifest."""
+async def test_skopeo_lists_tags_and_reads_raw_manifests(tmp_path: Path, upstream: Registry, mirrored: Mirror) -> None:
+    """Beside pulls, skopeo requests tag lists and raw manifests."""
     image = images.runnable("listed")
     await upstream.push(image, "team/listed", "1", "2", "latest")
     skopeo = Skopeo(tmp_path / "skopeo")

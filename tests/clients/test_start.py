@@ -1,4 +1,4 @@
-"""A start that can't succeed says what is wrong, where, and what to do; it shows no traceback and loses nothing."""
+"""Failed starts: the message has the problem, its place and the next step, and no traceback; the cache stays intact."""
 
 import hashlib
 import os
@@ -19,8 +19,8 @@ from tests.real.program import ran
 CONTENT = b"kept through every bad start"
 
 
-class Bad:
-    """A start that is to fail, with a cache that has something to lose."""
+class FailingStart:
+    """A start that has to fail, with one blob in the cache."""
 
     def __init__(self, directory: Path) -> None:
         self.cache = directory / "cache"
@@ -30,13 +30,13 @@ class Bad:
         self._blob.write_bytes(CONTENT)
 
     async def refused(self, *arguments: str, **settings: str) -> str:
-        """What it says when it refuses, without line breaks and frames."""
+        """Run the mirror, assert that it refuses to start, and return its message without line breaks and frames."""
         argv = [*COMMAND, *arguments]
         if "--cache" not in arguments:
             argv += ["--cache", str(self.cache)]
         if "--listen" not in arguments:
             argv += ["--listen", "127.0.0.1:0"]
-        # a terminal wide enough for paths to stay in one piece
+        # wide enough that paths are not wrapped
         result = await ran(*argv, env={**environment(), "COLUMNS": "500", "TERM": "dumb", **settings}, within=20)
 
         assert result.code not in (0, -signal.SIGKILL), str(result)
@@ -50,26 +50,26 @@ class Bad:
 
 
 @pytest.fixture
-def bad(tmp_path: Path) -> Bad:
-    return Bad(tmp_path)
+def bad(tmp_path: Path) -> FailingStart:
+    return FailingStart(tmp_path)
 
 
-async def test_an_unknown_key_is_named_with_the_ones_that_exist(bad: Bad) -> None:
-    """A misspelled key would otherwise be a setting that silently doesn't apply."""
-    said = await bad.refused_configuration('[cache]\nmax_sise = "1GiB"\n')
+async def test_unknown_key_is_reported_with_known_keys(bad: FailingStart) -> None:
+    """A misspelled key would otherwise be silently ignored."""
+    message = await bad.refused_configuration('[cache]\nmax_sise = "1GiB"\n')
 
-    assert "cache.max_sise" in said
-    assert str(bad.configuration) in said
-    assert "max_size" in said
+    assert "cache.max_sise" in message
+    assert str(bad.configuration) in message
+    assert "max_size" in message
 
 
-async def test_an_unknown_section_is_named(bad: Bad) -> None:
-    """The same for whole sections."""
-    said = await bad.refused_configuration('[cahce]\nmax_size = "1GiB"\n')
+async def test_unknown_section_is_reported(bad: FailingStart) -> None:
+    """A misspelled section is reported with its name."""
+    message = await bad.refused_configuration('[cahce]\nmax_size = "1GiB"\n')
 
-    assert "cahce" in said
-    assert str(bad.configuration) in said
-    assert "cache" in said.replace("cahce", "").replace(str(bad.cache), "")
+    assert "cahce" in message
+    assert str(bad.configuration) in message
+    assert "cache" in message.replace("cahce", "").replace(str(bad.cache), "")
 
 
 @pytest.mark.parametrize(
@@ -84,53 +84,53 @@ async def test_an_unknown_section_is_named(bad: Bad) -> None:
         ('[upstreams."docker.io"]\nurl = "ftp://example.test"', "docker.io", "ftp://example.test", "http"),
     ],
 )
-async def test_a_nonsense_value_is_named_with_what_is_allowed(
-    bad: Bad, text: str, key: str, found: str, allowed: str
+async def test_invalid_value_is_reported_with_allowed_values(
+    bad: FailingStart, text: str, key: str, found: str, allowed: str
 ) -> None:
-    """The key's path, what stands there, what may stand there."""
-    said = await bad.refused_configuration(f"{text}\n")
+    """The message has the key's path, its value and the allowed values."""
+    message = await bad.refused_configuration(f"{text}\n")
 
-    assert key in said
-    assert found in said
-    assert allowed in said
-
-
-async def test_a_file_that_is_no_toml_is_named_with_the_line(bad: Bad) -> None:
-    """Where to look, in a file that can't be read at all."""
-    said = await bad.refused_configuration('[cache]\nmax_size = "1GiB\n')
-
-    assert str(bad.configuration) in said
-    assert "line 2" in said
+    assert key in message
+    assert found in message
+    assert allowed in message
 
 
-async def test_a_missing_configuration_file_is_named(bad: Bad) -> None:
-    """--config names a file that has to be there."""
-    said = await bad.refused("--config", str(bad.configuration))
+async def test_invalid_toml_is_reported_with_line(bad: FailingStart) -> None:
+    """The message has the file and the line of the syntax error."""
+    message = await bad.refused_configuration('[cache]\nmax_size = "1GiB\n')
 
-    assert str(bad.configuration) in said
+    assert str(bad.configuration) in message
+    assert "line 2" in message
 
 
-async def test_a_missing_password_file_is_named(bad: Bad, tmp_path: Path) -> None:
-    """Better at the start than as a 404 at the first pull."""
-    said = await bad.refused_configuration(
+async def test_missing_configuration_file_is_reported(bad: FailingStart) -> None:
+    """The file of --config must exist."""
+    message = await bad.refused("--config", str(bad.configuration))
+
+    assert str(bad.configuration) in message
+
+
+async def test_missing_password_file_is_reported(bad: FailingStart, tmp_path: Path) -> None:
+    """The mirror reports the file at the start, not as a 404 at the first pull."""
+    message = await bad.refused_configuration(
         '[upstreams."docker.io"]\nurl = "http://127.0.0.1:9"\nusername = "puller"\n'
         f'password_file = "{tmp_path}/no-such-password"\n'
     )
 
-    assert "password_file" in said
-    assert f"{tmp_path}/no-such-password" in said
+    assert "password_file" in message
+    assert f"{tmp_path}/no-such-password" in message
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"auths": {"quay.io": {"auth": "hidden"}}}'])
-async def test_a_docker_config_that_makes_no_sense_is_named(bad: Bad, tmp_path: Path, content: str | None) -> None:
-    """Missing, broken, or with a login that is none; what it holds is not shown."""
+async def test_invalid_docker_config_is_reported(bad: FailingStart, tmp_path: Path, content: str | None) -> None:
+    """The file is missing, broken, or has an invalid login; its content is not shown."""
     if content is not None:
         (tmp_path / "config.json").write_text(content)
-    said = await bad.refused_configuration(f'[credentials]\ndocker_config = "{tmp_path}/config.json"\n')
+    message = await bad.refused_configuration(f'[credentials]\ndocker_config = "{tmp_path}/config.json"\n')
 
-    assert "credentials.docker_config" in said
-    assert f"{tmp_path}/config.json" in said
-    assert "hidden" not in said
+    assert "credentials.docker_config" in message
+    assert f"{tmp_path}/config.json" in message
+    assert "hidden" not in message
 
 
 @pytest.mark.parametrize(
@@ -142,31 +142,31 @@ async def test_a_docker_config_that_makes_no_sense_is_named(bad: Bad, tmp_path: 
         ("--log-format", "MIRROR_LOG_FORMAT", "log.format", "xml"),
     ],
 )
-async def test_a_nonsense_flag_or_environment_variable_is_named(
-    bad: Bad, flag: str, setting: str, key: str, value: str
+async def test_invalid_flag_or_environment_variable_is_reported(
+    bad: FailingStart, flag: str, setting: str, key: str, value: str
 ) -> None:
-    """The three ways to set something complain alike: by the flag or its key, with what was found."""
-    said = await bad.refused(flag, value)
+    """Flags and variables are reported like keys of the file: by flag or key, with the value."""
+    message = await bad.refused(flag, value)
 
-    assert flag in said or key in said
-    assert value in said
+    assert flag in message or key in message
+    assert value in message
 
-    if flag != "--listen":  # which keeps the other starts away from port 5000, and goes above the environment
-        said = await bad.refused(**{setting: value})
+    if flag != "--listen":  # --listen keeps the other starts away from port 5000, and overrides the environment
+        message = await bad.refused(**{setting: value})
 
-        assert flag in said or key in said
-        assert value in said
+        assert flag in message or key in message
+        assert value in message
 
 
-async def test_a_nonsense_switch_in_the_environment_is_named(bad: Bad) -> None:
-    """On the command line a switch takes no value; in the environment it does."""
-    said = await bad.refused(MIRROR_OFFLINE="perhaps")
+async def test_invalid_switch_in_environment_is_reported(bad: FailingStart) -> None:
+    """A switch takes a value in the environment only."""
+    message = await bad.refused(MIRROR_OFFLINE="perhaps")
 
-    assert "MIRROR_OFFLINE" in said
+    assert "MIRROR_OFFLINE" in message
 
 
 @pytest.mark.parametrize(
-    ("name", "cure"),
+    ("name", "fix"),
     [
         ("MIRROR_MAXSIZE", "MIRROR_MAX_SIZE"),
         ("mirror_maxsize", "MIRROR_MAX_SIZE"),
@@ -174,20 +174,20 @@ async def test_a_nonsense_switch_in_the_environment_is_named(bad: Bad) -> None:
         ("MIRROR_TAG__FRESH_FOR", "tags"),
     ],
 )
-async def test_a_misspelled_environment_variable_is_named(bad: Bad, name: str, cure: str) -> None:
-    """As a misspelled key is: the setting would silently not apply."""
-    said = await bad.refused(**{name: "1"})
+async def test_misspelled_environment_variable_is_reported(bad: FailingStart, name: str, fix: str) -> None:
+    """A misspelled variable is reported like a misspelled key: it would be silently ignored."""
+    message = await bad.refused(**{name: "1"})
 
-    assert name in said
-    assert cure in said
+    assert name in message
+    assert fix in message
 
 
-async def test_an_unknown_flag_points_to_the_help(bad: Bad) -> None:
-    """A misspelled flag."""
-    said = await bad.refused("--upstraem", "docker.io=http://127.0.0.1:9")
+async def test_unknown_flag_refers_to_help(bad: FailingStart) -> None:
+    """A misspelled flag is reported with advice."""
+    message = await bad.refused("--upstraem", "docker.io=http://127.0.0.1:9")
 
-    assert "--upstraem" in said
-    assert "--help" in said or "--upstream" in said
+    assert "--upstraem" in message
+    assert "--help" in message or "--upstream" in message
 
 
 @pytest.mark.parametrize(
@@ -206,54 +206,54 @@ async def test_an_unknown_flag_points_to_the_help(bad: Bad) -> None:
         ("docker.io/library=http://127.0.0.1:9", "docker.io/library"),
     ],
 )
-async def test_an_upstream_that_is_no_address_is_refused(bad: Bad, upstream: str, fault: str) -> None:
-    """What can never be dialled is found at the start, named, with what would do instead."""
-    said = await bad.refused("--upstream", upstream)
+async def test_invalid_upstream_address_is_refused(bad: FailingStart, upstream: str, fault: str) -> None:
+    """An address that can never be dialled is reported at the start, with a valid example."""
+    message = await bad.refused("--upstream", upstream)
 
-    assert "upstream" in said
-    assert fault in said
-    assert any(cure in said.replace(upstream, "") for cure in ("NAME=URL", "http:// or https://", "such as docker.io"))
-
-
-async def test_an_upstream_address_with_a_password_is_refused_without_showing_it(bad: Bad) -> None:
-    """Passwords belong in password_file; one that was written elsewhere isn't copied into the log as well."""
-    said = await bad.refused("--upstream", "docker.io=http://puller:s3cret@127.0.0.1:9")
-
-    assert "docker.io" in said
-    assert "s3cret" not in said
+    assert "upstream" in message
+    assert fault in message
+    assert any(fix in message.replace(upstream, "") for fix in ("NAME=URL", "http:// or https://", "such as docker.io"))
 
 
-async def test_a_taken_port_is_named_with_the_flag_that_moves_it(bad: Bad) -> None:
-    """The usual cause, port 5000 being somebody else's, is cured by --listen."""
+async def test_password_in_upstream_address_is_refused_and_not_shown(bad: FailingStart) -> None:
+    """Passwords belong in password_file; the message must not copy one into the log."""
+    message = await bad.refused("--upstream", "docker.io=http://puller:s3cret@127.0.0.1:9")
+
+    assert "docker.io" in message
+    assert "s3cret" not in message
+
+
+async def test_port_in_use_is_reported_with_listen_flag(bad: FailingStart) -> None:
+    """Usually another program has port 5000; the message suggests --listen."""
     with socket.create_server(("127.0.0.1", 0)) as occupant:
         address = f"127.0.0.1:{occupant.getsockname()[1]}"
-        said = await bad.refused("--listen", address)
+        message = await bad.refused("--listen", address)
 
-    assert address in said
-    assert "in use" in said
-    assert "--listen" in said
-
-
-async def test_an_address_of_another_machine_is_named(bad: Bad) -> None:
-    """192.0.2.1 (RFC 5737) is nobody's: it can't be listened on."""
-    said = await bad.refused("--listen", "192.0.2.1:5000")
-
-    assert "192.0.2.1:5000" in said
-    assert "no such address" in said
+    assert address in message
+    assert "in use" in message
+    assert "--listen" in message
 
 
-async def test_a_cache_below_a_file_is_named_with_the_flag_that_moves_it(bad: Bad, tmp_path: Path) -> None:
-    """A directory that can't be made, not even by root."""
+async def test_address_of_another_machine_is_reported(bad: FailingStart) -> None:
+    """192.0.2.1 (RFC 5737) belongs to no machine, so listening fails."""
+    message = await bad.refused("--listen", "192.0.2.1:5000")
+
+    assert "192.0.2.1:5000" in message
+    assert "no such address" in message
+
+
+async def test_cache_below_a_file_is_reported_with_cache_flag(bad: FailingStart, tmp_path: Path) -> None:
+    """The directory cannot be created, not even by root."""
     (tmp_path / "file").write_text("no directory")
-    said = await bad.refused("--cache", str(tmp_path / "file" / "cache"))
+    message = await bad.refused("--cache", str(tmp_path / "file" / "cache"))
 
-    assert str(tmp_path / "file" / "cache") in said
-    assert "--cache" in said
+    assert str(tmp_path / "file" / "cache") in message
+    assert "--cache" in message
 
 
 @pytest.fixture
 def read_only(tmp_path: Path) -> Iterator[Path]:
-    """A directory that may not be written to; against root only the file system itself can say no."""
+    """A directory without write permission; for root, a read-only mount."""
     path = tmp_path / "read-only"
     path.mkdir(mode=0o500)
     if os.geteuid() != 0:
@@ -267,16 +267,16 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", path], check=True)
 
 
-async def test_a_read_only_cache_is_named_with_the_flag_that_moves_it(bad: Bad, read_only: Path) -> None:
-    """A directory without the right to write is found at the start, and not at the first pull."""
-    said = await bad.refused("--cache", str(read_only))
+async def test_read_only_cache_is_reported_with_cache_flag(bad: FailingStart, read_only: Path) -> None:
+    """Missing write permission is reported at the start, not at the first pull."""
+    message = await bad.refused("--cache", str(read_only))
 
-    assert str(read_only) in said
-    assert "--cache" in said
+    assert str(read_only) in message
+    assert "--cache" in message
 
 
-async def test_an_upstream_that_is_down_does_not_keep_it_from_starting(tmp_path: Path) -> None:
-    """Ready at once; what isn't cached is refused within seconds, with the name of the upstream."""
+async def test_mirror_starts_while_upstream_is_down(tmp_path: Path) -> None:
+    """The mirror is ready at once; uncached images fail within seconds with the upstream's name."""
     with socket.create_server(("127.0.0.1", 0)) as once_there:
         port = once_there.getsockname()[1]
 
@@ -287,15 +287,15 @@ async def test_an_upstream_that_is_down_does_not_keep_it_from_starting(tmp_path:
         async with session.get(f"{mirrored.url}/readyz") as ready:
             assert ready.status == 200
 
-        began = time.monotonic()
+        started = time.monotonic()
         async with session.get(f"{mirrored.url}/v2/library/hello/manifests/1") as answer:
             assert answer.status in (503, 504)
             assert "docker.io" in await answer.text()
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - started < 10
 
 
-async def test_an_upstream_whose_name_does_not_resolve_does_not_keep_it_from_starting(tmp_path: Path) -> None:
-    """A name that DNS doesn't know (RFC 6761, .invalid) is an upstream that is down, not a wrong configuration."""
+async def test_mirror_starts_while_upstream_name_does_not_resolve(tmp_path: Path) -> None:
+    """An unknown host name (RFC 6761, .invalid) counts as an upstream that is down, not as a wrong configuration."""
     async with (
         mirror(tmp_path / "mirror", upstreams={"docker.io": "http://registry.invalid"}) as mirrored,
         aiohttp.ClientSession() as session,

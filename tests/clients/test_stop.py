@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in the middle of a pull."""
+"""Graceful shutdown by SIGINT (Ctrl-C) and SIGTERM during a pull."""
 
 import asyncio
 import hashlib
@@ -18,12 +18,12 @@ from tests.real.registry import Registry
 
 pytestmark = pytest.mark.needs("busybox", "docker-registry")
 
-BALLAST = 48 * 2**20  # bytes; more than the sockets between mirror and client hold (ten megabytes at most)
+BALLAST = 48 * 2**20  # bytes; more than the socket buffers between mirror and client hold (10 MB at most)
 
 
 @pytest.fixture
 async def large(upstream: Registry) -> Blob:
-    """A blob that takes a while, at team/large."""
+    """A large blob of team/large."""
     image = images.runnable("large", ballast=BALLAST)
     await upstream.push(image, "team/large", "1")
     return image.blobs[-1]
@@ -40,22 +40,22 @@ def address(mirrored: Mirror, blob: Blob) -> str:
 
 
 def interrupt(mirrored: Mirror) -> None:
-    """Ctrl-C: the terminal sends SIGINT to the whole process group."""
+    """Send SIGINT to the whole process group, as a terminal does for Ctrl-C."""
     os.killpg(mirrored.program.pid, signal.SIGINT)
 
 
-async def refuses(mirrored: Mirror) -> bool:
-    """Whether nobody listens there any more."""
+async def is_closed(mirrored: Mirror) -> bool:
+    """Return whether the mirror no longer accepts connections."""
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", mirrored.port)
-    except ConnectionError:  # refused, or reset while it waited to be accepted
+    except ConnectionError:  # refused, or reset before the connection was accepted
         return True
     writer.close()
     return False
 
 
-async def downloads(mirrored: Mirror) -> bool:
-    """Whether a download is under way."""
+async def is_downloading(mirrored: Mirror) -> bool:
+    """Return whether one download is in progress."""
     return await mirrored.total("mirror_downloads_running") == 1
 
 
@@ -65,14 +65,14 @@ async def body(session: aiohttp.ClientSession, url: str) -> bytes:
         return await answer.read()
 
 
-async def test_an_interrupted_mirror_lets_a_running_pull_end(
+async def test_interrupted_mirror_completes_running_pull(
     upstream: Registry, mirrored: Mirror, large: Blob, session: aiohttp.ClientSession
 ) -> None:
-    """After Ctrl-C nobody new comes in; who is reading gets all of the bytes; then the exit code is 0."""
+    """After SIGINT new connections are refused; the running pull receives all bytes; the exit status is 0."""
     async with session.get(address(mirrored, large)) as answer:
         received = hashlib.sha256(await answer.content.readexactly(2**16))
         interrupt(mirrored)
-        await eventually(lambda: refuses(mirrored))
+        await eventually(lambda: is_closed(mirrored))
 
         assert mirrored.program.running
         async for chunk in answer.content.iter_any():
@@ -82,30 +82,30 @@ async def test_an_interrupted_mirror_lets_a_running_pull_end(
     assert await mirrored.program.ended() == 0
 
 
-async def test_an_interrupted_mirror_waits_for_an_upstream_that_pauses(
+async def test_interrupted_mirror_waits_for_paused_upstream(
     upstream: Registry, mirrored: Mirror, large: Blob, session: aiohttp.ClientSession
 ) -> None:
-    """A pull whose first byte hasn't come yet is running too."""
+    """A pull that has not received its first byte yet is completed too."""
     async with session.get(f"{mirrored.url}/v2/team/large/manifests/1") as manifest:
         assert manifest.status == 200
     with upstream.silent():
         pull = asyncio.ensure_future(body(session, address(mirrored, large)))
-        await eventually(lambda: downloads(mirrored))
+        await eventually(lambda: is_downloading(mirrored))
         interrupt(mirrored)
-        await eventually(lambda: refuses(mirrored))
+        await eventually(lambda: is_closed(mirrored))
 
     assert hashlib.sha256(await pull).hexdigest() == large.digest.partition(":")[2]
     assert await mirrored.program.ended() == 0
 
 
-async def test_whoever_presses_ctrl_c_twice_waits_for_nobody(
+async def test_second_interrupt_ends_mirror_at_once(
     mirrored: Mirror, large: Blob, session: aiohttp.ClientSession
 ) -> None:
-    """The limit is half a minute; a second Ctrl-C ends it at once, in order."""
+    """The time limit is 30 s; a second SIGINT ends the mirror at once, with status 0."""
     async with session.get(address(mirrored, large)) as answer:
         await answer.content.readexactly(2**16)
         interrupt(mirrored)
-        await eventually(lambda: refuses(mirrored))
+        await eventually(lambda: is_closed(mirrored))
         assert mirrored.program.running
 
         interrupt(mirrored)
@@ -115,10 +115,10 @@ async def test_whoever_presses_ctrl_c_twice_waits_for_nobody(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_who_never_ends_is_cut_off_at_the_limit(
+async def test_stalled_client_is_disconnected_at_shutdown_limit(
     tmp_path: Path, upstream: Registry, large: Blob, session: aiohttp.ClientSession, number: signal.Signals
 ) -> None:
-    """A client that stopped reading keeps the mirror for [timeouts] shutdown, and not longer; the cache stays good."""
+    """A client that stopped reading delays the end by [timeouts] shutdown at most; the cache stays intact."""
     configuration = tmp_path / "mirror.toml"
     configuration.write_text('[timeouts]\nshutdown = "1s"\n')
     upstreams = {"docker.io": upstream.url}

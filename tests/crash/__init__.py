@@ -1,9 +1,9 @@
-"""Rounds of SIGKILL: a mirror on a small cache is killed at chosen moments, started again, and held to its promises.
+"""Crash tests: a mirror with a small cache is killed with SIGKILL at random conditions, restarted and checked.
 
-known      what a mirror must still know after a crash
-load       clients that pull while it lasts
-moments    when to kill
-damage     what befalls the ledger between a kill and the next start
-recovery   what has to hold after a restart
-lane       one cache's life: round after round
+acknowledged      facts that the mirror must still have after a crash
+load              clients that pull until the kill
+kill_conditions   conditions on which the mirror is killed
+ledger_damage     damage to the ledger between a kill and the next start
+recovery          checks after a restart
+rounds            one cache, killed and restarted round after round
 """

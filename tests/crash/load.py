@@ -1,4 +1,4 @@
-"""Clients that pull, until the mirror under them is killed: all that they get has to be right."""
+"""Clients that pull until the mirror is killed; every byte that they receive has to be correct."""
 
 import asyncio
 import random
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from tests.crash.known import Known
+from tests.crash.acknowledged import Acknowledged
 from tests.fake.content import Manifest
 from tests.fake.shelf import Shelf
 from tests.http.client import Client, Reply
@@ -19,32 +19,32 @@ _CLIENTS = 6
 
 @dataclass(slots=True)
 class Load:
-    """One life's worth of pulls of what is on a shelf."""
+    """Clients of a mirror that pull the images of a shelf until the mirror is killed."""
 
     shelf: Shelf
-    name: str  # of the upstream, to the mirror
-    known: Known
+    name: str  # of the upstream, in the mirror
+    known: Acknowledged
     client: Client
-    luck: random.Random
-    killed: bool = False  # from here on answers may break off
+    rng: random.Random
+    killed: bool = False  # from then on responses may be incomplete
     answers: int = 0
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Clients pull until the block ends; by then the mirror has to be killed, and is the only excuse for a cut."""
+        """Run clients until the end of the block; a response may be incomplete only after the mirror was killed."""
         async with asyncio.TaskGroup() as clients:
-            pulling = [clients.create_task(self._pull_on()) for _ in range(_CLIENTS)]
+            pulling = [clients.create_task(self._pull_until_killed()) for _ in range(_CLIENTS)]
             try:
                 yield
             finally:
                 for task in pulling:
                     task.cancel()
 
-    async def _pull_on(self) -> None:
+    async def _pull_until_killed(self) -> None:
         try:
             while not self.killed:
-                repository = self.luck.choice(list(self.shelf.roots))
-                await self._pull_image(repository, f"v{self.luck.randrange(len(self.shelf.roots[repository]))}")
+                repository = self.rng.choice(list(self.shelf.roots))
+                await self._pull_image(repository, f"v{self.rng.randrange(len(self.shelf.roots[repository]))}")
         except (aiohttp.ClientError, ConnectionError):
             if not self.killed:
                 raise
@@ -57,28 +57,28 @@ class Load:
         for manifest in (root, *root.children):
             await self.manifest(repository, manifest.digest)
             blobs = list(manifest.blobs)
-            self.luck.shuffle(blobs)
+            self.rng.shuffle(blobs)
             half = len(blobs) // 2
             for some in (blobs[:half], blobs[half:]):
-                await asyncio.gather(*(self._some_of(repository, blob.digest) for blob in some))
+                await asyncio.gather(*(self._get_or_head(repository, blob.digest) for blob in some))
 
-    async def _some_of(self, repository: str, digest: str) -> None:
+    async def _get_or_head(self, repository: str, digest: str) -> None:
         size = len(self.shelf.content(digest))
-        match self.luck.randrange(8):
+        match self.rng.randrange(8):
             case 0:
                 await self.head(repository, digest)
             case 1 if size > 1:
-                first = self.luck.randrange(size)
-                await self.blob(repository, digest, (first, self.luck.randint(first, size - 1)))
+                first = self.rng.randrange(size)
+                await self.blob(repository, digest, (first, self.rng.randint(first, size - 1)))
             case _:
                 await self.blob(repository, digest)
 
     def upstream(self, repository: str) -> Upstream:
-        """The targets of a repository."""
+        """Return the request targets of a repository."""
         return Upstream(self.name, self.shelf.registry, repository)
 
     async def manifest(self, repository: str, reference: str) -> Reply | None:
-        """A manifest by tag or digest, right; None when the kill came first."""
+        """GET a manifest by tag or digest and check it; return None if the kill came first."""
         reply = await self.client.get(self.upstream(repository).manifest(reference))
         if not self._whole(reply):
             return None
@@ -95,7 +95,7 @@ class Load:
         return reply
 
     async def blob(self, repository: str, digest: str, span: tuple[int, int] | None = None) -> Reply | None:
-        """A blob or a part of it (first and last byte), right; None when the kill came first."""
+        """GET a blob or a part of it (first and last byte) and check it; return None if the kill came first."""
         headers = None if span is None else {"Range": f"bytes={span[0]}-{span[1]}"}
         reply = await self.client.get(self.upstream(repository).blob(digest), headers)
         if not self._whole(reply):
@@ -108,7 +108,7 @@ class Load:
         return reply
 
     async def head(self, repository: str, digest: str) -> Reply:
-        """HEAD of a blob, with the right length."""
+        """HEAD a blob and check its length."""
         reply = await self.client.head(self.upstream(repository).blob(digest))
         assert reply.status == 200, reply
         assert reply.length == len(self.shelf.content(digest)), reply
@@ -117,5 +117,5 @@ class Load:
 
     def _whole(self, reply: Reply) -> bool:
         self.answers += 1
-        assert reply.whole or self.killed, f"cut: {reply}"
+        assert reply.whole or self.killed, f"incomplete: {reply}"
         return reply.whole

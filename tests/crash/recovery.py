@@ -1,4 +1,4 @@
-"""What has to hold after a restart, checked in an order in which no check spoils the next."""
+"""Checks after a restart, in an order in which no check affects the next one."""
 
 import asyncio
 import json
@@ -17,21 +17,21 @@ _BAD_EVENTS = {"request_crashed", "download_crashed", "upkeep_crashed", "upkeep_
 
 @dataclass(slots=True)
 class Figures:
-    """What the checks have seen."""
+    """Counts of the checks."""
 
     blobs_kept: int = 0
     tags_known: int = 0
     resumed: int = 0
-    voided: int = 0  # ingests of which room was made before anybody came back for them
+    voided: int = 0  # ingests that were deleted to free space before a client asked again
     puts_cleaned: int = 0
     rebuilt: int = 0  # ledgers that were lost
-    confirmed: int = 0  # committed content whose repository had to be confirmed upstream
-    highest: int = field(default=0)  # bytes on disk, the most that was ever seen
+    confirmed: int = 0  # committed blobs whose repository had to be confirmed by the upstream
+    highest: int = field(default=0)  # bytes on disk, the maximum seen
 
 
 @dataclass(slots=True)
 class Recovery:
-    """A mirror that was just started over what a killed one left."""
+    """A mirror that was restarted on the cache of a killed one."""
 
     mirror: Mirror
     load: Load
@@ -39,26 +39,26 @@ class Recovery:
     before: Contents  # after the kill, before the restart
     figures: Figures
     limit: int
-    damaged: bool  # the ledger, meanwhile
-    lost: bool  # and nothing of it could be read
+    damaged: bool  # whether the ledger was damaged
+    lost: bool  # whether nothing of the ledger was readable
 
     async def check(self) -> None:
-        """All of it."""
+        """Run all checks."""
         self._check_directory()
         await self.check_accounting()
-        await self._check_what_was_known()
-        await self._check_what_was_committed()
-        await self._check_half_done()
+        await self._check_acknowledged()
+        await self._check_committed()
+        await self._check_resumed()
         await self.check_accounting()
         await self._check_rebuilt()
         self.check_log()
 
     def _check_directory(self) -> None:
-        """No committed blob lost, no partial byte lost, nothing left that is of no use."""
+        """Assert that no committed blob and no partial byte is lost, and no useless file is left."""
         after = self.cache.contents()
         assert after.blobs == self.before.blobs, f"blobs lost: {set(self.before.blobs) - set(after.blobs)}"
         kept = {digest: size for digest, size in self.before.ingests.items() if size}
-        assert after.ingests == kept, f"of broken-off downloads {kept} were there, and now {after.ingests}"
+        assert after.ingests == kept, f"interrupted downloads were {kept}, and are {after.ingests}"
         assert not after.puts, f"left over: {after.puts}"
         assert not after.strangers, f"not of the layout: {after.strangers}"
         for name in ("oci-layout", "index.json"):
@@ -67,7 +67,7 @@ class Recovery:
         self.figures.puts_cleaned += len(self.before.puts)
 
     async def check_accounting(self) -> None:
-        """At rest, the mirror's count is the sum of the files' sizes."""
+        """Assert that an idle mirror counts as many bytes as its files have."""
         counted = found = 0
 
         async def exact() -> bool:
@@ -82,51 +82,49 @@ class Recovery:
         except TimeoutError:
             raise AssertionError(f"{counted} bytes counted, {found} on disk") from None
 
-    async def _check_what_was_known(self) -> None:
-        """Tags and content that were answered for are there again, and upstream hears nothing of it."""
+    async def _check_acknowledged(self) -> None:
+        """Assert that acknowledged tags and blobs are served without an upstream request."""
         known, stored = self.load.known, self.before.blobs
         tags = [(key, digest) for key, (digest, _) in known.tags.items() if digest in stored]
-        seen = await self._upstream_hears(
+        seen = await self._upstream_requests(
             *(self._tag(*key, digest) for key, digest in tags),
             *(self._content(repository, digest) for repository, digest in known.held if digest in stored),
         )
-        assert not seen, f"asked upstream for what was here: {[(one.method, one.target) for one in seen]}"
+        assert not seen, f"requested content that was stored: {[(one.method, one.target) for one in seen]}"
         self.figures.tags_known += len(tags)
 
-    async def _check_what_was_committed(self) -> None:
-        """Also what nobody had been told of before the kill: upstream may be asked whose it is, not for the bytes."""
+    async def _check_committed(self) -> None:
+        """Assert that other committed blobs are served; upstream may be asked for their repository only."""
         shelf, held = self.load.shelf, self.load.known.held
         for digest in self.before.blobs:
             repository = shelf.holders[digest][0]
             if (repository, digest) in held or digest in shelf.manifests:
                 continue
-            seen = await self._upstream_hears(self._content(repository, digest))
+            seen = await self._upstream_requests(self._content(repository, digest))
             assert {one.method for one in seen} <= {"HEAD"}, f"fetched again: {seen[-1].target}"
             self.figures.confirmed += bool(seen)
 
-    async def _check_half_done(self) -> None:
-        """A download that was broken off goes on where it was, as long as what had arrived is there."""
+    async def _check_resumed(self) -> None:
+        """Assert that an interrupted download resumes at its received bytes, if these are still stored."""
         for digest, size in self.before.ingests.items():
             if not size:
                 continue
             whole = len(self.load.shelf.content(digest))
-            is_there = self.cache.contents().ingests.get(digest) == size
-            seen = await self._upstream_hears(self._content(self.load.shelf.holders[digest][0], digest))
-            if not is_there:  # room was made of it
+            is_stored = self.cache.contents().ingests.get(digest) == size
+            seen = await self._upstream_requests(self._content(self.load.shelf.holders[digest][0], digest))
+            if not is_stored:  # deleted to free space
                 self.figures.voided += 1
                 continue
             ranges = [one.range for one in seen if one.method == "GET"]
-            wanted = (
-                f"bytes={min(size, whole - 1)}-"  # the last byte again where all are here: it is upstream's to give
-            )
-            assert ranges == [wanted], f"{size} of {whole} were here, asked: {seen}"
+            wanted = f"bytes={min(size, whole - 1)}-"  # all are stored: the last byte again, for authorisation
+            assert ranges == [wanted], f"{size} of {whole} were here, requested: {seen}"
             self.figures.resumed += 1
 
-    async def _upstream_hears(self, *asking: Awaitable[None]) -> list[Seen]:
-        """What upstream is asked while these are answered."""
+    async def _upstream_requests(self, *requests: Awaitable[None]) -> list[Seen]:
+        """Return the requests that the upstream receives during these calls."""
         journal = self.load.shelf.registry.journal
         before = len(journal)
-        await asyncio.gather(*asking)
+        await asyncio.gather(*requests)
         return journal.entries[before:]
 
     async def _tag(self, repository: str, tag: str, digest: str) -> None:
@@ -139,13 +137,13 @@ class Recovery:
         assert await get(repository, digest), digest
 
     async def _check_rebuilt(self) -> None:
-        """A ledger that was lost is made anew from the blobs, and the mirror says so."""
+        """Assert that a lost ledger is rebuilt from the blobs, with an event in the log."""
         if self.lost and self.before.blobs:
             await self.mirror.program.until(lambda: bool(self.mirror.events("ledger_rebuilt")), within=10)
             self.figures.rebuilt += 1
 
     def check_log(self) -> None:
-        """Nothing went wrong that the mirror itself calls wrong."""
+        """Assert that the log has no error."""
         assert "Traceback" not in self.mirror.program.said(), str(self.mirror.program)
         bad = [event for event in self.mirror.events() if event["event"] in _BAD_EVENTS]
         assert not bad, bad

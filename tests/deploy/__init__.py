@@ -1,1 +1,1 @@
-"""What lies in deploy/: read by the programs that it is for, and run by them where they can be had."""
+"""Tests of the files in deploy/: validated by the tools that read them, and run where that is possible."""

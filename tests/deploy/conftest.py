@@ -1,4 +1,4 @@
-"""What the tests of containers share."""
+"""Fixtures for tests of containers."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""A Docker engine in a network of its own, with the mirror's image built in it as deploy/docker/Dockerfile says."""
+"""A Docker engine in its own network namespace, with the mirror's image built by deploy/docker/Dockerfile."""
 
 import hashlib
 import shutil
@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.deploy.base import write_base
+from tests.deploy.base_image import write_base
 from tests.deploy.files import ROOT
 from tests.fake import content
 from tests.fake.registry import Registry
@@ -17,15 +17,15 @@ from tests.real.images import Image
 from tests.real.network import Network, network
 from tests.real.program import succeeded
 
-HERE = "10.77.0.1"  # this network's address, which containers reach too
+HERE = "10.77.0.1"  # the namespace's address, which containers can reach too
 CONTEXT = ("pyproject.toml", "README.md", "LICENSE", ".dockerignore", "requirements", "mirror", "deploy")
-MIRROR = "mirror"  # the image
-NETWORK = "site"  # of the containers that are to be reached
+MIRROR = "mirror"  # name of the image
+NETWORK = "site"  # network of the containers that publish a port
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where containers run: an engine whose mirror is 127.0.0.1:5000, and an upstream that takes Docker Hub's part."""
+    """A Docker engine whose registry mirror is 127.0.0.1:5000, and an upstream in the role of Docker Hub."""
 
     net: Network
     engine: Docker
@@ -33,7 +33,7 @@ class Site:
 
     @property
     def upstream(self) -> str:
-        """What MIRROR_UPSTREAM is, inside of a container."""
+        """Return the value of MIRROR_UPSTREAM for a container."""
         return f"docker.io={self.hub.url}"
 
     def publish(self, name: str, image: Image, tag: str) -> None:
@@ -44,11 +44,11 @@ class Site:
 
 
 async def wheels() -> Path:
-    """The packages that the image is made of: fetched once for each lock, and kept where the tests' own are."""
+    """Return a directory with the image's Python packages; downloaded once for each lock file and kept in the venv."""
     lock = ROOT / "requirements" / "run.txt"
     kept = Path(sys.prefix) / "wheels" / hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
     if not kept.exists():
-        coming = kept.with_suffix(".part")
+        partial = kept.with_suffix(".part")
         fetch = [
             sys.executable,
             "-m",
@@ -59,13 +59,13 @@ async def wheels() -> Path:
             "--require-hashes",
             "--only-binary=:all:",
         ]
-        await succeeded(*fetch, "--requirement", str(lock), "--dest", str(coming), within=240)
-        coming.rename(kept)
+        await succeeded(*fetch, "--requirement", str(lock), "--dest", str(partial), within=240)
+        partial.rename(kept)
     return kept
 
 
 async def build(engine: Docker, directory: Path) -> None:
-    """The image, from nothing but what lies in the project and in wheels/."""
+    """Build the image from the project's files and the wheels only."""
     write_base(directory / "base.tar")
     await engine.make("base", directory / "base.tar")
     context = directory / "context"
@@ -78,7 +78,7 @@ async def build(engine: Docker, directory: Path) -> None:
 
 @asynccontextmanager
 async def site(directory: Path) -> AsyncIterator[Site]:
-    """A site as long as the block lasts."""
+    """Yield a site, which is stopped with the block."""
     with network(f"{HERE}/32") as net:
         async with (
             Registry.running(HERE, listening=net.listening) as hub,

@@ -1,4 +1,4 @@
-"""The files of deploy/."""
+"""Paths of the files in deploy/."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A pod of the manifests, run by Docker as a kubelet would: the same image, words, user, rights and mounts."""
+"""A pod of the Kubernetes manifests, run by Docker with the same image, arguments, user, capabilities and mounts."""
 
 import os
 from collections.abc import AsyncIterator
@@ -13,34 +13,34 @@ FLAGS = {"allowPrivilegeEscalation": "--security-opt=no-new-privileges", "readOn
 
 @asynccontextmanager
 async def pod_of(site: Site, name: str, directory: Path) -> AsyncIterator[str]:
-    """The mirror's container, once all that prepare it have ended well; 127.0.0.1:5000 leads to it.
+    """Run the init containers to their end, then yield the mirror's container, published at 127.0.0.1:5000.
 
     Args:
-        directory: where volumes are, each a folder of its name.
+        directory: where volumes are, each in a folder of its name.
     """
-    _provide(name, directory)
+    _create_volumes(name, directory)
     started = []
     try:
         for one in containers(name):
-            words = [*_flags(pod(name)["securityContext"] | one["securityContext"]), *_mounts(name, one, directory)]
+            flags = [*_flags(pod(name)["securityContext"] | one["securityContext"]), *_mounts(name, one, directory)]
             command = one.get("command", [])
             entry = [f"--entrypoint={command[0]}"] if command else []
             arguments = [*command[1:], *one.get("args", [])]
             if one != main_container(name):
-                await site.engine.completed(*words, *entry, "--network=none", MIRROR, *arguments)
+                await site.engine.completed(*flags, *entry, "--network=none", MIRROR, *arguments)
                 continue
             (port,) = one["ports"]
-            words += [f"--publish=127.0.0.1:5000:{port['containerPort']}", f"--network={NETWORK}"]
-            words += [f"--env=MIRROR_UPSTREAM={site.upstream}"]
-            started.append(await site.engine.started(*words, *entry, MIRROR, *arguments))
+            flags += [f"--publish=127.0.0.1:5000:{port['containerPort']}", f"--network={NETWORK}"]
+            flags += [f"--env=MIRROR_UPSTREAM={site.upstream}"]
+            started.append(await site.engine.started(*flags, *entry, MIRROR, *arguments))
         (container,) = started
         yield container
     finally:
         await site.engine.remove(*started)
 
 
-def _provide(name: str, directory: Path) -> None:
-    """Volumes as they are when a pod begins: a node's directories are root's, a claim's the group's."""
+def _create_volumes(name: str, directory: Path) -> None:
+    """Create the volumes as for a new pod: directories of the node belong to root, a claim to the pod's group."""
     for volume in ("cache", "hosts", "configuration"):
         (directory / volume).mkdir(exist_ok=True)
     (directory / "configuration" / "mirror.toml").write_text(configuration(name))
@@ -48,18 +48,18 @@ def _provide(name: str, directory: Path) -> None:
     if group is not None:
         os.chown(directory / "cache", 0, group)
         os.chmod(directory / "cache", 0o2775)
-        (directory / "cache" / "lost+found").mkdir(mode=0o700)  # as in every new ext4
+        (directory / "cache" / "lost+found").mkdir(mode=0o700)  # as in every new ext4 file system
 
 
 def _flags(security: Object) -> list[str]:
-    """How Docker is told of a security context. What it lacks a word for is its default already (seccomp)."""
+    """Translate a security context to Docker's flags. Fields without a flag (seccomp) are Docker's default."""
     flags = [f"--user={security['runAsUser']}:{security['runAsGroup']}"]
     flags += [f"--group-add={security['fsGroup']}"] if "fsGroup" in security else []
     assert security["allowPrivilegeEscalation"] is False
     assert security["readOnlyRootFilesystem"] is True
     flags += FLAGS.values()
-    for word, rights in security["capabilities"].items():
-        flags += [f"--cap-{word}={right}" for right in rights]
+    for action, capabilities in security["capabilities"].items():
+        flags += [f"--cap-{action}={capability}" for capability in capabilities]
     return flags
 
 

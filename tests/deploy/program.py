@@ -1,4 +1,4 @@
-"""What the program knows: its commands with their flags, and its variables."""
+"""The mirror's command-line flags and environment variables, as the program defines them."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -15,10 +15,10 @@ COMMANDS = _PROGRAM.commands
 
 
 def check_command(words: Sequence[str]) -> None:
-    """Fails unless the program understands this command line; nothing of it is done.
+    """Assert that the program accepts this command line; the command is not run.
 
     Args:
-        words: what follows the program's name.
+        words: the arguments after the program's name.
     """
     name, *rest = words
     assert name in COMMANDS, f"no command {name!r}"
@@ -27,6 +27,6 @@ def check_command(words: Sequence[str]) -> None:
 
 
 def variables() -> frozenset[str]:
-    """Those of flags, and those of keys."""
+    """Return the variables of all flags and configuration keys."""
     flags = {str(option.envvar) for command in COMMANDS.values() for option in command.params if option.envvar}
     return frozenset(flags | {f"MIRROR_{'__'.join(key).upper()}" for key in KEYS if key[0] != "upstreams"})

@@ -1,4 +1,4 @@
-"""The recipes of deploy/ci: the scripts in them, and the mirror's command lines in those."""
+"""The CI recipes in deploy/ci: their shell scripts, and the mirror's command lines in them."""
 
 import os
 import re
@@ -23,14 +23,14 @@ _ENDS = {"|", ">", ">>", "&&", "||", ";"}
 
 
 def document(name: str) -> dict[str, Any]:
-    """A recipe that is YAML."""
+    """Return a recipe that is YAML."""
     found = yaml.safe_load((FOLDER / name).read_text())
     assert isinstance(found, dict)
     return found
 
 
 def scripts(name: str) -> list[str]:
-    """All shell scripts of a recipe, in the order in which they are run."""
+    """Return all shell scripts of a recipe, in the order of their execution."""
     match name:
         case "github-actions.yaml":
             return [step["run"] for step in document(name)["jobs"]["build"]["steps"] if "run" in step]
@@ -45,7 +45,7 @@ def scripts(name: str) -> list[str]:
 
 
 def command_lines(script: str) -> Iterator[list[str]]:
-    """What the mirror is told in a script: after its name, after its image, after `docker exec mirror mirror`."""
+    """Yield the mirror's arguments in a script: after its name, its image, or `docker exec mirror mirror`."""
     for line in script.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         for at, word in enumerate(words):
@@ -59,7 +59,7 @@ def command_lines(script: str) -> Iterator[list[str]]:
 
 
 class Agent:
-    """A machine on which scripts are run: with docker, and with what a service manager would do for docker there."""
+    """A machine that runs scripts: with docker, and a `systemctl` that reloads docker."""
 
     def __init__(self, site: Site, directory: Path) -> None:
         self._site = site
@@ -73,7 +73,7 @@ class Agent:
         self.work.mkdir()
 
     async def run(self, script: str, shell: str) -> Ran:
-        """Run it, but with our names of image and places, our network, and an upstream as Docker Hub."""
+        """Run a script with local image names, paths and network, and with an upstream in the role of Docker Hub."""
         script = re.sub(rf"{IMAGE}:\S+", MIRROR, script)
         script = script.replace("/etc/docker:", f"{self._site.engine.configuration.parent}:")
         more = f"--network {NETWORK} --env MIRROR_UPSTREAM={self._site.upstream}"

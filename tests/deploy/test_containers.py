@@ -30,8 +30,8 @@ needs_docker = pytest.mark.needs("dockerd", "docker", "containerd", "busybox", "
 
 
 @needs_docker
-async def test_compose_runs_it_and_a_pull_goes_through(built: Site, tmp_path: Path) -> None:
-    """Read-only, without a right, as nobody in particular: it becomes healthy, serves, stays so, and ends by itself."""
+async def test_compose_service_serves_a_pull(built: Site, tmp_path: Path) -> None:
+    """The container is read-only, unprivileged and not root; it becomes healthy, serves pulls, exits with 0."""
     more = tmp_path / "more.yaml"
     ours = {"environment": {"MIRROR_UPSTREAM": built.upstream}, "healthcheck": {"interval": "1s"}}
     more.write_text(json.dumps({"services": {"mirror": ours}}))
@@ -59,18 +59,18 @@ async def test_compose_runs_it_and_a_pull_goes_through(built: Site, tmp_path: Pa
         found = await built.engine.inspect(name)
         assert (found["State"]["Health"]["Status"], found["State"]["Health"]["FailingStreak"]) == ("healthy", 0)
         assert found["HostConfig"]["CapDrop"] == ["ALL"]
-        began = time.monotonic()
+        started = time.monotonic()
         await built.engine.stop(name)
         state = (await built.engine.inspect(name))["State"]
         assert (state["ExitCode"], state["OOMKilled"]) == (0, False), await built.engine.logs(name)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - started < 10
     finally:
         await succeeded(*compose, "down", "--volumes", "--timeout=1", env=built.engine.environment)
 
 
 @needs_docker
-async def test_the_image_is_nobodys_and_slim(built: Site) -> None:
-    """Its user is a number that is not root's; what it adds to its base is the program, without what built it."""
+async def test_image_is_small_and_does_not_run_as_root(built: Site) -> None:
+    """The image runs as a user other than root, and adds the program without its build tools to the base."""
     image, base = await asyncio.gather(built.engine.inspect(MIRROR), built.engine.inspect("base"))
     user, _, group = image["Config"]["User"].partition(":")
     assert int(user) > 999
@@ -78,28 +78,28 @@ async def test_the_image_is_nobodys_and_slim(built: Site) -> None:
     assert 0 < image["Size"] - base["Size"] < LAYERS
     assert list(image["Config"]["Volumes"]) == ["/var/cache/mirror"]
     check_command(image["Config"]["Cmd"])
-    said = await built.engine.completed(MIRROR, "--version")
-    assert said.startswith("mirror 0.")
+    result = await built.engine.completed(MIRROR, "--version")
+    assert result.startswith("mirror 0.")
     check = "import importlib.util as u; print([n for n in ('hatchling', 'pip', 'pytest') if u.find_spec(n)])"
     assert await built.engine.completed("--entrypoint", "python", MIRROR, "-c", check) == "[]\n"
 
 
 @needs_docker
-async def test_a_container_in_which_nothing_answers_is_not_healthy(built: Site) -> None:
-    """The check itself fails; a container that is never healthy would also show by a check that can't run."""
+async def test_container_without_mirror_is_unhealthy(built: Site) -> None:
+    """The health check itself fails; a check that cannot run would also make the container unhealthy."""
     command = (await built.engine.inspect(MIRROR))["Config"]["Healthcheck"]["Test"]
     assert command[0] == "CMD"
     container = await built.engine.started("--entrypoint", "sleep", MIRROR, "60")
     try:
-        said = await built.engine.inside(container, *command[1:])
-        assert (said.code, said.output, said.errors) == (1, "", "")
+        result = await built.engine.inside(container, *command[1:])
+        assert (result.code, result.output, result.errors) == (1, "", "")
     finally:
         await built.engine.remove(container)
 
 
 @pytest.mark.needs("docker-compose")
-async def test_compose_understands_its_file() -> None:
-    """And the mirror has time to end before it is ended."""
+async def test_compose_file_is_valid() -> None:
+    """The stop grace period is longer than the mirror's shutdown limit."""
     await succeeded("docker-compose", "--file", str(COMPOSE), "config", "--quiet")
     grace = float(SERVICE["stop_grace_period"].removesuffix("s"))
     assert grace > read_settings(None, {}, []).timeouts.shutdown + 5
@@ -110,16 +110,16 @@ async def test_compose_understands_its_file() -> None:
 @needs_docker
 @pytest.mark.needs("kubectl")
 @pytest.mark.parametrize("name", KINDS)
-async def test_a_pod_does_what_it_is_there_for(built: Site, tmp_path: Path, name: str) -> None:
-    """Its containers run as they are to, with the rights they have there: prepared, pulled through, ended."""
+async def test_pod_serves_a_pull(built: Site, tmp_path: Path, name: str) -> None:
+    """The pod's containers run with the manifest's rights: prepared, pulled through and stopped."""
     repository = f"app-{name}"
     built.publish(f"library/{repository}", runnable(f"hello from behind the {name}"), "v1")
     async with pod_of(built, name, tmp_path) as container:
 
         async def is_ready() -> bool:
-            said = await built.engine.inside(container, "python", "/opt/mirror/bin/healthy")
+            result = await built.engine.inside(container, "python", "/opt/mirror/bin/healthy")
             assert (await built.engine.inspect(container))["State"]["Running"], await built.engine.logs(container)
-            return said.code == 0
+            return result.code == 0
 
         await eventually(is_ready, within=30)
         await built.engine.pull(f"{repository}:v1")
@@ -136,8 +136,8 @@ async def test_a_pod_does_what_it_is_there_for(built: Site, tmp_path: Path, name
 
 @needs_docker
 @pytest.mark.parametrize("name", SHELLS)
-async def test_a_recipe_builds_an_image_through_the_mirror(built: Site, tmp_path: Path, name: str) -> None:
-    """All its scripts, one after the other, on a machine whose docker knows of no mirror unless the recipe tells it."""
+async def test_ci_recipe_builds_an_image_through_the_mirror(built: Site, tmp_path: Path, name: str) -> None:
+    """All scripts run in order, on a machine whose docker has no mirror unless the recipe configures one."""
     agent = Agent(built, tmp_path)
     repository = name.partition(".")[0].lower()
     built.publish(f"library/{repository}", runnable(f"hello from behind {name}"), "v1")
@@ -148,9 +148,9 @@ async def test_a_recipe_builds_an_image_through_the_mirror(built: Site, tmp_path
     try:
         output = ""
         for script in scripts(name):
-            said = await agent.run(script, SHELLS[name])
-            assert said.code == 0, str(said)
-            output += said.output
+            result = await agent.run(script, SHELLS[name])
+            assert result.code == 0, str(result)
+            output += result.output
         assert re.search("(?m)^1 image,", output), output
         assert (await built.engine.inspect("app"))["Config"]["Labels"] == {"by": repository}
     finally:
@@ -159,7 +159,7 @@ async def test_a_recipe_builds_an_image_through_the_mirror(built: Site, tmp_path
 
 
 async def _configured(built: Site, agent: Agent, text: str, mirrors: list[str]) -> None:
-    """The engine's configuration, when it has taken effect."""
+    """Write the engine's configuration, and wait until it is in effect."""
     built.engine.configuration.write_text(text)
     assert (await agent.run("systemctl reload docker", "sh")).code == 0
 
@@ -179,8 +179,8 @@ PLACES = {
 
 @needs_docker
 @pytest.mark.needs("systemd-analyze", "unshare")
-async def test_systemd_runs_it_in_its_sandbox_and_a_pull_goes_through(built: Site, tmp_path: Path) -> None:
-    """The program out of the image, with the unit, the user and the variables as they lie here, by a real systemd."""
+async def test_systemd_service_serves_a_pull_in_its_sandbox(built: Site, tmp_path: Path) -> None:
+    """A real systemd runs the image's program with the unit, the user and the variables of deploy/systemd."""
     files = {place: (SERVICE_FOLDER / name).read_text() for name, place in PLACES.items()}
     files[PLACES["mirror.env"]] += f"MIRROR_UPSTREAM={built.upstream}\n"
     directories = {
@@ -206,9 +206,9 @@ async def test_systemd_runs_it_in_its_sandbox_and_a_pull_goes_through(built: Sit
         assert (int(process["CapEff"], 16), process["NoNewPrivs"], process["Seccomp"]) == (0, "1", "2")
         assert machine.file("/var/cache/mirror").stat().st_mode & 0o777 == 0o700
         assert list(machine.file("/var/cache/mirror").glob("blobs/sha256/*"))
-        say = ("env", f"LD_LIBRARY_PATH=/opt/lib/{libraries}", "MIRROR_CACHE=/var/cache/mirror")
-        said = await machine.within(*say, "/opt/mirror/bin/mirror", "ls")
-        assert "docker.io/library/app-systemd:v1 " in said.output, str(said)
+        environment = ("env", f"LD_LIBRARY_PATH=/opt/lib/{libraries}", "MIRROR_CACHE=/var/cache/mirror")
+        result = await machine.within(*environment, "/opt/mirror/bin/mirror", "ls")
+        assert "docker.io/library/app-systemd:v1 " in result.output, str(result)
         await machine.systemctl("reload", "mirror.service")
         await eventually(lambda: _has(events, "reloaded"))
 

@@ -1,4 +1,4 @@
-"""Kubernetes' manifests: valid for old and new clusters, without rights, and in agreement with the program."""
+"""The Kubernetes manifests: valid for old and new clusters, unprivileged, and consistent with the program."""
 
 import sys
 import tomllib
@@ -18,31 +18,31 @@ from tests.real.mirror import mirror
 from tests.real.program import succeeded
 from tests.unit.configurations import environment
 
-OLDEST = "1.29"  # of the versions that the manifests are for
+OLDEST = "1.29"  # the oldest supported version
 BOTH = pytest.mark.parametrize("name", KINDS)
 
 pytestmark = pytest.mark.needs("kubectl")
 
 
 @BOTH
-def test_each_object_is_what_kubernetes_takes(name: str) -> None:
-    """By its own schemas, where a key too many is an error."""
+def test_each_object_is_valid(name: str) -> None:
+    """The published schemas accept each object, and reject unknown keys."""
     assert len(rendered(name)) > 3
     for one in rendered(name):
         for version in (OLDEST, kubernetes_validate.latest_version()):
             kubernetes_validate.validate(one, version, strict=True)
 
 
-def test_a_key_too_many_is_seen() -> None:
-    """The schemas are no formality."""
+def test_unknown_key_is_rejected() -> None:
+    """The schemas reject an unknown key."""
     wrong = {**only("node", "DaemonSet"), "specs": {}}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(wrong, OLDEST, strict=True)
 
 
 @BOTH
-def test_every_object_is_in_the_kustomizations_namespace(name: str) -> None:
-    """And selectors find the pods."""
+def test_every_object_is_in_the_namespace(name: str) -> None:
+    """Selectors also match the pods."""
     namespace = only(name, "Namespace")["metadata"]["name"]
     labels = only(name, KINDS[name])["spec"]["template"]["metadata"]["labels"]
     for one in rendered(name):
@@ -53,8 +53,8 @@ def test_every_object_is_in_the_kustomizations_namespace(name: str) -> None:
 
 
 @BOTH
-def test_no_container_may_more_than_it_needs(name: str) -> None:
-    """The restricted standard for all but what prepares the node, and that has one right at most."""
+def test_containers_are_unprivileged(name: str) -> None:
+    """All containers follow the restricted Pod Security Standard; only the node's init container has one capability."""
     assert pod(name)["enableServiceLinks"] is pod(name)["automountServiceAccountToken"] is False
     assert not pod(name).keys() & {"hostNetwork", "hostPID", "hostIPC"}
     security = pod(name)["securityContext"]
@@ -71,24 +71,24 @@ def test_no_container_may_more_than_it_needs(name: str) -> None:
     assert not {"runAsUser", "runAsNonRoot", "privileged"} & main_container(name)["securityContext"].keys()
 
 
-def test_the_cluster_keeps_to_the_restricted_standard() -> None:
-    """Its namespace asks for it: no directory and no port of a node."""
+def test_cluster_follows_the_restricted_standard() -> None:
+    """The namespace enforces the standard: no hostPath volumes and no host ports."""
     labels = only("cluster", "Namespace")["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     assert all(volume.keys() <= {"name", "configMap", "emptyDir"} for volume in pod("cluster")["volumes"])
     assert all("hostPort" not in port for one in containers("cluster") for port in one["ports"])
 
 
-def test_the_node_gives_two_directories_and_a_port_of_its_own() -> None:
-    """That port on loopback only."""
+def test_node_mounts_two_directories_and_one_loopback_port() -> None:
+    """The host port is bound to loopback only."""
     paths = [volume["hostPath"]["path"] for volume in pod("node")["volumes"] if "hostPath" in volume]
     assert paths == ["/var/cache/registry-mirror", "/etc/containerd/certs.d"]
     assert [port["hostIP"] for port in main_container("node")["ports"]] == ["127.0.0.1"]
 
 
 @BOTH
-def test_the_configuration_fits_what_is_around_it(name: str, tmp_path: Path) -> None:
-    """The cache has room, the port is the one that is asked, and the mirror ends before it is ended."""
+def test_configuration_agrees_with_volumes_and_ports(name: str, tmp_path: Path) -> None:
+    """The volume is large enough, ports agree, and the grace period is longer than the mirror's shutdown."""
     file = tmp_path / "mirror.toml"
     file.write_text(configuration(name))
     with environment():
@@ -105,27 +105,27 @@ def test_the_configuration_fits_what_is_around_it(name: str, tmp_path: Path) -> 
     if name == "cluster":
         (claim,) = only(name, "StatefulSet")["spec"]["volumeClaimTemplates"]
         assert claim["metadata"]["name"] == "cache"
-        room = parse_size(claim["spec"]["resources"]["requests"]["storage"] + "B")
-        assert settings.cache.max_size + settings.cache.min_free < room * 0.95
+        claimed = parse_size(claim["spec"]["resources"]["requests"]["storage"] + "B")
+        assert settings.cache.max_size + settings.cache.min_free < claimed * 0.95
         (port,) = only(name, "Service")["spec"]["ports"]
         assert (port["port"], port["targetPort"]) == (settings.server.port, main["ports"][0]["name"])
 
 
 @BOTH
-def test_the_image_is_this_version(name: str) -> None:
+def test_image_has_this_version(name: str) -> None:
     """In all containers."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert {one["image"] for one in containers(name)} == {f"registry.example.com/mirror:{version}"}
 
 
 @BOTH
-async def test_probes_are_answered_while_upstream_is_down(name: str, tmp_path: Path) -> None:
-    """A mirror that is taken out because a registry is down would take away what is cached, too."""
+async def test_probes_succeed_while_upstream_is_down(name: str, tmp_path: Path) -> None:
+    """Otherwise an upstream outage would make cached images unavailable too."""
     file = tmp_path / "mirror.toml"
     file.write_text(configuration(name))
     async with Registry.running() as hub:
-        gone = hub.url
-    upstreams = {"docker.io": gone}
+        down_url = hub.url
+    upstreams = {"docker.io": down_url}
     async with (
         mirror(tmp_path / "run", "--config", str(file), upstreams=upstreams) as running,
         Client.of(running.url) as client,
@@ -139,14 +139,14 @@ async def test_probes_are_answered_while_upstream_is_down(name: str, tmp_path: P
             assert (await client.get(probe["httpGet"]["path"])).status == 200
 
 
-async def test_containerd_is_told_of_the_nodes_port(tmp_path: Path) -> None:
-    """By the program itself, below the directory at which the node's is mounted."""
-    (told,) = (one for one in containers("node") if one["name"] == "containerd")
-    check_command(told["args"])
-    (mount,) = told["volumeMounts"]
-    root = told["args"][told["args"].index("--root") + 1]
-    words = [str(tmp_path) if word == root else word for word in told["args"]]
-    await succeeded(sys.executable, "-m", "mirror", *words, env=program_environment())
+async def test_containerd_is_configured_with_the_node_port(tmp_path: Path) -> None:
+    """`mirror client-config` writes the hosts.toml, below the mounted directory of the node."""
+    (container,) = (one for one in containers("node") if one["name"] == "containerd")
+    check_command(container["args"])
+    (mount,) = container["volumeMounts"]
+    root = container["args"][container["args"].index("--root") + 1]
+    arguments = [str(tmp_path) if argument == root else argument for argument in container["args"]]
+    await succeeded(sys.executable, "-m", "mirror", *arguments, env=program_environment())
     path = f"{mount['mountPath'].removeprefix(root)}/_default/hosts.toml"
     hosts = tomllib.loads((tmp_path / path.lstrip("/")).read_text())["host"]
     (port,) = main_container("node")["ports"]
@@ -154,13 +154,13 @@ async def test_containerd_is_told_of_the_nodes_port(tmp_path: Path) -> None:
 
 
 def egress(policy: Object) -> set[tuple[str, int]]:
-    """Protocols and ports that pods get to."""
+    """Return the protocols and ports that pods may connect to."""
     return {(port["protocol"], port["port"]) for rule in policy["spec"]["egress"] for port in rule["ports"]}
 
 
 @BOTH
-def test_the_mirror_gets_to_registries_and_names_and_nothing_else(name: str) -> None:
-    """Not to the metadata of a cloud: a redirect that led there would find it closed as well."""
+def test_network_policy_allows_only_dns_and_https(name: str) -> None:
+    """Cloud metadata addresses are excluded too, so a redirect to them fails."""
     policy = only(name, "NetworkPolicy")
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
     assert egress(policy) == {("UDP", 53), ("TCP", 53), ("TCP", 443)}

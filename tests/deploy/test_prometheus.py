@@ -1,4 +1,4 @@
-"""Rules and dashboard: every figure they name is one that a mirror has, and Prometheus evaluates every expression."""
+"""Prometheus rules and Grafana dashboard: every metric exists, and Prometheus evaluates every expression."""
 
 import json
 import re
@@ -36,7 +36,7 @@ needs_prometheus = pytest.mark.needs("prometheus", "promtool")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def scraping(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Prometheus]:
-    """A Prometheus with the configuration and the rules that lie in deploy/, and a mirror that was pulled from."""
+    """A Prometheus with the configuration and rules of deploy/, and a mirror that has served pulls."""
     directory = tmp_path_factory.mktemp("prometheus")
     async with Registry.running() as hub, mirror(directory / "mirror", upstreams={"docker.io": hub.url}) as served:
         hub.inject(Header("ratelimit-limit", "100;w=21600"), "*/manifests/*")
@@ -57,12 +57,12 @@ async def scraping(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pr
 
 
 def selectors(expression: str) -> list[tuple[str, set[str]]]:
-    """Each metric of an expression, with the labels that it is asked for."""
+    """Return each metric of an expression with the labels it selects by."""
     return [(name, set(re.findall(r"(\w+)\s*=?[=~!]", inside))) for name, inside in SELECTOR.findall(expression)]
 
 
-async def all_is_there(scraping: Prometheus, expression: str) -> None:
-    """Each metric of an expression, with each label by which it picks; and those by which it sums up."""
+async def assert_metrics_exist(scraping: Prometheus, expression: str) -> None:
+    """Assert that each metric of an expression exists with the labels it selects and aggregates by."""
     kept = {label for found in re.findall(r"\bby \(([^)]*)\)", expression) for label in re.split(r",\s*", found)}
     known: set[str] = set()
     for name, picked in selectors(expression):
@@ -73,8 +73,8 @@ async def all_is_there(scraping: Prometheus, expression: str) -> None:
     assert kept <= known, f"{expression}: there are {sorted(known)}"
 
 
-def as_grafana_asks(expression: str) -> str:
-    """With the values that Grafana fills in."""
+def with_grafana_variables(expression: str) -> str:
+    """Replace the variables that Grafana fills in."""
     for name, value in {"$instance": ".*", "$upstream": ".*", "$__rate_interval": "1m", "$__range": "1h"}.items():
         expression = expression.replace(name, value)
     assert "$" not in expression, expression
@@ -86,15 +86,15 @@ def as_grafana_asks(expression: str) -> str:
     "command",
     [("check", "config", "prometheus.yaml"), ("check", "rules", "rules.yaml"), ("test", "rules", "rules.test.yaml")],
 )
-async def test_promtool_finds_nothing_wrong(command: tuple[str, ...]) -> None:
-    """The last one says of each alert when it comes."""
-    *words, file = command
-    said = await ran("promtool", *words, str(FOLDER / file))
-    assert said.code == 0, str(said)
+async def test_promtool_accepts_rules_and_configuration(command: tuple[str, ...]) -> None:
+    """rules.test.yaml has the conditions of each alert."""
+    *arguments, file = command
+    result = await ran("promtool", *arguments, str(FOLDER / file))
+    assert result.code == 0, str(result)
 
 
-def test_each_alert_is_seen_to_come() -> None:
-    """None of them is left out of what promtool tests; each says what is wrong, and how badly."""
+def test_each_alert_has_a_rule_test() -> None:
+    """rules.test.yaml tests every alert; each alert has a severity, a summary and a description."""
     tested = (FOLDER / "rules.test.yaml").read_text()
     for name, rule in ALERTS.items():
         assert f'"{name}"' in tested, name
@@ -105,25 +105,25 @@ def test_each_alert_is_seen_to_come() -> None:
 @needs_prometheus
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("panel", SHOWN)
-async def test_each_query_of_the_dashboard_has_an_answer(scraping: Prometheus, panel: str) -> None:
-    """From a mirror that nothing ails."""
-    expression = as_grafana_asks(SHOWN[panel])
+async def test_each_dashboard_query_has_a_result(scraping: Prometheus, panel: str) -> None:
+    """The queries are run against a healthy mirror."""
+    expression = with_grafana_variables(SHOWN[panel])
     assert await scraping.query(expression), expression
-    await all_is_there(scraping, expression)
+    await assert_metrics_exist(scraping, expression)
 
 
 @needs_prometheus
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("alert", ALERTS)
-async def test_each_alert_asks_for_figures_that_are_there(scraping: Prometheus, alert: str) -> None:
-    """A misspelt one would never come."""
-    await all_is_there(scraping, str(ALERTS[alert]["expr"]))
+async def test_each_alert_uses_existing_metrics(scraping: Prometheus, alert: str) -> None:
+    """An alert with a misspelt metric would never fire."""
+    await assert_metrics_exist(scraping, str(ALERTS[alert]["expr"]))
 
 
 @needs_prometheus
 @pytest.mark.asyncio(loop_scope="module")
 async def test_prometheus_evaluates_every_alert(scraping: Prometheus) -> None:
-    """On what a mirror really says."""
+    """The alerts are evaluated with metrics of a running mirror."""
 
     async def all_are_evaluated() -> bool:
         health = await scraping.rules()
@@ -133,16 +133,16 @@ async def test_prometheus_evaluates_every_alert(scraping: Prometheus) -> None:
     await eventually(all_are_evaluated)
 
 
-def test_the_dashboard_shows_what_the_alerts_are_about() -> None:
-    """Whoever is woken by one can look at it."""
+def test_dashboard_shows_the_metrics_of_the_alerts() -> None:
+    """The dashboard has the metrics that an operator checks after an alert."""
     shown = set().union(*map(promql_names, SHOWN.values()))
     warned = set().union(*(promql_names(str(rule["expr"])) for rule in ALERTS.values()))
     assert len(warned) > 10
     assert warned <= shown
 
 
-def test_the_panels_of_the_dashboard_lie_side_by_side() -> None:
-    """None over another, none beyond the edge; all ask the source that is chosen."""
+def test_dashboard_panels_do_not_overlap() -> None:
+    """No panel overlaps another or exceeds the width; all use the chosen data source."""
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         place = panel["gridPos"]

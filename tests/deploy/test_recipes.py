@@ -1,4 +1,4 @@
-"""The recipes for CI: well-formed for what reads them, and in agreement with the image and with the program."""
+"""The CI recipes: valid for the tools that read them, and consistent with the image and the program."""
 
 import re
 import shlex
@@ -24,66 +24,66 @@ SCHEMAS = {
 RIGHTS = {"--read-only", "--cap-drop ALL", "--security-opt no-new-privileges", "--tmpfs /tmp"}
 
 
-def test_there_is_a_test_for_each_recipe() -> None:
-    """And each for a recipe."""
+def test_recipe_list_is_complete() -> None:
+    """The list has exactly the files of deploy/ci."""
     assert sorted(NAMES) == sorted(file.name for file in FOLDER.iterdir())
 
 
 @pytest.mark.parametrize("file", SCHEMAS)
-async def test_it_is_what_its_schema_asks_for(file: str, tmp_path: Path) -> None:
-    """With the published schema; and with a key that is none, it is not."""
+async def test_recipe_is_valid_by_its_schema(file: str, tmp_path: Path) -> None:
+    """The published schema accepts the file, and rejects an unknown key."""
     check = (sys.executable, "-m", "check_jsonschema", "--builtin-schema", SCHEMAS[file])
     assert (await ran(*check, str(DEPLOY / file))).code == 0
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text((DEPLOY / file).read_text() + "\nof-nobody: 1\n")
-    said = await ran(*check, str(wrong))
-    assert said.code == 1
-    assert "of-nobody" in said.output, str(said)
+    result = await ran(*check, str(wrong))
+    assert result.code == 1
+    assert "of-nobody" in result.output, str(result)
 
 
 @EACH
-async def test_its_scripts_are_shell(name: str) -> None:
-    """Read by bash, not run."""
+async def test_recipe_scripts_are_valid_shell(name: str) -> None:
+    """bash parses the scripts without running them."""
     assert scripts(name)
     for script in scripts(name):
-        said = await ran("bash", "-n", "-c", script)
-        assert (said.code, said.errors) == (0, ""), str(said)
+        result = await ran("bash", "-n", "-c", script)
+        assert (result.code, result.errors) == (0, ""), str(result)
 
 
 @EACH
-def test_the_program_understands_what_it_is_told(name: str) -> None:
-    """Each command line in a script, with all its flags."""
-    found = [words for script in scripts(name) for words in command_lines(script)]
+def test_recipe_command_lines_are_valid(name: str) -> None:
+    """The program accepts every command line in the scripts, with all flags."""
+    found = [arguments for script in scripts(name) for arguments in command_lines(script)]
     assert found
-    for words in found:
-        check_command(words)
+    for arguments in found:
+        check_command(arguments)
 
 
 @EACH
-def test_the_image_is_this_version(name: str) -> None:
-    """Wherever it is named."""
+def test_image_has_this_version(name: str) -> None:
+    """At every occurrence."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     tags = re.findall(rf"{IMAGE}:(\S+)", (FOLDER / name).read_text())
     assert set(tags) == {version}
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "tekton.yaml"])
-def test_the_container_has_no_right_that_it_does_not_need(name: str) -> None:
-    """As in compose.yaml; and its port is on loopback."""
+def test_recipe_container_is_unprivileged(name: str) -> None:
+    """The flags are those of compose.yaml, and the port is on loopback."""
     (run,) = re.findall(rf"docker run --detach .*? {IMAGE}", " ".join(scripts(name)).replace("\\\n", " "), re.DOTALL)
-    words = " ".join(run.split())
-    assert all(flag in words for flag in RIGHTS), words
-    assert "--publish 127.0.0.1:5000:5000" in words
-    parse_size(re.findall(r"MIRROR_MAX_SIZE=(\S+)", words)[0])
+    flags = " ".join(run.split())
+    assert all(flag in flags for flag in RIGHTS), flags
+    assert "--publish 127.0.0.1:5000:5000" in flags
+    parse_size(re.findall(r"MIRROR_MAX_SIZE=(\S+)", flags)[0])
 
 
-def test_tektons_sidecar_listens_where_its_steps_ask() -> None:
-    """It keeps its cache in the workspace, has no rights, and is ready when it answers."""
+def test_tekton_sidecar_listens_at_the_address_of_the_steps() -> None:
+    """The sidecar keeps its cache in the workspace, is unprivileged, and is ready when it answers."""
     spec = document("tekton.yaml")["spec"]
     (sidecar,) = spec["sidecars"]
     env = {one["name"]: one["value"] for one in sidecar["env"]}
-    (told,) = command_lines(spec["steps"][0]["script"])
-    assert told[told.index("--mirror") + 1] == f"http://{env['MIRROR_LISTEN']}"
+    (arguments,) = command_lines(spec["steps"][0]["script"])
+    assert arguments[arguments.index("--mirror") + 1] == f"http://{env['MIRROR_LISTEN']}"
     check_command(sidecar["args"])
     assert {one["mountPath"] for one in sidecar["volumeMounts"]} == {env["MIRROR_CACHE"]}
     workspaces = {one["name"] for one in spec["workspaces"]}
@@ -98,8 +98,8 @@ def test_tektons_sidecar_listens_where_its_steps_ask() -> None:
     assert read["mountPath"] == "/etc/containers/registries.conf.d"
 
 
-def test_tektons_example_runs_the_task() -> None:
-    """Its workspaces and parameters are those that the task has."""
+def test_tekton_example_runs_the_task() -> None:
+    """The example's workspaces and parameters are those of the task."""
     text = (FOLDER / "tekton.yaml").read_text()
     (example,) = re.findall(r"(?ms)^# (apiVersion: .*)\Z", text)
     run = yaml.safe_load(example.replace("\n# ", "\n"))
@@ -112,8 +112,8 @@ def test_tektons_example_runs_the_task() -> None:
     assert template["enableServiceLinks"] is False
 
 
-def test_jenkins_braces_match() -> None:
-    """There is nothing here that reads Groovy: its blocks, and the words that a declarative pipeline has."""
+def test_jenkinsfile_is_well_formed() -> None:
+    """No Groovy parser is used: braces match, and only flags of a declarative pipeline occur."""
     text = (FOLDER / "Jenkinsfile").read_text()
     bare = re.sub(r"'''.*?'''|'[^']*'|//[^\n]*", "", text, flags=re.DOTALL)
     depth = 0

@@ -1,4 +1,4 @@
-"""The unit: systemd reads it without a complaint, and finds little that it leaves open."""
+"""The systemd unit: systemd reads it without warnings and rates its sandbox as tight."""
 
 import shlex
 import sys
@@ -16,13 +16,13 @@ from tests.unit.configurations import environment
 FOLDER = DEPLOY / "systemd"
 UNIT = FOLDER / "mirror.service"
 PROGRAM = "/opt/mirror/bin/mirror"
-EXPOSURE = 15  # tenths: what systemd-analyze counts at most; what is open is the network and a socket of its own
+EXPOSURE = 15  # systemd-analyze exposure limit in tenths; the network and one socket stay accessible
 
 needs_systemd = pytest.mark.needs("systemd-analyze")
 
 
 def service() -> ConfigParser:
-    """The unit; of a key that it has twice, the last."""
+    """Parse the unit; of a repeated key the last value counts."""
     parser = ConfigParser(strict=False, interpolation=None)
     parser.optionxform = str  # type: ignore[method-assign,assignment]
     parser.read(UNIT)
@@ -30,26 +30,26 @@ def service() -> ConfigParser:
 
 
 @needs_systemd
-async def test_systemd_reads_the_unit_without_a_complaint(tmp_path: Path) -> None:
-    """With a program where it says that there is one."""
+async def test_systemd_verifies_the_unit(tmp_path: Path) -> None:
+    """The program's path is replaced by an existing one."""
     text = UNIT.read_text()
     assert text.count(PROGRAM) == 1
     unit = tmp_path / UNIT.name
     unit.write_text(text.replace(PROGRAM, str(Path(sys.prefix) / "bin" / "mirror")))
-    said = await ran("systemd-analyze", "verify", "--man=no", str(unit))
-    assert (said.code, said.output + said.errors) == (0, ""), str(said)
+    result = await ran("systemd-analyze", "verify", "--man=no", str(unit))
+    assert (result.code, result.output + result.errors) == (0, ""), str(result)
 
 
 @needs_systemd
-async def test_systemd_finds_little_that_it_may_do(tmp_path: Path) -> None:
-    """And more as soon as a line is taken away: the bound is tight."""
+async def test_systemd_rates_the_sandbox_as_tight(tmp_path: Path) -> None:
+    """The limit is tight: without one of the sandbox settings the exposure exceeds it."""
 
     async def exposed(unit: Path) -> int:
-        said = await ran(
+        result = await ran(
             "systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE}", "--no-pager", str(unit)
         )
-        assert "Overall exposure level" in said.output, str(said)
-        return said.code
+        assert "Overall exposure level" in result.output, str(result)
+        return result.code
 
     open_one = tmp_path / UNIT.name
     open_one.write_text(UNIT.read_text().replace("SystemCallFilter=", "# "))
@@ -57,19 +57,19 @@ async def test_systemd_finds_little_that_it_may_do(tmp_path: Path) -> None:
     assert await exposed(open_one) != 0
 
 
-def test_the_mirror_ends_before_systemd_ends_it() -> None:
-    """And what it is started with is what it knows; it is not started again where that would end the same."""
+def test_stop_timeout_exceeds_shutdown_limit() -> None:
+    """ExecStart is a valid command line, and a start that would fail again is not repeated."""
     unit = service()["Service"]
     assert float(unit["TimeoutStopSec"].removesuffix("s")) > read_settings(None, {}, []).timeouts.shutdown + 5
-    program, *words = shlex.split(unit["ExecStart"])
+    program, *arguments = shlex.split(unit["ExecStart"])
     assert program == PROGRAM
-    check_command(words)
+    check_command(arguments)
     assert unit["RestartPreventExitStatus"] == "2"
     assert int(unit["LimitNOFILE"]) >= 2 * read_settings(None, {}, []).limits.connections + 256
 
 
-def test_the_variables_make_settings() -> None:
-    """Those of the file and of the unit."""
+def test_variables_are_valid_settings() -> None:
+    """The variables of the environment file and of the unit are valid settings."""
     lines = (FOLDER / "mirror.env").read_text().splitlines()
     pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
     found = {name: value for name, _, value in pairs}
@@ -84,11 +84,11 @@ def test_the_variables_make_settings() -> None:
 
 
 @pytest.mark.needs("systemd-sysusers")
-async def test_the_user_is_made(tmp_path: Path) -> None:
-    """By systemd-sysusers, and it is the one that the unit names."""
+async def test_sysusers_creates_the_user(tmp_path: Path) -> None:
+    """systemd-sysusers creates the user that the unit names."""
     (tmp_path / "etc").mkdir()
-    said = await ran("systemd-sysusers", f"--root={tmp_path}", str(FOLDER / "mirror.sysusers"))
-    assert said.code == 0, str(said)
+    result = await ran("systemd-sysusers", f"--root={tmp_path}", str(FOLDER / "mirror.sysusers"))
+    assert result.code == 0, str(result)
     (line,) = (tmp_path / "etc/passwd").read_text().splitlines()
     assert line.split(":")[0] == service()["Service"]["User"] == service()["Service"]["Group"]
     assert line.split(":")[5:] == ["/var/cache/mirror", "/usr/sbin/nologin"]

@@ -1,4 +1,4 @@
-"""The blocks of a document: commands, files, and where the reader is to go to another machine."""
+"""Parse the blocks of a document: commands, files, and changes to another machine."""
 
 import re
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from markdown_it import MarkdownIt
 COMMANDS = {"console", "sh"}
 FILES = {"toml", "json", "yaml", "text"}
 MOVES = {"<!-- elsewhere -->": False, "<!-- back here -->": True}
-"""In a document: what follows is done on another machine, from where no upstream is reached; on the first one again."""
+"""Comments in a document: the blocks that follow are for another machine without upstreams, or for the first again."""
 
 _NAMED = re.compile(r"`([\w./~-]*\w\.(?:toml|json|ya?ml|conf|txt))`")
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What is typed, and what the document shows of the answer; a … in that may be anything."""
+    """A command, and the output lines that the document shows; … in a line stands for any text."""
 
     text: str
     shown: tuple[str, ...] = ()
@@ -25,7 +25,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """What a file is to hold. *path*: None where the text before names none."""
+    """A file and its content. *path* is None if the text before names none."""
 
     language: str
     path: str | None
@@ -34,7 +34,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """To another machine, or back to the first."""
+    """A change to another machine, or back to the first."""
 
     back: bool
 
@@ -43,10 +43,10 @@ Block = Command | File | Move
 
 
 def blocks(document: Path) -> Iterator[Block]:
-    """All blocks of a document, in order.
+    """Yield all blocks of a document, in order.
 
     Raises:
-        ValueError: a block is of a language that nobody knows how to check.
+        ValueError: if no check exists for a block's language.
     """
     before = ""
     for token in MarkdownIt().parse(document.read_text()):
@@ -59,7 +59,7 @@ def blocks(document: Path) -> Iterator[Block]:
                 lines = token.content.replace("\\\n", " ").splitlines()
                 yield from (Command(line) for line in lines if line)
             case "fence" if token.info == "console":
-                yield from _typed(token.content)
+                yield from _console_commands(token.content)
             case "fence" if token.info == "sh":
                 yield Command(token.content)
             case "fence" if token.info in FILES:
@@ -69,39 +69,39 @@ def blocks(document: Path) -> Iterator[Block]:
             case "fence" if token.info == "mermaid":
                 pass  # tests/unit/test_documents.py checks the files that a diagram names
             case "fence":
-                raise ValueError(f"{document.name}: a block of {token.info or 'no language'}: how is it to be checked?")
+                raise ValueError(f"{document.name}: a block of {token.info or 'no language'} cannot be checked")
             case _:
                 pass
 
 
-def _typed(text: str) -> Iterator[Command]:
-    """Lines behind a $ (and those that a backslash continues), each with what follows up to the next."""
-    typed, shown = "", list[str]()
+def _console_commands(text: str) -> Iterator[Command]:
+    """Yield the commands behind a $ (with continuation lines), each with the output lines up to the next."""
+    command, shown = "", list[str]()
     for line in text.splitlines():
-        if typed.endswith("\\"):
-            typed += f"\n{line}"
+        if command.endswith("\\"):
+            command += f"\n{line}"
         elif line.startswith("$ "):
-            if typed:
-                yield Command(_bare(typed), tuple(shown))
-            typed, shown = line[2:], []
+            if command:
+                yield Command(_without_comment(command), tuple(shown))
+            command, shown = line[2:], []
         else:
             shown.append(line)
-    if not typed:
+    if not command:
         raise ValueError(f"a console without a command: {text}")
-    yield Command(_bare(typed), tuple(shown))
+    yield Command(_without_comment(command), tuple(shown))
 
 
-def _bare(typed: str) -> str:
-    """Without the remark at the end of a line: interactive shells know none."""
-    return re.sub(r"\s{2,}# .*$", "", typed)
+def _without_comment(command: str) -> str:
+    """Remove the comment at the end of a line."""
+    return re.sub(r"\s{2,}# .*$", "", command)
 
 
-def answers(shown: tuple[str, ...], said: str) -> str | None:
-    """The first of the shown lines that is not in what was said, in this order; None if all are."""
-    lines = iter([" ".join(line.split()) for line in said.splitlines()])
+def missing_line(shown: tuple[str, ...], output: str) -> str | None:
+    """Return the first shown line that the output lacks, in this order; None if it has all."""
+    lines = iter([" ".join(line.split()) for line in output.splitlines()])
     for one in shown:
-        words = " ".join(one.split())
-        pattern = ".*".join(re.escape(part) for part in words.split("…"))
-        if words and not any(re.fullmatch(pattern, line) for line in lines):
+        normalized = " ".join(one.split())
+        pattern = ".*".join(re.escape(part) for part in normalized.split("…"))
+        if normalized and not any(re.fullmatch(pattern, line) for line in lines):
             return one
     return None

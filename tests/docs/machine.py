@@ -1,4 +1,4 @@
-"""A machine of its own: its /etc, /run and /var, its network, its processes. All of it ends with it."""
+"""An isolated machine with its own /etc, /run, /var, network and processes, all of which end with it."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ NAME = "mirror.example"
 REGISTRY_PORT = 7000
 CLOSED_PORT = 9
 
-_MADE = f"""
+_SETUP = f"""
 set -eu
 cd "$1"
 mkdir etc etc.work home elsewhere work bin
@@ -32,12 +32,12 @@ ip address add {ADDRESS}/32 dev lo
 echo "127.0.0.1 localhost\n{ADDRESS} {NAME}" >/etc/hosts
 : >/etc/resolv.conf
 echo made
-# whoever is left behind here is reaped at once
+# orphaned processes are reaped at once
 exec env --ignore-signal=CHLD sleep infinity
 """
 
 _SYSTEMCTL = """#!/bin/sh
-# What systemd does for the documents. dockerd has run since before anything was written, as on most machines.
+# Start, restart and reload daemons like systemd. dockerd runs from before its daemon.json exists, as on most machines.
 set -eu
 unit=$2
 stop() {
@@ -84,12 +84,12 @@ _FILES = {
         '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\n'
     ),
 }
-"""What is on every machine with podman, and what this kernel needs."""
+"""Configuration of podman as packaged, and for this kernel."""
 
 
 @dataclass(slots=True)
 class Machine:
-    """A machine, and the shell of whoever sits in front of it."""
+    """A machine, and the state of a shell there."""
 
     root: Path
     pid: int
@@ -98,11 +98,11 @@ class Machine:
 
     @property
     def work(self) -> Path:
-        """Where commands are typed."""
+        """Return the working directory of commands."""
         return self.root / "work"
 
     def argv(self, command: str) -> list[str]:
-        """What types *command* there."""
+        """Return the command line that runs *command* in the machine."""
         env = {
             "PATH": f"{self.root}/bin:{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin",
             "PYTHONPATH": str(ROOT),
@@ -111,53 +111,53 @@ class Machine:
             "COLUMNS": "500",
             "MIRROR_UPSTREAM": " ".join(f"{name}={self.upstream}" for name in DEFAULT_UPSTREAMS),
         }
-        words = [f"{name}={value}" for name, value in env.items()]
+        variables = [f"{name}={value}" for name, value in env.items()]
         enter = ["nsenter", "--target", str(self.pid), "--mount", "--net", "--pid", f"--wd={self.work}"]
-        return [*enter, "env", "--ignore-environment", *words, "bash", "-euo", "pipefail", "-c", command]
+        return [*enter, "env", "--ignore-environment", *variables, "bash", "-euo", "pipefail", "-c", command]
 
-    async def typed(self, command: str) -> Ran:
-        """A command, to its end."""
+    async def run(self, command: str) -> Ran:
+        """Run a command to its end."""
         return await ran(*self.argv(command))
 
     async def succeeded(self, command: str) -> Ran:
-        """The same, where it has to succeed."""
-        done = await self.typed(command)
-        assert done.code == 0, f"{command}\n{done}"
-        return done
+        """Run a command to its end and assert that it succeeds."""
+        result = await self.run(command)
+        assert result.code == 0, f"{command}\n{result}"
+        return result
 
     async def write(self, path: str, text: str) -> None:
-        """A file, by its path there."""
+        """Write a file, by its path in the machine."""
         (self.root / "next").write_text(text)
         await self.succeeded(f'file={path}; mkdir -p "$(dirname "$file")"; cp {self.root}/next "$file"')
 
     def move(self, *, back: bool) -> None:
-        """To another machine, where nothing is known of this one and no upstream is reached; or *back* here."""
+        """Switch to another machine without state and without upstreams, or *back* to the first."""
         self.home = self.root / ("home" if back else "elsewhere")
         self.upstream = f"http://127.0.0.1:{REGISTRY_PORT if back else CLOSED_PORT}"
 
 
 @asynccontextmanager
 async def machine(storage: Path, programs: Mapping[str, str]) -> AsyncIterator[Machine]:
-    """A machine with a registry in its network that is every upstream, and a clone of the project to stand in.
+    """Yield a machine with a registry that serves as every upstream, and a clone of the project as working directory.
 
     Args:
-        storage: what that registry has.
-        programs: scripts on the PATH there, by name.
+        storage: the storage of that registry.
+        programs: scripts for the machine's PATH, by name.
     """
     with short_directory("docs") as root:
         isolated = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        async with running([*isolated, "sh", "-c", _MADE, "sh", str(root)], log=root / "log") as holder:
+        async with running([*isolated, "sh", "-c", _SETUP, "sh", str(root)], log=root / "log") as holder:
             try:
                 await holder.until(lambda: "made" in holder.said())
                 made = Machine(root, _only_child(holder.pid), root / "home", f"http://127.0.0.1:{REGISTRY_PORT}")
-                await _furnish(made, {"systemctl": _SYSTEMCTL, "sudo": _SUDO, **programs})
+                await _install_files(made, {"systemctl": _SYSTEMCTL, "sudo": _SUDO, **programs})
                 async with _registry(made, storage):
                     yield made
             finally:
                 await holder.kill()
 
 
-async def _furnish(made: Machine, programs: Mapping[str, str]) -> None:
+async def _install_files(made: Machine, programs: Mapping[str, str]) -> None:
     for name, text in programs.items():
         (made.root / "bin" / name).write_text(text)
         (made.root / "bin" / name).chmod(0o755)
@@ -168,7 +168,7 @@ async def _furnish(made: Machine, programs: Mapping[str, str]) -> None:
 
 
 def _clone(folder: Path) -> None:
-    """The project, with the environment that the tests run in as the one that make has made."""
+    """Link the project's files, with the tests' environment in the place of the one that `make` creates."""
     for entry in ROOT.iterdir():
         if not entry.name.startswith("."):
             (folder / entry.name).symlink_to(entry)
@@ -201,7 +201,7 @@ async def _registry(made: Machine, storage: Path) -> AsyncIterator[Program]:
 
 
 def _only_child(pid: int) -> int:
-    """The process of the machine that all others there end with."""
+    """Return the first process of the machine's PID namespace."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     assert len(children) == 1, children
     return int(children[0])

@@ -1,4 +1,4 @@
-"""Somebody who reads a document at a machine, types all of it, and writes all files that it shows."""
+"""Follow a document on a machine: run all of its commands and write all of its files."""
 
 import json
 import re
@@ -11,15 +11,15 @@ import yaml
 
 from mirror.clients import CLIENTS, Address, Mirrored
 from mirror.config import DEFAULT_UPSTREAMS, Settings
-from tests.docs.blocks import Block, Command, File, Move, answers
+from tests.docs.blocks import Block, Command, File, Move, missing_line
 from tests.docs.machine import Machine
 from tests.real.program import Program
 
 NOT_RUN: Mapping[str, str] = {"kubectl ": "there is no cluster here"}
-"""What is not typed, by its beginning, and why."""
+"""Commands that are not run, by their beginning, with the reason."""
 
 INSTEAD: Mapping[str, str] = {"make test": "make --dry-run test"}
-"""What can't be typed here, as it runs these tests, and what is typed in its place."""
+"""Commands that would run these tests, with the command that is run instead."""
 
 PROOFS: Mapping[str, str] = {
     "/etc/docker/daemon.json": "systemctl reload docker; docker pull --quiet alpine:3.20",
@@ -29,10 +29,10 @@ PROOFS: Mapping[str, str] = {
     ),
     "/etc/containers/registries.conf.d/mirror.conf": "podman pull --quiet docker.io/library/alpine:3.20",
 }
-"""What shows that a client reads a file, by the file. No upstream has a name here, so only the mirror can answer."""
+"""For each client file, a command that uses it. Upstream names do not resolve there: responses come from the mirror."""
 
 _PRINTED = {CLIENTS["k3s"].path}
-"""Files of clients that are not here: what is shown has to be what `mirror client-config` prints."""
+"""Files of clients that are not installed: the document must show the output of `mirror client-config`."""
 
 _SERVES = re.compile(r"mirror serve(?!.*[>&])|make run")
 _PARSERS: Mapping[str, Callable[[str], Any]] = {
@@ -44,7 +44,7 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
 
 
 class Reader:
-    """At a machine, with one terminal for what runs on and one for the rest."""
+    """Runs a document's blocks on a machine, with the mirror in the background."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
@@ -52,7 +52,7 @@ class Reader:
         self._logs = 0
 
     async def follow(self, block: Block) -> None:
-        """Does what a block says. Fails where it can't be done, or is answered otherwise than is shown."""
+        """Run a command or write a file; fail if the command fails or its output lacks a shown line."""
         match block:
             case Move():
                 await self.stop()
@@ -60,31 +60,33 @@ class Reader:
             case File():
                 await self._write(block)
             case Command():
-                await self._type(block)
+                await self._run(block)
             case _:
                 assert_never(block)
 
-    async def _type(self, command: Command) -> None:
+    async def _run(self, command: Command) -> None:
         if any(command.text.startswith(beginning) for beginning in NOT_RUN):
             return
         if _SERVES.match(command.text):
             await self._serve(command.text)
             return
-        done = await self._machine.succeeded(INSTEAD.get(command.text, command.text))
-        missing = answers(command.shown, done.output + done.errors)
-        assert missing is None, f"{command.text!r} does not say {missing!r}: {done}"
+        result = await self._machine.succeeded(INSTEAD.get(command.text, command.text))
+        missing = missing_line(command.shown, result.output + result.errors)
+        assert missing is None, f"{command.text!r} does not say {missing!r}: {result}"
 
     async def _write(self, file: File) -> None:
         found = _PARSERS[file.language](file.text)
         if file.path is None:
-            assert file.language == "toml", f"which file is it? {file.text}"
-            assert found.keys() <= Settings.model_fields.keys(), f"which file is it? {file.text}"  # test_documents.py
+            assert file.language == "toml", f"the text before names no file: {file.text}"
+            assert found.keys() <= Settings.model_fields.keys(), (
+                f"the text before names no file: {file.text}"
+            )  # test_documents.py
             return
         if file.path in _PRINTED:
             assert found == yaml.safe_load(_printed(file.text))
         else:
             client = any(file.path == one.path for one in CLIENTS.values())
-            assert not client or file.path in PROOFS, f"what shows that {file.path} is read?"
+            assert not client or file.path in PROOFS, f"no command proves that {file.path} is read"
         await self._machine.write(file.path, file.text)
         if file.path in PROOFS:
             await self._prove(file)
@@ -98,7 +100,7 @@ class Reader:
         await self._machine.succeeded(PROOFS[file.path])
 
     async def _serve(self, command: str) -> None:
-        """Runs on, while other commands are typed elsewhere; what ran before is stopped with Ctrl-C."""
+        """Run a serving command in the background; the one before is stopped with SIGINT first."""
         await self.stop()
         self._logs += 1
         log = self._machine.root / f"serving-{self._logs}.log"
@@ -107,7 +109,7 @@ class Reader:
         await serving.until(lambda: "listening" in serving.said())
 
     async def stop(self) -> None:
-        """Ctrl-C."""
+        """Stop the background command with SIGINT (Ctrl-C)."""
         if self._serving is None:
             return
         serving, self._serving = self._serving, None
@@ -116,25 +118,25 @@ class Reader:
         assert "stopped" in serving.said(), str(serving)
         assert "Traceback" not in serving.said(), str(serving)
 
-    async def leave(self) -> None:
-        """Without a word."""
+    async def kill(self) -> None:
+        """Kill the background command."""
         if self._serving is not None:
             await self._serving.kill()
 
 
 @asynccontextmanager
 async def reader(machine: Machine) -> AsyncIterator[Reader]:
-    """Stops at the end what still runs."""
-    person = Reader(machine)
+    """Yield a reader; stop its background command at the end."""
+    started = Reader(machine)
     try:
-        yield person
-        await person.stop()
+        yield started
+        await started.stop()
     finally:
-        await person.leave()
+        await started.kill()
 
 
 def _printed(shown: str) -> str:
-    """What `mirror client-config k3s` prints for the mirror and the registries that are shown."""
+    """Return the output of `mirror client-config k3s` for the mirror and the registries that are shown."""
     found = re.search(r"https?://[\w.:-]+", shown)
     assert found, shown
     names = tuple(name for name in DEFAULT_UPSTREAMS if f"{name}:" in shown)
@@ -142,7 +144,7 @@ def _printed(shown: str) -> str:
 
 
 def _scripts(found: Any) -> Iterator[str]:  # noqa: ANN401 - YAML
-    """What the steps of a CI's file run: GitHub's `run`, GitLab's `before_script` and `script`."""
+    """Yield the scripts of a CI file: GitHub's `run`, GitLab's `before_script`, `script` and `after_script`."""
     if isinstance(found, dict):
         for key, value in found.items():
             if key == "run":

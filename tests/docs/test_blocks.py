@@ -1,10 +1,10 @@
-"""What is taken out of a document, and what is held against what was said."""
+"""Parsing of document blocks, and comparison of shown lines with a command's output."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.docs.blocks import Command, File, Move, answers, blocks
+from tests.docs.blocks import Command, File, Move, blocks, missing_line
 
 PAGE = """
 Type
@@ -34,8 +34,8 @@ a: b
 """
 
 
-def test_every_block_is_found_in_its_order(tmp_path: Path) -> None:
-    """Indented, typed, of a file that the text before names, and of one that it does not."""
+def test_all_blocks_are_parsed_in_order(tmp_path: Path) -> None:
+    """Indented and console commands, a file whose path the text before names, and a file without a path."""
     (tmp_path / "page.md").write_text(PAGE)
 
     assert list(blocks(tmp_path / "page.md")) == [
@@ -49,8 +49,8 @@ def test_every_block_is_found_in_its_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["```bash\nls\n```", "```\nls\n```", "```console\nno prompt\n```"])
-def test_a_block_that_nobody_can_check_is_refused(tmp_path: Path, text: str) -> None:
-    """So that none is left out unseen."""
+def test_block_without_check_is_refused(tmp_path: Path, text: str) -> None:
+    """An unknown block must not be silently skipped."""
     (tmp_path / "page.md").write_text(text)
 
     with pytest.raises(ValueError, match=r"block|console"):
@@ -62,12 +62,12 @@ def test_a_block_that_nobody_can_check_is_refused(tmp_path: Path, text: str) -> 
     [
         (("one two", "three"), None),
         (("one …", "…three…"), None),
-        (("three", "one two"), "one two"),  # not in this order
-        (("one",), "one"),  # a part of a line is no line
+        (("three", "one two"), "one two"),  # wrong order
+        (("one",), "one"),  # a part of a line does not match
         (("four",), "four"),
         (("", "three"), None),
     ],
 )
-def test_shown_lines_are_looked_for_in_what_was_said(shown: tuple[str, ...], missing: str | None) -> None:
-    """In order, whole, with … for anything."""
-    assert answers(shown, "one    two\nzero\nthree\n") == missing
+def test_shown_lines_are_compared_with_output(shown: tuple[str, ...], missing: str | None) -> None:
+    """Lines match in order and as a whole; … matches any text."""
+    assert missing_line(shown, "one    two\nzero\nthree\n") == missing

@@ -1,4 +1,4 @@
-"""Whoever types what a document says gets what it says."""
+"""The commands in all documents succeed with the shown output."""
 
 import asyncio
 from pathlib import Path
@@ -21,20 +21,20 @@ IMAGES = (
     "team/app:1.4.2",
     "pause:3.10",
 )
-"""What the documents pull; every upstream has all of them."""
+"""The images that the documents pull; every upstream has all of them."""
 
 ELSEWHERE = {
     "deploy/README.md": {
         "pip download ": "tests/deploy/engine.py",
         "docker build ": "tests/deploy/engine.py",
-        "python3 -m venv /opt/mirror": "tests/deploy/engine.py",  # as the Dockerfile does
+        "python3 -m venv /opt/mirror": "tests/deploy/engine.py",  # as in the Dockerfile
         "/opt/mirror/bin/pip install ": "tests/deploy/engine.py",
         "install -D ": "tests/deploy/test_systemd.py",
         "systemctl enable ": "tests/deploy/test_systemd.py",
         "mirror client-config kubernetes ": "tests/unit/test_clients.py",
     }
 }
-"""Documents whose blocks other tests see to: each command by its beginning, and where."""
+"""Documents whose commands are run by other tests: the beginning of each command, and the test file."""
 
 DOCUMENTS = {
     str(path.relative_to(ROOT)): path
@@ -43,32 +43,32 @@ DOCUMENTS = {
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)
-def test_what_is_seen_to_elsewhere_is_seen_to(name: str) -> None:
-    """Each command of such a document by a test that is there, and nothing but what the document says."""
-    said = [block.text for block in blocks(DOCUMENTS[name]) if isinstance(block, Command)]
-    for text in said:
-        assert any(text.startswith(beginning) for beginning in ELSEWHERE[name]), f"nobody sees to {text}"
+def test_commands_with_other_tests_are_listed(name: str) -> None:
+    """Each command of such a document has an existing test, and each entry is a command of the document."""
+    commands = [block.text for block in blocks(DOCUMENTS[name]) if isinstance(block, Command)]
+    for text in commands:
+        assert any(text.startswith(beginning) for beginning in ELSEWHERE[name]), f"no test runs {text}"
     for beginning, test in ELSEWHERE[name].items():
-        assert any(text.startswith(beginning) for text in said), beginning
+        assert any(text.startswith(beginning) for text in commands), beginning
         assert (ROOT / test).is_file(), test
 
 
-def test_what_is_not_run_is_there() -> None:
-    """The list of what can't be run has nothing on it that no document says any more."""
-    said = [block.text for path in DOCUMENTS.values() for block in blocks(path) if isinstance(block, Command)]
+def test_skipped_commands_are_in_documents() -> None:
+    """Each entry of the lists of commands that are not run is a command of some document."""
+    commands = [block.text for path in DOCUMENTS.values() for block in blocks(path) if isinstance(block, Command)]
     for beginning in (*NOT_RUN, *INSTEAD):
-        assert any(text.startswith(beginning) for text in said), beginning
+        assert any(text.startswith(beginning) for text in commands), beginning
 
 
-def test_what_is_proved_is_there() -> None:
-    """And every proof is of a file that some document shows."""
+def test_checked_files_are_in_documents() -> None:
+    """Each checked file is shown by some document."""
     shown = {block.path for path in DOCUMENTS.values() for block in blocks(path) if isinstance(block, File)}
     assert shown >= PROOFS.keys()
 
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A docker-registry's storage with all images."""
+    """The storage of a docker-registry with all images."""
     folder = tmp_path_factory.mktemp("registry")
 
     async def push() -> None:
@@ -87,11 +87,11 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root=True,
 )
 @pytest.mark.parametrize("name", [name for name in DOCUMENTS if name not in ELSEWHERE])
-async def test_whoever_types_all_of_it_gets_what_it_says(name: str, storage: Path) -> None:
-    """From the first block to the last, on one machine: commands succeed and say what is shown, files are read."""
+async def test_document_commands_succeed_with_shown_output(name: str, storage: Path) -> None:
+    """All blocks of a document run in order on one machine: commands succeed with the shown output, files are used."""
     found = list(blocks(DOCUMENTS[name]))
     if not found:
         return
-    async with machine(storage, {}) as here, reader(here) as person:
+    async with machine(storage, {}) as here, reader(here) as following:
         for block in found:
-            await person.follow(block)
+            await following.follow(block)

@@ -1,4 +1,4 @@
-"""docs/configuration.md and config/mirror.toml say what the settings are."""
+"""docs/configuration.md and config/mirror.toml agree with the settings."""
 
 import tomllib
 from pathlib import Path
@@ -15,15 +15,15 @@ from tests.unit.configurations import environment
 KEYS = [key for section in Settings.model_fields for key in reference.keys(section)]
 
 
-def test_both_are_as_they_would_be_written_now() -> None:
-    """`make reference` writes them."""
+def test_reference_files_are_up_to_date() -> None:
+    """`make reference` writes both files."""
     assert reference.PAGE.read_text() == reference.page()
     assert reference.FILE.read_text() == reference.file()
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.path)
-def test_each_key_says_what_it_is_and_its_default_is_the_true_one(key: reference.Key, tmp_path: Path) -> None:
-    """What is shown as a default changes nothing when it is written; what has none shows an example."""
+def test_documented_default_is_the_default(key: reference.Key, tmp_path: Path) -> None:
+    """Writing a documented default changes no setting; a key without a default has an example."""
     assert key.text.endswith("."), key.path
     assert f"| `{key.name}` | {key.kind} |" in reference.page()
     if key.section in {"access", "upstreams"} or key.default is None:
@@ -38,16 +38,16 @@ def test_each_key_says_what_it_is_and_its_default_is_the_true_one(key: reference
 @pytest.mark.parametrize(
     "key", [key for key in KEYS if key.section not in {"access", "upstreams"}], ids=lambda key: key.path
 )
-def test_each_variable_is_read(key: reference.Key) -> None:
-    """It changes its key, or is refused by that name; those of flags are read with the flags."""
+def test_each_environment_variable_is_read(key: reference.Key) -> None:
+    """Each variable changes its key or is refused with the key's name; variables of flags are tested with the flags."""
     if key.path in reference.FLAGS:
         return
     with environment(**{key.variable: "/elsewhere"}):
         assert outcome(key) in {"/elsewhere", f"{key.section}.{key.name} is refused"}
 
 
-def test_the_flags_are_those_of_the_commands() -> None:
-    """Every flag with a variable is on the page, with that variable."""
+def test_every_flag_with_a_variable_is_documented() -> None:
+    """Every flag with a variable is documented with that variable."""
     found = {}
     for name in dir(options):
         for one in getattr(getattr(options, name), "__metadata__", ()):
@@ -58,8 +58,8 @@ def test_the_flags_are_those_of_the_commands() -> None:
     assert all(variable in reference.page() for variable in shown)
 
 
-def test_every_example_can_be_used(tmp_path: Path) -> None:
-    """What stands in the file behind a #, once that is taken away."""
+def test_every_example_is_valid(tmp_path: Path) -> None:
+    """The commented examples in config/mirror.toml are valid once uncommented."""
     text = reference.FILE.read_text()
     assert tomllib.loads(text)
     access = "\n".join(line.removeprefix("#     ") for line in text.splitlines() if line.startswith("#     "))
@@ -68,7 +68,7 @@ def test_every_example_can_be_used(tmp_path: Path) -> None:
 
 
 def outcome(key: reference.Key) -> str:
-    """What the key is set to, or that its value is refused, alone or with the section that it is in."""
+    """Return the key's value, or that its value is refused, by itself or with its section."""
     try:
         return str(getattr(getattr(read_settings(None, {}, []), key.section), key.name))
     except ConfigurationInvalid as error:

@@ -1,7 +1,7 @@
-"""`python -m tests.fuzz`: sends the inputs, prints the figures, ends with 1 if anything was found.
+"""`python -m tests.fuzz`: run the inputs, print the figures, and exit with 1 after a failure.
 
-It runs in a network of its own: the upstream has a public address there, so that whatever reaches a private one is
-astray, and what hostile answers name is not reached in earnest.
+The program runs in its own network namespace, where the upstream has a public address: any connection to a private
+address is an error, and no address in a hostile response is reached for real.
 """
 
 import argparse
@@ -17,64 +17,64 @@ from pathlib import Path
 import uvloop
 from rich.console import Console
 
-from tests.fuzz import answers, parsers, requests
-from tests.fuzz.tally import Tally, table
+from tests.fuzz import hostile_upstream, parsers, requests
+from tests.fuzz.statistics import Statistics, table
 
 COUNT = 100_000
 SHARES = {"parsers": 0.5, "requests": 0.35, "answers": 0.15}
 PUBLIC = "203.0.113.10"
 _SHOWN = 10  # failures of a target
-_INSIDE = "FUZZ_INSIDE"
+_IN_NAMESPACE = "FUZZ_INSIDE"
 _NETWORK = f'ip link set lo up && ip address add {PUBLIC}/32 dev lo && exec "$@"'
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    if not os.environ.pop(_INSIDE, ""):
-        return _inside([*(sys.argv[1:] if arguments is None else arguments), "--seed", str(options.seed)])
+    if not os.environ.pop(_IN_NAMESPACE, ""):
+        return _run_in_namespace([*(sys.argv[1:] if arguments is None else arguments), "--seed", str(options.seed)])
     console = Console(width=150)
     console.print(f"seed {options.seed}, upstream at {PUBLIC}", highlight=False)
-    tallies = [_run(target, options) for target in options.only]
-    for tally in tallies:
-        for failure in tally.failures[:_SHOWN]:
-            console.print(f"{tally.target}: {failure}", highlight=False, markup=False, soft_wrap=True)
-        if len(tally.failures) > _SHOWN:
-            console.print(f"{tally.target}: and {len(tally.failures) - _SHOWN} more", highlight=False)
+    statistics = [_run(target, options) for target in options.only]
+    for figures in statistics:
+        for failure in figures.failures[:_SHOWN]:
+            console.print(f"{figures.target}: {failure}", highlight=False, markup=False, soft_wrap=True)
+        if len(figures.failures) > _SHOWN:
+            console.print(f"{figures.target}: and {len(figures.failures) - _SHOWN} more", highlight=False)
         if options.verbose:
-            for answer, times in tally.answers.most_common():
-                console.print(f"  {times:>8,} {tally.target}: {answer}", highlight=False, markup=False)
-    console.print(table(tallies))
-    for tally in tallies:
-        if tally.connections:
-            went = ", ".join(f"{times:,} {where}" for where, times in tally.connections.most_common(8))
-            console.print(f"{tally.target}: the mirror's connections went to: {went}", highlight=False)
-    failures = sum(len(tally.failures) for tally in tallies)
-    total = sum(tally.inputs for tally in tallies)
+            for answer, times in figures.answers.most_common():
+                console.print(f"  {times:>8,} {figures.target}: {answer}", highlight=False, markup=False)
+    console.print(table(statistics))
+    for figures in statistics:
+        if figures.connections:
+            destinations = ", ".join(f"{times:,} {where}" for where, times in figures.connections.most_common(8))
+            console.print(f"{figures.target}: the mirror's connections went to: {destinations}", highlight=False)
+    failures = sum(len(figures.failures) for figures in statistics)
+    total = sum(figures.inputs for figures in statistics)
     console.print(f"{total:,} inputs, {failures:,} failures, seed {options.seed}", highlight=False)
     return 1 if failures else 0
 
 
-def _inside(arguments: list[str]) -> int:
-    """The exit status of the same program in a network of its own."""
+def _run_in_namespace(arguments: list[str]) -> int:
+    """Return the exit status of this program in its own network namespace."""
     unshare = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net"]
     if not all(map(shutil.which, ("unshare", "ip"))) or subprocess.run([*unshare, "true"], check=False).returncode:
         print("fuzz: needs a network of its own: run it as root, with util-linux and iproute2", file=sys.stderr)
         return 2
     program = [sys.executable, "-m", "tests.fuzz", *arguments]
     inside = [*unshare, "sh", "-c", _NETWORK, "sh", *program]
-    return subprocess.run(inside, env={**os.environ, _INSIDE: "yes"}, check=False).returncode
+    return subprocess.run(inside, env={**os.environ, _IN_NAMESPACE: "yes"}, check=False).returncode
 
 
-def _run(target: str, options: argparse.Namespace) -> Tally:
-    tally = Tally(target, options.seed)
+def _run(target: str, options: argparse.Namespace) -> Statistics:
+    figures = Statistics(target, options.seed)
     count = max(1, round(options.count * SHARES[target] / sum(SHARES[one] for one in options.only)))
     if target == "parsers":
-        parsers.run(tally, count, options.at)
-        return tally
-    run = requests.run if target == "requests" else answers.run
+        parsers.run(figures, count, options.at)
+        return figures
+    run = requests.run if target == "requests" else hostile_upstream.run
     with tempfile.TemporaryDirectory(prefix="fuzz-") as directory:
-        uvloop.run(run(tally, count, options.at, Path(directory), PUBLIC))
-    return tally
+        uvloop.run(run(figures, count, options.at, Path(directory), PUBLIC))
+    return figures
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

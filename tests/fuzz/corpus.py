@@ -1,10 +1,10 @@
-"""What both sides of a mirror can be sent that is wrong, odd, or another's: the pieces that inputs are made of."""
+"""Invalid and unusual pieces of HTTP requests, responses, tokens and manifests, from which inputs are made."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
 
 def _lines(values: Mapping[bytes, Sequence[bytes]]) -> Iterator[bytes]:
-    """Header lines; a value may bring further lines."""
+    """Yield header lines; a value may contain further lines."""
     return (b"%s: %s" % (name, value) for name, several in values.items() for value in several)
 
 
@@ -14,7 +14,7 @@ _CODINGS = (
     *(b"chunked", b"CHUNKED", b"xchunked", b"identity", b"gzip", b"gzip, chunked", b"chunked, chunked"),
     *(b"chunked, identity", b"\x0bchunked", b"\r\n chunked"),
 )
-_NO_HEADERS = (
+_INVALID_HEADERS = (
     b": a",
     b"no colon",
     b" X: a",
@@ -26,7 +26,7 @@ _NO_HEADERS = (
     b"X: a\rY: b",
 )
 
-# A client's.
+# Requests of a client.
 
 METHODS = (b"GET",) * 12 + (b"HEAD",) * 3 + (b"POST", b"PUT", b"DELETE", b"OPTIONS", b"CONNECT", b"PRI", b"get")
 VERSIONS = (b"HTTP/1.1",) * 30 + (b"HTTP/1.0",) * 3 + (b"HTTP/0.9", b"HTTP/2.0", b"HTTP/1.10", b"http/1.1", b"")
@@ -69,10 +69,10 @@ AMBIGUOUS = (
             b"X": (b"a" * 9000,),
         }
     ),
-    *_NO_HEADERS,
+    *_INVALID_HEADERS,
     MANY_HEADERS[1],
 )
-BODIES = (  # with the header that goes with each; most of them, because others break what follows
+BODIES = (  # with the header of each; most are empty, since a body breaks the requests behind it
     *((b"", b""),) * 9,
     (b"Content-Length: 5", b"hello"),
     (b"Transfer-Encoding: chunked", b"5\r\nhello\r\n0\r\n\r\n"),
@@ -83,7 +83,7 @@ BODIES = (  # with the header that goes with each; most of them, because others 
     (b"Content-Length: 50", b"GET /v2/ HTTP/1.1\r\nHost: inner\r\n\r\n"),
 )
 
-# An upstream's.
+# Responses of an upstream.
 
 STATUSES = (
     *(b"HTTP/1.1 200", b"HTTP/1.0 200 OK", b"HTTP/0.9 200 OK", b"HTTP/2 200", b"ICY 200 OK", b"200 OK", b""),
@@ -127,10 +127,10 @@ HEADERS = (
             b"X": (b"a" * 70_000,),
         }
     ),
-    *_NO_HEADERS,
+    *_INVALID_HEADERS,
     MANY_HEADERS[2],
 )
-FORBIDDEN = (  # hosts that nobody may be sent to from a public address
+FORBIDDEN = (  # hosts that the mirror must not contact because of an upstream with a public address
     *("127.0.0.1", "localhost", "[::1]", "10.0.0.1", "192.168.0.1", "172.16.0.1", "100.64.0.1", "169.254.169.254", "0"),
     *("0.0.0.0", "2130706433", "0x7f.1", "127.1", "017700000001", "[::ffff:127.0.0.1]", "[fe80::1]", "[fd00:ec2::254]"),
     *("[64:ff9b::7f00:1]", "[2002:7f00:1::]", "127.0.0.1.", "224.0.0.1", "255.255.255.255", "[::]", "user@127.0.0.1"),

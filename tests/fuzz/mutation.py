@@ -1,4 +1,4 @@
-"""Mutation: bytes that were right, and are so no longer, or only nearly."""
+"""Mutate valid bytes, so that they become invalid or nearly valid."""
 
 import random
 from collections.abc import Sequence
@@ -24,29 +24,29 @@ FRAGMENTS = (
 )
 
 
-def spoiled(chance: random.Random, text: bytes, fragments: Sequence[bytes] = FRAGMENTS) -> bytes:
-    """*text* with one to four changes."""
-    for _ in range(chance.choice((1, 1, 1, 2, 3, 4))):
-        text = _changed(chance, text, fragments)
+def mutated(rng: random.Random, text: bytes, fragments: Sequence[bytes] = FRAGMENTS) -> bytes:
+    """Return *text* with one to four random changes."""
+    for _ in range(rng.choice((1, 1, 1, 2, 3, 4))):
+        text = _changed(rng, text, fragments)
     return text
 
 
-def _changed(chance: random.Random, text: bytes, fragments: Sequence[bytes]) -> bytes:
-    start = chance.randrange(len(text) + 1)
-    end = min(len(text), start + chance.choice((0, 0, 1, 1, 2, 5, 20)))
-    match chance.randrange(6):
+def _changed(rng: random.Random, text: bytes, fragments: Sequence[bytes]) -> bytes:
+    start = rng.randrange(len(text) + 1)
+    end = min(len(text), start + rng.choice((0, 0, 1, 1, 2, 5, 20)))
+    match rng.randrange(6):
         case 0:
-            return text[:start] + chance.choice(fragments) + text[start:]
+            return text[:start] + rng.choice(fragments) + text[start:]
         case 1:
-            return text[:start] + chance.choice(fragments) + text[end:]
+            return text[:start] + rng.choice(fragments) + text[end:]
         case 2:
             return text[:start] + text[end:]
         case 3:
-            return text[:end] + text[start:end] * chance.choice((1, 2, 50)) + text[end:]
+            return text[:end] + text[start:end] * rng.choice((1, 2, 50)) + text[end:]
         case 4 if start < len(text):
-            return text[:start] + bytes([text[start] ^ 1 << chance.randrange(8)]) + text[start + 1 :]
+            return text[:start] + bytes([text[start] ^ 1 << rng.randrange(8)]) + text[start + 1 :]
         case _:
             lines = text.split(b"\r\n")
-            at = chance.randrange(len(lines))
-            lines.insert(chance.randrange(len(lines) + 1), lines[at] if chance.random() < 0.5 else lines.pop(at))
+            at = rng.randrange(len(lines))
+            lines.insert(rng.randrange(len(lines) + 1), lines[at] if rng.random() < 0.5 else lines.pop(at))
             return b"\r\n".join(lines)

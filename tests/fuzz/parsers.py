@@ -1,4 +1,4 @@
-"""The first target: everything that reads what others write, by itself, with hypothesis."""
+"""First target: the parsers of everything that clients and upstreams write, with hypothesis."""
 
 import json
 import time
@@ -21,27 +21,27 @@ from mirror.oci.ranges import ContentRange, requested_spans
 from mirror.oci.routes import BlobRoute, ManifestRoute, ReferrersRoute, TagsRoute, parse_route
 from mirror.server.answers import is_known
 from mirror.upstream.rate_limit import retry_after
-from tests.fuzz.tally import Tally
+from tests.fuzz.statistics import Statistics
 from tests.unit.texts import anything, digests, hosts, names, tags
 
-LONGEST = 1.0  # seconds for one input: what takes longer is an attack that works
+LONGEST = 1.0  # seconds for one input; longer is a denial of service
 UPSTREAMS = Upstreams(["docker.io", "quay.io", "localhost:5000"], default="docker.io")
 ANY = Digest.of(b"")
 
 Input = str | bytes
-CacheOutcome = str  # one word for each kind of result
+Outcome = str  # one term for each kind of result
 
 
 @dataclass(frozen=True, slots=True)
 class Parser:
-    """One of those that read, and what may come of it."""
+    """One parser with its inputs."""
 
     name: str
     inputs: st.SearchStrategy[Any]
-    read: Callable[[Any], CacheOutcome]
+    read: Callable[[Any], Outcome]
 
 
-def _route(target: str) -> CacheOutcome:
+def _route(target: str) -> Outcome:
     route = parse_route(target, UPSTREAMS)
     if isinstance(route, ManifestRoute | BlobRoute | TagsRoute | ReferrersRoute):
         key = str(route.asked.repository)
@@ -53,13 +53,13 @@ def _route(target: str) -> CacheOutcome:
     return type(route).__name__
 
 
-def _challenge(header: str) -> CacheOutcome:
+def _challenge(header: str) -> Outcome:
     found = parse_challenges([header])
     assert all(one.realm for one in found if isinstance(one, Bearer))
     return f"{min(len(found), 3)} challenges"
 
 
-def _link(header: str) -> CacheOutcome:
+def _link(header: str) -> Outcome:
     query = next_page(header)
     if query is None:
         return "last page"
@@ -70,38 +70,38 @@ def _link(header: str) -> CacheOutcome:
     return "next page"
 
 
-def _content_range(header: str) -> CacheOutcome:
+def _content_range(header: str) -> Outcome:
     found = ContentRange.parse(header)
     assert found is None or 0 <= found.span.start < found.span.end
     return "none" if found is None else "range"
 
 
-def _ranges(header: str) -> CacheOutcome:
+def _ranges(header: str) -> Outcome:
     spans = requested_spans(header, 1000)
     assert all(0 <= span.start < span.end <= 1000 for span in spans or ())
     return "whole" if spans is None else f"{min(len(spans), 3)} ranges"
 
 
-def _media_type(header: str) -> CacheOutcome:
+def _media_type(header: str) -> Outcome:
     found = parse_media_type(header)
     assert found is None or (found.isascii() and found.isprintable())
     return "none" if found is None else "type"
 
 
-def _manifest(body: bytes) -> CacheOutcome:
+def _manifest(body: bytes) -> Outcome:
     found = Manifest.read(ANY, body, None)
     assert found.body is body
     assert all(one.size is None or one.size >= 0 for one in found.references)
     return f"{is_manifest(body)}, {found.is_index}, {min(len(found.references), 3)} references"
 
 
-def _authorization(header: str) -> CacheOutcome:
+def _authorization(header: str) -> Outcome:
     found = parse_authorization(header)
     assert header not in repr(found) or len(header) < 12, "a secret has a repr"
     return type(found).__name__
 
 
-def _destination(url: str) -> CacheOutcome:
+def _destination(url: str) -> Outcome:
     try:
         found = Destination.parse(url)
     except ValueError:
@@ -113,18 +113,18 @@ def _destination(url: str) -> CacheOutcome:
     return "name" if address is None else zone_of(address).name
 
 
-def _digest(text: str) -> CacheOutcome:
+def _digest(text: str) -> Outcome:
     assert str(Digest.parse(text)) == text
     return "digest"
 
 
-def _retry(header: str) -> CacheOutcome:
+def _retry(header: str) -> Outcome:
     seconds = retry_after(header)
     assert seconds is None or seconds >= 0
     return "none" if seconds is None else "seconds"
 
 
-def _known(header: str) -> CacheOutcome:
+def _known(header: str) -> Outcome:
     return str(is_known([header], ANY))
 
 
@@ -195,17 +195,17 @@ PARSERS = (
 )
 
 
-def run(tally: Tally, count: int, at: int | None) -> None:
-    """At least *count* inputs in all; *at* is the number of the one parser to run."""
+def run(statistics: Statistics, count: int, at: int | None) -> None:
+    """Run at least *count* inputs in all, or those of parser number *at* only."""
     chosen = PARSERS if at is None else PARSERS[at : at + 1]
-    with tally.timed():
+    with statistics.timed():
         for number, parser in enumerate(PARSERS):
             if parser in chosen:
-                _run(tally, parser, number, -(-count // len(chosen)))
+                _run(statistics, parser, number, -(-count // len(chosen)))
 
 
-def _run(tally: Tally, parser: Parser, number: int, count: int) -> None:
-    @seed(tally.seed)
+def _run(statistics: Statistics, parser: Parser, number: int, count: int) -> None:
+    @seed(statistics.seed)
     @settings(
         max_examples=count,
         database=None,
@@ -214,20 +214,20 @@ def _run(tally: Tally, parser: Parser, number: int, count: int) -> None:
         suppress_health_check=list(HealthCheck),
     )
     @given(parser.inputs)
-    def hold(text: Input) -> None:
-        tally.inputs += 1
-        began = time.perf_counter()
+    def holds(text: Input) -> None:
+        statistics.inputs += 1
+        started = time.perf_counter()
         try:
             outcome = parser.read(text)
         except MirrorError as failure:
             outcome = f"{type(failure).__name__} {failure.status}"
         assert not outcome.endswith(("500", "502", "503")), outcome
-        assert (took := time.perf_counter() - began) < LONGEST, f"took {took:.1f} s"
-        tally.answers[f"{parser.name}: {outcome}"] += 1
+        assert (took := time.perf_counter() - started) < LONGEST, f"took {took:.1f} s"
+        statistics.answers[f"{parser.name}: {outcome}"] += 1
 
     try:
-        hold()
-    except Exception as error:  # whatever it is, it is what was looked for
+        holds()
+    except Exception as error:  # any exception is a failure of the parser
         notes = "\n".join(getattr(error, "__notes__", []))
         kind = "hang" if "took" in str(error) else "crash"
-        tally.fail(kind, f"{parser.name}: {type(error).__name__}: {error}\n{notes}", number)
+        statistics.fail(kind, f"{parser.name}: {type(error).__name__}: {error}\n{notes}", number)

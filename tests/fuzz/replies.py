@@ -1,4 +1,4 @@
-"""What a mirror may say: answers taken off a connection, byte by byte, by a reader that forgives nothing."""
+"""Strict parser of the HTTP responses on a connection to the mirror."""
 
 import hashlib
 import json
@@ -11,16 +11,16 @@ _NO_BODY = {204, 304}
 
 
 class Malformed(Exception):
-    """Not an answer of HTTP/1.1, or not one that a mirror gives."""
+    """The bytes are not a valid HTTP/1.1 response, or not one that a mirror sends."""
 
 
 class WrongBytes(Exception):
-    """Content that is not what its digest says."""
+    """The content does not match its digest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer."""
+    """One response."""
 
     status: int
     headers: dict[str, str]
@@ -29,25 +29,25 @@ class Reply:
 
     @property
     def kind(self) -> str:
-        """Status, and the OCI code if it is an error's."""
+        """The status, with the OCI error code of an error."""
         code = json.loads(self.body)["errors"][0]["code"] if self.status >= 400 and self.body else ""
         return f"{self.status} {code}".rstrip()
 
 
 def replies(stream: bytes, *, methods: list[str] | None = None) -> list[Reply]:
-    """The answers in all that a connection said.
+    """Parse all responses on a connection.
 
     Args:
-        methods: of the requests; None where they are not known, and an answer to HEAD shows by what follows it.
+        methods: of the requests; if None, a response to HEAD is recognised by the bytes that follow it.
 
     Raises:
-        Malformed
+        Malformed: if the bytes are anything else than responses of a mirror.
     """
     found: list[Reply] = []
     while stream:
         head, ended, rest = stream.partition(b"\r\n\r\n")
         if not ended:
-            raise Malformed(f"a head without an end: {head[:200]!r}")
+            raise Malformed(f"incomplete head: {head[:200]!r}")
         status, headers = _head(head)
         method = methods[len(found)] if methods is not None and len(found) < len(methods) else None
         length = _length(status, headers)
@@ -65,15 +65,15 @@ def _head(head: bytes) -> tuple[int, dict[str, str]]:
     first, *lines = head.split(b"\r\n")
     status = _STATUS.fullmatch(first)
     if status is None:
-        raise Malformed(f"a status line: {first[:200]!r}")
+        raise Malformed(f"invalid status line: {first[:200]!r}")
     headers: dict[str, str] = {}
     for line in lines:
         header = _HEADER.fullmatch(line)
         if header is None:
-            raise Malformed(f"a header: {line[:200]!r}")
+            raise Malformed(f"invalid header: {line[:200]!r}")
         name = header[1].decode().lower()
         if name in headers:
-            raise Malformed(f"{name} twice")
+            raise Malformed(f"repeated header {name}")
         headers[name] = header[2].decode("latin-1")
     return int(status[1]), headers
 
@@ -98,10 +98,10 @@ def _check_error(reply: Reply) -> None:
 
 
 def check_content(reply: Reply, known: dict[str, bytes]) -> None:
-    """Whether what came is what its digest names.
+    """Verify the content of a response.
 
     Raises:
-        WrongBytes
+        WrongBytes: if the content does not match its digest.
     """
     digest = reply.headers.get("docker-content-digest")
     if digest is None or not reply.body or reply.status not in {200, 206} or not reply.whole:
@@ -113,7 +113,7 @@ def check_content(reply: Reply, known: dict[str, bytes]) -> None:
         return
     content = known.get(digest)
     if content is None:
-        raise WrongBytes(f"a part of {digest}, which nobody has")
+        raise WrongBytes(f"a part of {digest}, which is not known")
     for said, part in _parts(reply):
         found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", said)
         if found is None or content[int(found[1]) : int(found[2]) + 1] != part or int(found[3]) != len(content):

@@ -1,17 +1,17 @@
-"""The second target: a mirror's socket, and whatever bytes come over it. Upstream is well."""
+"""Second target: a mirror's socket that receives arbitrary bytes. Its upstream works."""
 
 import random
 from pathlib import Path
 
 from tests.fuzz import corpus
-from tests.fuzz.crowd import crowd
-from tests.fuzz.mutation import spoiled
+from tests.fuzz.mutation import mutated
 from tests.fuzz.replies import Malformed, WrongBytes, check_content, replies
-from tests.fuzz.stage import Stage, stage
-from tests.fuzz.tally import Tally
-from tests.fuzz.upstream import Content, Said, Upstream
+from tests.fuzz.statistics import Statistics
+from tests.fuzz.upstream import Content, Response, Upstream
+from tests.fuzz.watched_mirror import WatchedMirror, watched_mirror
+from tests.fuzz.workers import run_concurrently
 
-QUIET = 0.15  # seconds: what was sent is no whole request, and nothing comes
+QUIET = 0.15  # seconds without a byte, after which an incomplete request is assumed to get no response
 WITHIN = 10.0
 _LAST = b"GET /healthz HTTP/1.1\r\nHost: mirror\r\nConnection: close\r\n\r\n"
 
@@ -34,63 +34,67 @@ def _targets(content: Content) -> list[bytes]:
     return [target.encode() for target in found]
 
 
-def _request(chance: random.Random, targets: list[bytes]) -> bytes:
-    target = chance.choice(targets)
-    if chance.random() < 0.2:
-        target = spoiled(chance, target)
-    lines = [b"%s %s %s" % (chance.choice(corpus.METHODS), target, chance.choice(corpus.VERSIONS)), b"Host: mirror"]
-    lines += chance.sample(corpus.HARMLESS, chance.choice((0, 0, 1, 1, 2, 3)))
-    lines += chance.sample(corpus.AMBIGUOUS, chance.choice((0, 0, 0, 0, 1, 2)))
-    framing, body = chance.choice(corpus.BODIES)
+def _request(rng: random.Random, targets: list[bytes]) -> bytes:
+    target = rng.choice(targets)
+    if rng.random() < 0.2:
+        target = mutated(rng, target)
+    lines = [b"%s %s %s" % (rng.choice(corpus.METHODS), target, rng.choice(corpus.VERSIONS)), b"Host: mirror"]
+    lines += rng.sample(corpus.HARMLESS, rng.choice((0, 0, 1, 1, 2, 3)))
+    lines += rng.sample(corpus.AMBIGUOUS, rng.choice((0, 0, 0, 0, 1, 2)))
+    framing, body = rng.choice(corpus.BODIES)
     lines += [framing] if framing else []
     request = b"\r\n".join((*lines, b"", b"")) + body
-    return spoiled(chance, request) if chance.random() < 0.25 else request
+    return mutated(rng, request) if rng.random() < 0.25 else request
 
 
-def made(seed: int, number: int, targets: list[bytes]) -> list[bytes]:
-    """The input of this number: bytes in the pieces in which they are sent."""
-    chance = random.Random(f"{seed}/{number}")
-    text = b"".join(_request(chance, targets) for _ in range(chance.choice((1, 1, 1, 1, 2, 4))))
-    if chance.random() < 0.8:
-        text += _LAST  # which makes the mirror close, unless it is taken for something else
-    cuts = sorted(chance.randrange(len(text) + 1) for _ in range(chance.choice((0, 0, 1, 2))))
-    return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+def input_of(seed: int, number: int, targets: list[bytes]) -> list[bytes]:
+    """Return the input of this number, in the pieces in which it is sent."""
+    rng = random.Random(f"{seed}/{number}")
+    text = b"".join(_request(rng, targets) for _ in range(rng.choice((1, 1, 1, 1, 2, 4))))
+    if rng.random() < 0.8:
+        text += _LAST  # it closes the connection, unless it is taken for a part of an earlier request
+    boundaries = sorted(rng.randrange(len(text) + 1) for _ in range(rng.choice((0, 0, 1, 2))))
+    return [text[start:end] for start, end in zip([0, *boundaries], [*boundaries, len(text)], strict=True)]
 
 
-async def run(tally: Tally, count: int, at: int | None, directory: Path, host: str) -> None:
-    """Sends *count* inputs, or only the one of the number *at*."""
+async def run(statistics: Statistics, count: int, at: int | None, directory: Path, host: str) -> None:
+    """Run *count* inputs, or only input number *at*."""
     content = Content(0, layers=(300, 70_000))
     targets = _targets(content)
-    async with Upstream.running(host, lambda request: Said(content.answer(request))) as upstream:
+    async with Upstream.running(host, lambda request: Response(content.answer(request))) as upstream:
         upstreams = dict.fromkeys(("docker.io", "quay.io"), f"http://{host}:{upstream.port}")
-        async with stage(directory, host, upstream, upstreams, tally) as staged:
-            with tally.timed():
-                await crowd(
-                    staged,
+        async with watched_mirror(directory, host, upstream, upstreams, statistics) as mirror:
+            with statistics.timed():
+                await run_concurrently(
+                    mirror,
                     range(count) if at is None else [at],
-                    lambda number: _send(staged, tally, number, made(tally.seed, number, targets), content),
+                    lambda number: _send(
+                        mirror, statistics, number, input_of(statistics.seed, number, targets), content
+                    ),
                 )
 
 
-async def _send(staged: Stage, tally: Tally, number: int, pieces: list[bytes], content: Content) -> None:
-    said, whole = await staged.exchange(*pieces, quiet=QUIET, within=WITHIN)
-    tally.inputs += 1
+async def _send(
+    mirror: WatchedMirror, statistics: Statistics, number: int, pieces: list[bytes], content: Content
+) -> None:
+    received, whole = await mirror.exchange(*pieces, quiet=QUIET, within=WITHIN)
+    statistics.inputs += 1
     text = b"".join(pieces)
     if not whole:
-        tally.fail("hang", f"no more than {said[:300]!r} in {WITHIN:g} s", number, text)
+        statistics.fail("hang", f"no more than {received[:300]!r} in {WITHIN:g} s", number, text)
         return
     try:
-        found = replies(said)
+        found = replies(received)
         for reply in found:
-            tally.answers[reply.kind] += 1
+            statistics.answers[reply.kind] += 1
             if not reply.whole:
-                tally.fail("wrong bytes", f"cut: {reply}", number, text)
+                statistics.fail("wrong bytes", f"cut: {reply}", number, text)
             check_content(reply, content.known)
             if reply.status >= 500 and reply.status not in {501, 505}:
-                tally.fail("unexpected 5xx", f"{reply.status} {reply.body[:300]!r}", number, text)
+                statistics.fail("unexpected 5xx", f"{reply.status} {reply.body[:300]!r}", number, text)
     except Malformed as error:
-        tally.fail("malformed", str(error), number, text)
+        statistics.fail("malformed", str(error), number, text)
     except WrongBytes as error:
-        tally.fail("wrong bytes", str(error), number, text)
-    if not said:
-        tally.answers["none"] += 1  # to half a request
+        statistics.fail("wrong bytes", str(error), number, text)
+    if not received:
+        statistics.answers["none"] += 1  # for an incomplete request

@@ -1,4 +1,4 @@
-"""A registry made of bytes: whoever plans an answer writes all of it, head and body, right or wrong."""
+"""An upstream registry that sends planned bytes: complete responses, head and body, valid or not."""
 
 import asyncio
 import random
@@ -17,8 +17,8 @@ _MAY_BE_SENT = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class RequestedRepository:
-    """A request of the mirror's."""
+class Request:
+    """A request of the mirror."""
 
     method: str
     target: str
@@ -26,8 +26,8 @@ class RequestedRepository:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What is written back, and whether the connection ends there."""
+class Response:
+    """The bytes of a response, and whether the connection is closed after them."""
 
     text: bytes
     ends: bool = False
@@ -37,30 +37,30 @@ class Improper(Exception):
     """The mirror sent something that it has no reason to send."""
 
 
-def asked(head: bytes) -> RequestedRepository:
-    """The request in this head.
+def parsed_request(head: bytes) -> Request:
+    """Parse the head of a request.
 
     Raises:
-        Improper
+        Improper: if the mirror has no reason to send it.
     """
     first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
     found = _LINE.fullmatch(first)
     if found is None:
-        raise Improper(f"a request line: {first[:300]!r}")
+        raise Improper(f"improper request line: {first[:300]!r}")
     headers: dict[str, str] = {}
     for line in lines:
         header = _HEADER.fullmatch(line)
         name = "" if header is None else header[1].decode().lower()
         if header is None or name not in _MAY_BE_SENT or name in headers:
-            raise Improper(f"a header: {line[:300]!r}")
+            raise Improper(f"improper header: {line[:300]!r}")
         headers[name] = header[2].decode()
-    return RequestedRepository(found[1].decode(), found[2].decode(), headers)
+    return Request(found[1].decode(), found[2].decode(), headers)
 
 
 class Upstream:
-    """Listens; answers as planned; keeps what was improper."""
+    """Listens, answers as planned, and records improper requests."""
 
-    def __init__(self, answer: Callable[[RequestedRepository], Said]) -> None:
+    def __init__(self, answer: Callable[[Request], Response]) -> None:
         self._answer = answer
         self.port = 0
         self.connections = 0
@@ -70,7 +70,7 @@ class Upstream:
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, host: str, answer: Callable[[RequestedRepository], Said]) -> AsyncIterator["Upstream"]:
+    async def running(cls, host: str, answer: Callable[[Request], Response]) -> AsyncIterator["Upstream"]:
         upstream = cls(answer)
         server = await asyncio.start_server(upstream._serve, host, 0, limit=2**20)
         upstream.port = server.sockets[0].getsockname()[1]
@@ -89,13 +89,13 @@ class Upstream:
                 head = await reader.readuntil(b"\r\n\r\n")
                 self.requests += 1
                 try:
-                    said = self._answer(asked(head))
+                    response = self._answer(parsed_request(head))
                 except Improper as error:
                     self.improper.append(str(error))
                     break
-                writer.write(said.text)
+                writer.write(response.text)
                 await writer.drain()
-                if said.ends:
+                if response.ends:
                     break
         except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
@@ -105,11 +105,11 @@ class Upstream:
 
 
 class Content:
-    """A small image in two forms, the same for each *serial*, and its right answers."""
+    """A small image and its index, the same for each *serial*, and the correct responses for them."""
 
     def __init__(self, serial: int, layers: Sequence[int]) -> None:
-        chance = random.Random(serial)
-        image_ = image_of(*(Blob.of(chance.randbytes(size)) for size in layers), serial=serial)
+        rng = random.Random(serial)
+        image_ = image_of(*(Blob.of(rng.randbytes(size)) for size in layers), serial=serial)
         index_ = index(image_)
         self.tags = {"latest": image_.digest, "multi": index_.digest}
         self.manifests = {one.digest: one for one in (image_, index_)}
@@ -118,8 +118,8 @@ class Content:
         self.known = {one.digest: one.content for one in self.manifests.values()}
         self.known |= {one.digest: one.content for one in self.blobs.values()}
 
-    def answer(self, request: RequestedRepository) -> bytes:
-        """The right answer to a request below /v2/, of whatever repository."""
+    def answer(self, request: Request) -> bytes:
+        """Return the correct response to a request below /v2/ of any repository."""
         path = request.target.partition("?")[0]
         kind, reference = path.split("/")[-2:]
         if kind == "manifests":
@@ -136,21 +136,19 @@ class Content:
         return plain(request, 404, b'{"errors":[{"code":"MANIFEST_UNKNOWN","message":"no","detail":{}}]}')
 
 
-def plain(
-    request: RequestedRepository, status: int, body: bytes, media_type: str = "application/json", *more: str
-) -> bytes:
-    """An answer; to HEAD without its body."""
+def plain(request: Request, status: int, body: bytes, media_type: str = "application/json", *more: str) -> bytes:
+    """Return a response; to HEAD without a body."""
     lines = [f"HTTP/1.1 {status} Said", f"Content-Type: {media_type}", f"Content-Length: {len(body)}", *more]
     head = "\r\n".join((*lines, "", "")).encode()
     return head if request.method == "HEAD" else head + body
 
 
-def content(request: RequestedRepository, body: bytes, media_type: str, digest: str) -> bytes:
-    """An answer with content, or with the part of it that was asked for."""
-    also = [f"Docker-Content-Digest: {digest}", f'ETag: "{digest}"']
+def content(request: Request, body: bytes, media_type: str, digest: str) -> bytes:
+    """Return a response with content, or with the requested range of it."""
+    headers = [f"Docker-Content-Digest: {digest}", f'ETag: "{digest}"']
     span = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))
     if span is None or int(span[1]) >= len(body):
-        return plain(request, 200, body, media_type, *also)
+        return plain(request, 200, body, media_type, *headers)
     start, end = int(span[1]), min(len(body), int(span[2]) + 1 if span[2] else len(body))
-    also.append(f"Content-Range: bytes {start}-{end - 1}/{len(body)}")
-    return plain(request, 206, body[start:end], media_type, *also)
+    headers.append(f"Content-Range: bytes {start}-{end - 1}/{len(body)}")
+    return plain(request, 206, body[start:end], media_type, *headers)

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from tests.fuzz.replies import Reply, replies
-from tests.fuzz.upstream import Content, RequestedRepository, Said, Upstream, plain
+from tests.fuzz.upstream import Content, Request, Response, Upstream, plain
 from tests.http.client import Client
 from tests.http.upstreams import IMPATIENT, section
 from tests.real.mirror import mirror as running_mirror
@@ -46,12 +46,12 @@ class Stage:
         self.status = 200
         self._names = 0
 
-    def answer(self, request: RequestedRepository) -> Said:
+    def answer(self, request: Request) -> Response:
         right = CONTENT.answer(request) if self.status == 200 else plain(request, self.status, b"{}")
         name = self.header.partition(b":")[0].lower()
         first, *lines = right.partition(b"\r\n\r\n")[0].split(b"\r\n")
         kept = [line for line in lines if line.partition(b":")[0].lower() != name]
-        return Said(b"\r\n".join((first, *kept, self.header)) + b"\r\n\r\n" + right.partition(b"\r\n\r\n")[2])
+        return Response(b"\r\n".join((first, *kept, self.header)) + b"\r\n\r\n" + right.partition(b"\r\n\r\n")[2])
 
     async def said(self, kind: str) -> Reply:
         """The answer to a request that no earlier one has made known."""

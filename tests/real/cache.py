@@ -1,4 +1,4 @@
-"""The mirror's cache directory, as anybody sees it who looks into it."""
+"""Read the mirror's cache directory from outside."""
 
 import os
 import re
@@ -12,29 +12,29 @@ _TOP = {"oci-layout", "index.json", "blobs", "ingest", "ledger", "ledger.damaged
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What lay there at one moment."""
+    """The files of a cache at one moment."""
 
     blobs: Mapping[str, int]  # digest -> bytes
-    ingests: Mapping[str, int]  # digest -> bytes that have arrived
-    puts: tuple[str, ...]  # small content on its way in
-    strangers: tuple[str, ...]  # what is none of the layout's
+    ingests: Mapping[str, int]  # digest -> bytes received
+    puts: tuple[str, ...]  # manifests being written
+    strangers: tuple[str, ...]  # files that do not belong to the layout
     occupied: int  # bytes of all files in blobs/ and ingest/
 
 
 class CacheDirectory:
-    """The directory that a mirror has as its cache."""
+    """The cache directory of a mirror."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.ledger = path / "ledger"
 
     def blob(self, digest: str) -> Path:
-        """The file of a blob."""
+        """Return the path of a blob."""
         algorithm, _, name = digest.partition(":")
         return self.path / "blobs" / algorithm / name
 
     def contents(self) -> Contents:
-        """All that is there; only of a mirror at rest (or ended) is it all of one moment."""
+        """Return the cache's files; consistent only while the mirror is idle, or has ended."""
         blobs: dict[str, int] = {}
         ingests: dict[str, int] = {}
         puts = []
@@ -55,7 +55,7 @@ class CacheDirectory:
         return Contents(blobs, ingests, tuple(puts), tuple(strangers), occupied)
 
     def occupied(self) -> int:
-        """Bytes of all files in blobs/ and ingest/; as `contents`, of one moment only while nothing changes them."""
+        """Return the bytes of all files in blobs/ and ingest/; consistent only while the mirror is idle."""
         return sum(size for _, size in self._files())
 
     def _files(self) -> Iterator[tuple[str, int]]:
@@ -65,7 +65,7 @@ class CacheDirectory:
                     try:
                         yield f"{folder}/{name}", os.lstat(f"{folder}/{name}").st_size
                     except FileNotFoundError:
-                        continue  # gone since it was listed
+                        continue  # deleted after it was listed
 
 
 def _digest(text: str) -> str | None:

@@ -1,4 +1,4 @@
-"""containerd with a root, a state and a socket of its own, and `ctr` to talk to it."""
+"""containerd with its own root, state and socket, and `ctr` as its client."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -6,11 +6,11 @@ from pathlib import Path
 
 from tests.real.program import running, short_directory, succeeded
 
-NOWHERE = "http://127.0.0.1:9"  # nobody listens on the discard port: whatever the mirror lacks fails at once
+NOWHERE = "http://127.0.0.1:9"  # the discard port is closed: requests for anything that the mirror lacks fail at once
 
 
 class Containerd:
-    """A containerd that serves."""
+    """A running containerd."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -26,12 +26,7 @@ class Containerd:
         )
 
     def mirrored_by(self, url: str, *registries: str, more: str = "", server: str = NOWHERE) -> None:
-        """hosts.toml for each registry: ask the mirror, which learns from `ns` what is meant.
-
-        Args:
-            more: lines for the mirror's section.
-            server: asked for what the mirror does not give.
-        """
+        """Write hosts.toml for each registry with the mirror as its host; containerd adds `ns=REGISTRY`."""
         for registry in registries:
             folder = self._hosts / registry
             folder.mkdir(parents=True, exist_ok=True)
@@ -39,7 +34,7 @@ class Containerd:
             (folder / "hosts.toml").write_text(f'server = "{server}"\n{host}{more}\n')
 
     def configured(self, hosts_toml: str) -> None:
-        """hosts.toml for every registry that has none of its own."""
+        """Write hosts.toml for every registry without its own."""
         (self._hosts / "_default").mkdir(parents=True)
         (self._hosts / "_default/hosts.toml").write_text(hosts_toml)
 
@@ -51,7 +46,7 @@ class Containerd:
         await self.ctr("images", "pull", *hosts, *options, reference)
 
     async def fetch(self, reference: str) -> None:
-        """Pull all content without unpacking it: for what is no image."""
+        """Pull all content without unpacking it: for artifacts."""
         await self.ctr("content", "fetch", "--hosts-dir", str(self._hosts), "--all-platforms", reference)
 
     async def run(self, reference: str, *command: str) -> str:
@@ -60,17 +55,17 @@ class Containerd:
         return await self.ctr(*options, reference, f"run-{self._runs}", *command)
 
     async def forget(self, *references: str) -> None:
-        """Images and the content that only they used."""
+        """Remove images, and content that only they used."""
         await self.ctr("images", "remove", "--sync", *references)
 
     async def content(self) -> set[str]:
-        """The digests of everything stored."""
+        """Return the digests of all stored content."""
         return set((await self.ctr("content", "ls", "--quiet")).split())
 
 
 @asynccontextmanager
 async def containerd() -> AsyncIterator[Containerd]:
-    """A containerd as long as the block lasts."""
+    """Run a containerd until the end of the block."""
     with short_directory("containerd") as directory:
         daemon = Containerd(directory)
         configuration = directory / "config.toml"

@@ -1,4 +1,4 @@
-"""What this machine can do: the programs that are installed, and the user that runs the tests."""
+"""Capabilities of this machine: installed programs, and the user that runs the tests."""
 
 import os
 import shutil
@@ -32,11 +32,11 @@ PACKAGES = {
 
 
 def unmet(programs: Sequence[str], *, root: bool) -> str | None:
-    """What to do so that a test with these needs can run, in one line; None when it can."""
-    cures = []
+    """Return how to meet a test's needs, in one line; None if they are met."""
+    fixes = []
     missing = sorted({PACKAGES[program] for program in programs if not shutil.which(program)})
     if missing:
-        cures.append(f"apt-get install {' '.join(missing)}")
+        fixes.append(f"apt-get install {' '.join(missing)}")
     if root and os.geteuid() != 0:
-        cures.append("run the tests as root")
-    return f"needs: {', and '.join(cures)}" if cures else None
+        fixes.append("run the tests as root")
+    return f"needs: {', and '.join(fixes)}" if fixes else None

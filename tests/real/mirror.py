@@ -1,4 +1,4 @@
-"""The mirror itself, started as its users start it: `python -m mirror serve`."""
+"""A mirror process, started as in production: `python -m mirror serve`."""
 
 import json
 import os
@@ -21,27 +21,27 @@ Event = dict[str, object]
 
 
 def environment() -> dict[str, str]:
-    """What the mirror finds around it: our package, and none of the MIRROR_… settings of whoever runs the tests."""
+    """Return the mirror's environment: this package, and none of the MIRROR_… variables of the test run."""
     settings = {name: "" for name in os.environ if name.startswith("MIRROR_")}
     assert not settings, f"unset {', '.join(settings)} before running the tests"
     return {"PYTHONPATH": str(ROOT)}
 
 
 def events_in(log: str) -> list[Event]:
-    """The structured lines of a log; a line that is none (a traceback, say) is left out."""
+    """Return the structured lines of a log; other lines, such as tracebacks, are left out."""
     found: list[Event] = []
     for line in log.splitlines():
         if line.startswith("{"):
             try:
                 event = json.loads(line)
             except json.JSONDecodeError:
-                continue  # a line that is still being written
+                continue  # an incomplete last line
             found.append(event)
     return found
 
 
 class Mirror:
-    """A mirror that serves, seen from outside: its address, its log, its metrics."""
+    """A running mirror, seen from outside: its address, its log and its metrics."""
 
     def __init__(self, program: Program, cache: Path) -> None:
         self.program = program
@@ -49,13 +49,13 @@ class Mirror:
         self.url = ""
 
     async def serving(self) -> None:
-        """Wait for the line that says where it listens."""
+        """Wait for the log line with the address."""
         await self.program.until(lambda: bool(self.events("listening")))
         self.url = str(self.events("listening")[-1]["url"])
 
     @property
     def host(self) -> str:
-        """Host and port, as image names have them in front."""
+        """Host and port, as in the first part of image names."""
         return urlsplit(self.url).netloc
 
     @property
@@ -65,16 +65,16 @@ class Mirror:
         return port
 
     def events(self, name: str | None = None) -> list[Event]:
-        """What it logged so far, all or those of one name."""
+        """Return the events logged so far, all or those of one name."""
         return [event for event in events_in(self.program.said()) if name in (None, event.get("event"))]
 
     def occupied(self) -> int | None:
-        """Bytes in its cache at one moment; None where that could not be told."""
+        """Return the bytes in the cache at one moment; None if the mirror could not be stopped for that."""
         with self.program.standing_still() as stands_still:
             return self.cache.occupied() if stands_still else None
 
     async def metrics(self) -> dict[str, float]:
-        """Every sample of /metrics by its name, labels included: `mirror_requests_total{kind="blob",…}`."""
+        """Return every sample of /metrics by its name, labels included: `mirror_requests_total{kind="blob",…}`."""
         async with (
             aiohttp.ClientSession(raise_for_status=True) as session,
             session.get(f"{self.url}/metrics") as answer,
@@ -84,7 +84,7 @@ class Mirror:
         return {name: float(value) for name, _, value in samples}
 
     async def total(self, metric: str) -> float:
-        """The sum of a metric over all its labels."""
+        """Return the sum of a metric over all its labels."""
         return sum(value for name, value in (await self.metrics()).items() if name.partition("{")[0] == metric)
 
 
@@ -95,10 +95,10 @@ async def launched(
     env: Mapping[str, str] | None = None,
     within: Sequence[str] = (),
 ) -> Mirror:
-    """A mirror with its cache and log in *directory*, just started: perhaps not serving yet; the caller ends it.
+    """Start a mirror with its cache and log in *directory*, without waiting until it serves; the caller stops it.
 
     Args:
-        within: what its command line begins with, such as a Network's.
+        within: the beginning of the command line, such as a Network's.
     """
     directory.mkdir(parents=True, exist_ok=True)
     argv = [*within, *COMMAND, "--listen", "127.0.0.1:0", "--cache", str(directory / "cache"), "--log-format", "json"]
@@ -118,7 +118,7 @@ async def mirror(
     env: Mapping[str, str] | None = None,
     within: Sequence[str] = (),
 ) -> AsyncIterator[Mirror]:
-    """A mirror as long as the block lasts; its end is a SIGTERM, to be answered with exit code 0 (see `launched`)."""
+    """Run a mirror until the end of the block, and assert that SIGTERM ends it with status 0 (see `launched`)."""
     started = await launched(directory, *arguments, upstreams=upstreams, env=env, within=within)
     program = started.program
     try:

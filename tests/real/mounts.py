@@ -1,4 +1,4 @@
-"""File systems of a test's own: small ones, and places that can be read only."""
+"""Mounts for tests: small file systems, and read-only directories."""
 
 import subprocess
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 def mount(*arguments: str) -> None:
-    """mount, as it is called on a command line."""
+    """Run mount with these arguments."""
     subprocess.run(["mount", *arguments], check=True)
 
 
 @contextmanager
 def small_disk(place: Path, size: int) -> Iterator[Path]:
-    """A file system of *size* bytes at *place*, in memory."""
+    """Mount a tmpfs of *size* bytes at *place*."""
     place.mkdir(parents=True)
     mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place))
     try:
@@ -24,7 +24,7 @@ def small_disk(place: Path, size: int) -> Iterator[Path]:
 
 @contextmanager
 def read_only(*places: Path) -> Iterator[None]:
-    """Nothing can be written to these directories, by root neither."""
+    """Make these directories read-only, for root too."""
     mounted: list[Path] = []
     try:
         for place in places:

@@ -1,4 +1,4 @@
-"""A network of its own: nothing in it but the addresses it is given. For what must not happen on a real one."""
+"""A network namespace with given addresses only, for traffic that must not reach a real network."""
 
 import ctypes
 import os
@@ -11,59 +11,59 @@ from typing import TypeVar
 from uuid import uuid4
 
 _CLONE_NEWNET = 0x40000000
-_Made = TypeVar("_Made")
+_Result = TypeVar("_Result")
 
 
 class Network:
-    """A network namespace. Sockets that are made in it stay in it, whoever uses them."""
+    """A network namespace. Sockets created in it stay in it, in any thread."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     @property
     def command(self) -> tuple[str, ...]:
-        """What a command line begins with, so that the program runs in this network."""
+        """The beginning of a command line that runs a program in this network."""
         return ("ip", "netns", "exec", self.name)
 
     def listening(self, host: str, port: int = 0) -> socket.socket:
-        """A socket that listens in this network."""
+        """Return a listening socket in this network."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return self._within(lambda: socket.create_server((host, port), family=family))
 
     def socket(self, family: int, kind: int, protocol: int) -> socket.socket:
-        """A socket from which this network can be reached."""
+        """Return a socket that connects within this network."""
         return self._within(lambda: socket.socket(family, kind, protocol))
 
-    def _within(self, make: Callable[[], _Made]) -> _Made:
-        made: list[_Made] = []
+    def _within(self, create: Callable[[], _Result]) -> _Result:
+        created: list[_Result] = []
 
-        def enter() -> None:  # a thread of its own: the network is the thread's, and ends with it
+        def enter() -> None:  # in a thread of its own: setns changes the namespace of one thread
             namespace = os.open(f"/run/netns/{self.name}", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 if ctypes.CDLL(None, use_errno=True).setns(namespace, _CLONE_NEWNET):
                     raise OSError(ctypes.get_errno(), "setns")
-                made.append(make())
+                created.append(create())
             finally:
                 os.close(namespace)
 
         thread = threading.Thread(target=enter)
         thread.start()
         thread.join()
-        return made[0]
+        return created[0]
 
 
 @contextmanager
 def network(*addresses: str) -> Iterator[Network]:
-    """A network with these addresses (with their prefix lengths) beside 127.0.0.1 and ::1."""
-    made = Network(f"test-{uuid4().hex[:8]}")
-    _ip("netns", "add", made.name)
+    """Create a network with these addresses (with prefix lengths) beside 127.0.0.1 and ::1."""
+    created = Network(f"test-{uuid4().hex[:8]}")
+    _ip("netns", "add", created.name)
     try:
-        _ip("-n", made.name, "link", "set", "lo", "up")
+        _ip("-n", created.name, "link", "set", "lo", "up")
         for address in addresses:
-            _ip("-n", made.name, "address", "add", address, "dev", "lo")
-        yield made
+            _ip("-n", created.name, "address", "add", address, "dev", "lo")
+        yield created
     finally:
-        _ip("netns", "delete", made.name)
+        _ip("netns", "delete", created.name)
 
 
 def _ip(*arguments: str) -> None:

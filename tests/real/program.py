@@ -1,4 +1,4 @@
-"""A program of this machine: started with a log of its own, waited for with a bound, ended by its process id."""
+"""Run a program with a log and a time limit, and stop it by its process id."""
 
 import asyncio
 import os
@@ -14,12 +14,12 @@ from pathlib import Path
 
 STARTS_WITHIN = 30.0  # seconds until a program has to be ready
 ENDS_WITHIN = 30.0  # seconds between a signal and the end
-_STOPS_WITHIN = 0.05  # seconds until all threads of a program stand still; one may be waiting for the disk
+_STOPS_WITHIN = 0.05  # seconds until all threads of a program have stopped; one may be waiting for the disk
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A program that has come to its end."""
+    """The exit status and the output of a program."""
 
     argv: tuple[str, ...]
     code: int
@@ -31,7 +31,7 @@ class Ran:
 
 
 async def ran(*argv: str, env: Mapping[str, str] | None = None, within: float = 60.0) -> Ran:
-    """Run a program to its end, whatever the end; after *within* seconds it is killed and the test fails."""
+    """Run a program to its end, with any exit status; after *within* seconds kill it and fail."""
     child = await asyncio.create_subprocess_exec(
         *argv,
         stdin=subprocess.DEVNULL,
@@ -40,26 +40,26 @@ async def ran(*argv: str, env: Mapping[str, str] | None = None, within: float = 
         env={**os.environ, **(env or {})},
         start_new_session=True,
     )
-    talk = asyncio.ensure_future(child.communicate())
-    done, _ = await asyncio.wait({talk}, timeout=within)
+    communication = asyncio.ensure_future(child.communicate())
+    done, _ = await asyncio.wait({communication}, timeout=within)
     if not done:
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
-    output, errors = await talk
+    output, errors = await communication
     result = Ran(argv, child.returncode or 0, output.decode(errors="replace"), errors.decode(errors="replace"))
     assert done, f"not finished after {within} s: {result}"
     return result
 
 
 async def succeeded(*argv: str, env: Mapping[str, str] | None = None, within: float = 60.0) -> str:
-    """The standard output of a program that has to exit with 0."""
+    """Run a program, assert that it exits with 0, and return its standard output."""
     result = await ran(*argv, env=env, within=within)
     assert result.code == 0, str(result)
     return result.output
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], *, within: float = 10.0) -> None:
-    """Wait until *condition* holds; the test fails when it doesn't after *within* seconds."""
+    """Wait until *condition* holds; fail if it does not hold within *within* seconds."""
     async with asyncio.timeout(within):
         while True:
             if await condition():
@@ -68,7 +68,7 @@ async def eventually(condition: Callable[[], Awaitable[bool]], *, within: float 
 
 
 class Program:
-    """A program that runs until it is stopped, and everything that it said."""
+    """A running program and its log."""
 
     def __init__(self, child: asyncio.subprocess.Process, argv: Sequence[str], log: Path) -> None:
         self._child = child
@@ -77,7 +77,7 @@ class Program:
 
     @classmethod
     async def start(cls, argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None) -> "Program":
-        """Both output streams are appended to *log*, so that a restarted program continues its own."""
+        """Start a program; both output streams are appended to *log*, so a restarted program continues the same log."""
         with log.open("ab") as sink:
             child = await asyncio.create_subprocess_exec(
                 *argv,
@@ -101,7 +101,7 @@ class Program:
         return self.log.read_text(errors="replace")
 
     async def until(self, ready: Callable[[], bool], *, within: float = STARTS_WITHIN) -> None:
-        """Wait until *ready()*; fails with the log when the program ends first or the time is up."""
+        """Wait until *ready()*; fail with the log if the program ends first or the time limit passes."""
         try:
             async with asyncio.timeout(within):
                 while not ready():
@@ -111,15 +111,15 @@ class Program:
             raise AssertionError(f"not ready after {within} s: {self}") from None
 
     def signal(self, number: signal.Signals) -> None:
-        """Nothing happens to a program that has ended."""
+        """Send a signal; do nothing if the program has ended."""
         if self.running:
             self._child.send_signal(number)
 
     @contextmanager
     def standing_still(self) -> Iterator[bool]:
-        """The program does nothing while the block lasts, so that what is seen of its files is all of one moment.
+        """Stop the program for the duration of the block, so that its files are seen at one moment.
 
-        False where it has ended, or would not stand still at once.
+        Yield False if the program has ended, or did not stop in time.
         """
         self.signal(signal.SIGSTOP)
         try:
@@ -139,7 +139,7 @@ class Program:
         return False
 
     async def ended(self, *, within: float = ENDS_WITHIN) -> int:
-        """The exit code of a program that ends by itself or after a signal."""
+        """Wait until the program ends by itself or after a signal; return its exit status."""
         try:
             async with asyncio.timeout(within):
                 return await self._child.wait()
@@ -147,12 +147,12 @@ class Program:
             raise AssertionError(f"still running after {within} s: {self}") from None
 
     async def stop(self) -> int:
-        """SIGTERM, then the exit code."""
+        """Send SIGTERM, and return the exit status."""
         self.signal(signal.SIGTERM)
         return await self.ended()
 
     async def kill(self) -> None:
-        """The end of a program that nobody waits for any more, and of its children."""
+        """Kill the program and its children."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         await self._child.wait()
@@ -162,7 +162,7 @@ class Program:
 
 
 def _states(pid: int) -> set[str]:
-    """In what states the threads of a process are (proc(5)); none of one that is gone."""
+    """Return the states of a process's threads (proc(5)); none if the process has ended."""
     found = set()
     with suppress(FileNotFoundError):
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -173,7 +173,7 @@ def _states(pid: int) -> set[str]:
 
 @asynccontextmanager
 async def running(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None) -> AsyncIterator[Program]:
-    """A program as long as the block lasts."""
+    """Run a program until the end of the block."""
     program = await Program.start(argv, log=log, env=env)
     try:
         yield program
@@ -185,7 +185,7 @@ async def running(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | No
 
 @contextmanager
 def short_directory(name: str) -> Iterator[Path]:
-    """A fresh directory whose path leaves room for socket names (108 bytes), gone afterwards with all mounts in it."""
+    """Create a directory with a path short enough for sockets (108 bytes); at the end, unmount and remove all in it."""
     path = Path(tempfile.mkdtemp(prefix=f"{name}-", dir="/tmp"))
     try:
         yield path
@@ -195,7 +195,7 @@ def short_directory(name: str) -> Iterator[Path]:
 
 
 def _unmount_below(path: Path) -> None:
-    """Engines leave mounts behind; what is mounted must not be reached by the removal of the directory."""
+    """Unmount what engines left below *path*, so that mounted files are not deleted with it."""
     mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for point in sorted((point for point in mounted if point.startswith(f"{path}/")), reverse=True):
         subprocess.run(["umount", "--lazy", point], check=False, capture_output=True)

@@ -1,4 +1,4 @@
-"""Prometheus: scrapes what it is told to, and evaluates queries over that."""
+"""Prometheus: scrapes a mirror and evaluates queries."""
 
 import json
 import re
@@ -16,14 +16,14 @@ Sample = dict[str, str]
 
 
 class Prometheus:
-    """A Prometheus that serves."""
+    """A running Prometheus."""
 
     def __init__(self, session: aiohttp.ClientSession, program: Program) -> None:
         self._session = session
         self.program = program
 
     async def query(self, expression: str) -> list[Sample]:
-        """The labels of the series that *expression* gives now; what can't be evaluated fails the test."""
+        """Return the labels of the series of *expression*; fail if it cannot be evaluated."""
         async with self._session.get("/api/v1/query", params={"query": expression}) as answer:
             body = await answer.json()
         assert body["status"] == "success", f"{expression}: {body}"
@@ -33,7 +33,7 @@ class Prometheus:
         return [dict(one["metric"]) for one in result]
 
     async def rules(self) -> dict[str, str]:
-        """The health of each rule that it evaluates."""
+        """Return the health of each rule."""
         async with self._session.get("/api/v1/rules") as answer:
             body = await answer.json()
         return {rule["name"]: rule["health"] for group in body["data"]["groups"] for rule in group["rules"]}
@@ -41,7 +41,7 @@ class Prometheus:
 
 @asynccontextmanager
 async def prometheus(directory: Path, configuration: str) -> AsyncIterator[Prometheus]:
-    """A Prometheus with its data in *directory*, as long as the block lasts."""
+    """Run a Prometheus with its data in *directory* until the end of the block."""
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / "prometheus.yaml"
     file.write_text(configuration)
@@ -58,12 +58,12 @@ async def prometheus(directory: Path, configuration: str) -> AsyncIterator[Prome
 
 
 def promql_names(expression: str) -> set[str]:
-    """The names of the metrics in an expression: ours, and those of every process."""
+    """Return the metrics of an expression that start with `mirror_` or `process_`."""
     return set(re.findall(r"\b(?:mirror|process)_\w+", re.sub(r'"[^"]*"', '""', expression)))
 
 
 def configured(text: str, **globals_: str) -> str:
-    """A configuration with other values for keys that it has; one that it lacks fails the test."""
+    """Return a configuration with other values for existing keys; fail for a missing key."""
     for key, value in globals_.items():
         text, count = re.subn(rf"(?m)^(\s*(?:- )?{key}: ).*$", rf"\g<1>{value}", text)
         assert count == 1, f"{key}: {count} times in {json.dumps(text)}"

@@ -1,4 +1,4 @@
-"""docker-registry: an upstream that nobody here wrote, with its storage in a directory and its access log kept."""
+"""docker-registry as an independent upstream, with its storage in a directory and its access log."""
 
 import base64
 import io
@@ -23,7 +23,7 @@ BLOB = re.compile(r"/v2/(?P<repository>.+)/blobs/(?P<digest>[a-z0-9]+:[0-9a-f]+)
 
 
 class Authenticator(Protocol):
-    """Who may come in: how docker-registry is told, and how a push gets through."""
+    """The authentication of a registry: its configuration, and the Authorization header of a push."""
 
     def configuration(self) -> dict[str, object]: ...
 
@@ -31,7 +31,7 @@ class Authenticator(Protocol):
 
 
 class Open:
-    """Everybody may do everything."""
+    """No authentication."""
 
     def configuration(self) -> dict[str, object]:
         return {}
@@ -69,11 +69,11 @@ class Access:
 
 
 class Registry:
-    """A docker-registry that can be switched off and on again at the same address with the same content."""
+    """A docker-registry that can be stopped, and started again at the same address with the same content."""
 
-    def __init__(self, directory: Path, door: Authenticator) -> None:
+    def __init__(self, directory: Path, authenticator: Authenticator) -> None:
         self._directory = directory
-        self._door = door
+        self._authenticator = authenticator
         self._program: Program | None = None
         self.port = 0
 
@@ -98,14 +98,14 @@ class Registry:
         self.port = int(found[1])
 
     async def stop(self) -> None:
-        """Switched off: connections are refused from now on, and the access log is complete."""
+        """Stop the registry: connections are refused from now on, and the access log is complete."""
         if self._program is not None:
             program, self._program = self._program, None
             await program.kill()
 
     @contextmanager
     def silent(self) -> Iterator[None]:
-        """Connections are accepted and nothing is said, until the block ends."""
+        """Accept connections without answering, until the end of the block."""
         assert self._program is not None
         self._program.signal(signal.SIGSTOP)
         try:
@@ -119,14 +119,14 @@ class Registry:
             "log": {"level": "info", "accesslog": {"disabled": False}},
             "storage": {"filesystem": {"rootdirectory": str(self._directory / "storage")}},
             "http": {"addr": f"127.0.0.1:{self.port}"},
-            "auth": self._door.configuration(),
+            "auth": self._authenticator.configuration(),
         }
 
     async def push(self, image: Image, repository: str, *references: str) -> None:
-        """Everything that *image* names, then its manifest under each of *references* (tags; its digest if none)."""
+        """Push all that *image* references, then its manifest under each of *references* (default: its digest)."""
         for child in image.images:
             await self.push(child, repository)
-        authorization = await self._door.authorization(repository)
+        authorization = await self._authenticator.authorization(repository)
         headers = {"Authorization": authorization} if authorization else {}
         async with aiohttp.ClientSession(headers=headers, raise_for_status=True) as session:
             for blob in image.blobs:
@@ -138,30 +138,30 @@ class Registry:
                     pass
 
     async def _push_blob(self, session: aiohttp.ClientSession, blob: Blob, repository: str) -> None:
-        async with session.post(f"{self.url}/v2/{repository}/blobs/uploads/") as begun:
-            upload = begun.headers["Location"]
+        async with session.post(f"{self.url}/v2/{repository}/blobs/uploads/") as started:
+            upload = started.headers["Location"]
         headers = {"Content-Type": "application/octet-stream"}
         async with session.put(f"{upload}&digest={blob.digest}", data=io.BytesIO(blob.content), headers=headers):
             pass
 
     def accesses(self) -> list[Access]:
-        """What was asked so far, by anybody, pushes included."""
+        """Return all requests so far, pushes included."""
         return [
             Access(line["method"], line["path"], int(line["status"]), int(line["size"]))
             for line in ACCESS.finditer(self.log.read_text())
         ]
 
     def blob_gets(self) -> Counter[str]:
-        """How often each blob's bytes were asked for, by digest."""
+        """Return how often each blob was requested with GET, by digest."""
         paths = (BLOB.match(access.path) for access in self.accesses() if access.method == "GET")
         return Counter(path["digest"] for path in paths if path)
 
 
 @asynccontextmanager
-async def docker_registry(directory: Path, door: Authenticator | None = None) -> AsyncIterator[Registry]:
-    """A docker-registry in *directory* as long as the block lasts, unless it is stopped before."""
+async def docker_registry(directory: Path, authenticator: Authenticator | None = None) -> AsyncIterator[Registry]:
+    """Run a docker-registry in *directory* until the end of the block, or until it is stopped."""
     directory.mkdir(parents=True, exist_ok=True)
-    registry = Registry(directory, door or Open())
+    registry = Registry(directory, authenticator or Open())
     try:
         await registry.start()
         yield registry

@@ -1,4 +1,4 @@
-"""skopeo, with everything that it keeps in one directory."""
+"""skopeo, with all its files in one directory."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from tests.real.program import succeeded
 
 
 class Skopeo:
-    """skopeo without any configuration of this machine."""
+    """skopeo without the host's configuration."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -24,10 +24,10 @@ class Skopeo:
         login: str | None = None,
         certificates: Path | None = None,
     ) -> Path:
-        """Pull host/name:tag into a directory with the manifest and each blob under the hex of its digest.
+        """Copy host/name:tag to a directory with the manifest, and each blob under the hex of its digest.
 
         Args:
-            login: name:password, shown when asked for.
+            login: name:password, sent when requested.
             certificates: a directory with ca.crt, client.cert and client.key; without it nothing is verified.
         """
         target = self._directory / f"copy-{len(list(self._directory.glob('copy-*')))}"
@@ -40,12 +40,12 @@ class Skopeo:
         return target
 
     async def raw_manifest(self, reference: str) -> bytes:
-        """The manifest exactly as it was received."""
+        """Return the manifest's bytes as received."""
         argv = ["skopeo", "--insecure-policy", "inspect", "--tls-verify=false", "--raw", f"docker://{reference}"]
         return (await succeeded(*argv, env=self._env)).encode()
 
     async def tags(self, name: str) -> list[str]:
-        """All tags of host/name."""
+        """Return all tags of host/name."""
         argv = ["skopeo", "--insecure-policy", "list-tags", "--tls-verify=false", f"docker://{name}"]
         listed = json.loads(await succeeded(*argv, env=self._env))
         return [str(tag) for tag in listed["Tags"]]

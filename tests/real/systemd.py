@@ -1,6 +1,6 @@
-"""systemd, as the first process of a machine of its own: this one's files with others laid over them, and few units.
+"""systemd as the first process of an isolated machine: the host's files with an overlay, and few units.
 
-What it starts has the sandbox that its unit asks for, from the real thing.
+The sandboxes of its services are systemd's own.
 """
 
 import os
@@ -14,7 +14,7 @@ from tests.real.network import Network
 from tests.real.program import Program, Ran, eventually, ran, short_directory
 
 UNITS = "/etc/units"
-TARGETS = ("sysinit", "basic", "network-online", "shutdown")  # which a unit names, and for which nothing is to be done
+TARGETS = ("sysinit", "basic", "network-online", "shutdown")  # units that services name, and that do nothing here
 PREPARE = """
 mount --make-rprivate /
 mount -t tmpfs tmpfs "$TOP"
@@ -45,43 +45,43 @@ exec env -i container=test "SYSTEMD_UNIT_PATH=$UNITS" PATH=/usr/sbin:/usr/bin:/s
 
 
 class Systemd:
-    """A machine with a systemd that runs."""
+    """A machine with a running systemd."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
 
     def file(self, place: str) -> Path:
-        """A file of that machine, seen from here."""
+        """Return the host's path of a file of that machine."""
         return Path(f"/proc/{self._pid}/root{place}")
 
     async def within(self, *argv: str) -> Ran:
-        """What comes of a program that is run in that machine, as root."""
+        """Run a program in that machine, as root."""
         return await ran("nsenter", f"--target={self._pid}", "--all", *argv)
 
-    async def systemctl(self, *words: str) -> str:
-        """What systemctl says; it has to succeed."""
-        said = await self.within("systemctl", *words)
-        assert said.code == 0, str(said)
-        return said.output
+    async def systemctl(self, *arguments: str) -> str:
+        """Run systemctl, assert that it succeeds, and return its output."""
+        result = await self.within("systemctl", *arguments)
+        assert result.code == 0, str(result)
+        return result.output
 
     async def state(self, unit: str) -> dict[str, str]:
-        """All that is known of a unit."""
+        """Return all properties of a unit."""
         lines = (await self.systemctl("show", unit)).splitlines()
         return {key: value for key, _, value in (line.partition("=") for line in lines)}
 
     async def becomes(self, unit: str, **wanted: str) -> dict[str, str]:
-        """Wait until what is known of a unit is this."""
-        seen: dict[str, str] = {}
+        """Wait until a unit has these properties."""
+        properties: dict[str, str] = {}
 
-        async def is_so() -> bool:
-            seen.update(await self.state(unit))
-            return all(seen[key] == value for key, value in wanted.items())
+        async def has_properties() -> bool:
+            properties.update(await self.state(unit))
+            return all(properties[key] == value for key, value in wanted.items())
 
         try:
-            await eventually(is_so, within=20)
+            await eventually(has_properties, within=20)
         except TimeoutError:
             await self._fail(unit, wanted)
-        return seen
+        return properties
 
     async def _fail(self, unit: str, wanted: Mapping[str, str]) -> NoReturn:
         raise AssertionError(f"not {wanted}: {await self.within('systemctl', 'status', '--no-pager', unit)}")
@@ -91,21 +91,21 @@ class Systemd:
 async def systemd(
     unit: str, network: Network, *, files: Mapping[str, str], directories: Mapping[str, Path]
 ) -> AsyncIterator[Systemd]:
-    """A machine that starts *unit*, as long as the block lasts.
+    """Run a machine that starts *unit*, until the end of the block.
 
     Args:
-        files: their contents, by their place in that machine.
-        directories: of this machine, by their place in that one.
+        files: contents, by their path in that machine.
+        directories: directories of the host, by their path in that machine.
     """
     async with _own_group() as group:
         with short_directory("systemd") as directory:
             (directory / "top").mkdir()
-            _lay(directory / "files", {**_units(unit), **files})
+            _write_files(directory / "files", {**_units(unit), **files})
             mounts = [word for place, source in directories.items() for word in (place, str(source))]
             enter = 'echo $$ > "$GROUP/cgroup.procs" && exec "$@"'
-            apart = ["unshare", "--mount", "--pid", "--ipc", "--uts", "--cgroup", "--fork", "--kill-child"]
+            isolated = ["unshare", "--mount", "--pid", "--ipc", "--uts", "--cgroup", "--fork", "--kill-child"]
             argv = ["nsenter", f"--net=/run/netns/{network.name}", "sh", "-c", enter, "sh"]
-            argv += [*apart, "sh", "-euc", PREPARE, "sh", *mounts]
+            argv += [*isolated, "sh", "-euc", PREPARE, "sh", *mounts]
             env = {"TOP": f"{directory}/top", "FILES": f"{directory}/files", "GROUP": str(group), "UNITS": UNITS}
             log = directory / "boot.log"
             log.touch()
@@ -120,12 +120,12 @@ async def systemd(
 
 
 def _units(unit: str) -> dict[str, str]:
-    bare = "[Unit]\nDefaultDependencies=no\n"
-    targets = {f"{UNITS}/{target}.target": bare for target in TARGETS}
-    return {**targets, f"{UNITS}/boot.target": f"{bare}Requires={unit}\n"}
+    empty_unit = "[Unit]\nDefaultDependencies=no\n"
+    targets = {f"{UNITS}/{target}.target": empty_unit for target in TARGETS}
+    return {**targets, f"{UNITS}/boot.target": f"{empty_unit}Requires={unit}\n"}
 
 
-def _lay(root: Path, files: Mapping[str, str]) -> None:
+def _write_files(root: Path, files: Mapping[str, str]) -> None:
     for place, text in files.items():
         file = root / place.lstrip("/")
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def _lay(root: Path, files: Mapping[str, str]) -> None:
 
 @asynccontextmanager
 async def _own_group() -> AsyncIterator[Path]:
-    """A control group: systemd takes the one it is in for the whole machine's."""
+    """Create a cgroup: systemd takes the cgroup it starts in as the whole machine's."""
     mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
     group = next(Path(point) for _, point, kind, *_ in mounts if kind == "cgroup2") / f"test-{uuid4().hex[:8]}"
     group.mkdir()

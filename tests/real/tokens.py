@@ -1,7 +1,7 @@
-"""An issuer of Bearer tokens, as a docker-registry with `auth: token` wants it beside it.
+"""A token service for a docker-registry with `auth: token`.
 
-The registry trusts whatever is signed with the key whose certificate it was given; key and certificate are made
-here, anew for each issuer, and the tokens are signed with `openssl` (RS256, the certificate in the token's `x5c`).
+The registry trusts tokens signed by the key of a given certificate. Key and certificate are generated for each service,
+and the tokens are signed with `openssl` (RS256, the certificate in the token's `x5c`).
 """
 
 import base64
@@ -21,7 +21,7 @@ ISSUER = "tokens.test"
 
 
 @dataclass(frozen=True, slots=True)
-class RequestedRepository:
+class TokenRequest:
     """One request for a token."""
 
     scopes: tuple[str, ...]
@@ -34,9 +34,9 @@ def _base64url(content: bytes) -> str:
 
 
 class TokenIssuer:
-    """Gives everybody who asks a token for the scopes that they ask for, and remembers who asked.
+    """Grants every request the scopes it names, and records it.
 
-    It is a door for a registry too: `configuration` names the realm, and a push brings its own token.
+    It is also a registry's authenticator: `configuration` names the realm, and a push uses its own token.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -44,7 +44,7 @@ class TokenIssuer:
         self._key = directory / "key.pem"
         self._certificate = directory / "certificate.pem"
         self.port = 0
-        self.asked: list[RequestedRepository] = []
+        self.requests: list[TokenRequest] = []
 
     @property
     def realm(self) -> str:
@@ -55,7 +55,7 @@ class TokenIssuer:
         await succeeded(*request, "-keyout", str(self._key), "-out", str(self._certificate))
 
     async def token(self, scopes: tuple[str, ...]) -> str:
-        """A signed token (JWT) that grants all of *scopes* for five minutes."""
+        """Return a signed token (JWT) that grants all of *scopes* for five minutes."""
         lines = self._certificate.read_text().splitlines()
         header = {"typ": "JWT", "alg": "RS256", "x5c": ["".join(line for line in lines if not line.startswith("-"))]}
         now = int(time.time())
@@ -78,9 +78,7 @@ class TokenIssuer:
 
     async def answer(self, request: web.Request) -> web.Response:
         scopes = tuple(request.query.getall("scope", []))
-        self.asked.append(
-            RequestedRepository(scopes, request.query.get("service"), request.headers.get("Authorization"))
-        )
+        self.requests.append(TokenRequest(scopes, request.query.get("service"), request.headers.get("Authorization")))
         return web.json_response({"token": await self.token(scopes), "expires_in": 300})
 
 
@@ -91,7 +89,7 @@ def _access(scope: str) -> dict[str, object]:
 
 @asynccontextmanager
 async def token_issuer(directory: Path) -> AsyncIterator[TokenIssuer]:
-    """An issuer on loopback as long as the block lasts."""
+    """Run a token service on loopback until the end of the block."""
     directory.mkdir(parents=True, exist_ok=True)
     issuer = TokenIssuer(directory)
     await issuer.make_key()

@@ -1,4 +1,4 @@
-"""How hypothesis searches: no time limits; with CI=true the same way each time, and no shrinking."""
+"""Hypothesis profiles: no time limits; with CI=true the search is deterministic and does not shrink."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""A little world of content: layers, images that reference them, an index that references images."""
+"""A small set of contents: layers, images that reference them, an index that references images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mirror.storage.facts import ManifestFact
 
 
 class Content:
-    """Bytes, and what they reference if they are a manifest."""
+    """Bytes, and the contents they reference if they are a manifest."""
 
     def __init__(self, name: str, body: bytes, references: tuple[Content, ...], algorithm: str) -> None:
         self.name = name
@@ -19,7 +19,7 @@ class Content:
 
     @property
     def fact(self) -> ManifestFact | None:
-        """What a ledger keeps of it; None for a layer."""
+        """The ledger's fact of a manifest; None for a layer."""
         digests = tuple(one.digest for one in self.references)
         return ManifestFact("application/vnd.oci.image.manifest.v1+json", digests) if digests else None
 
@@ -28,7 +28,7 @@ class Content:
 
 
 def _noise(name: str, size: int) -> bytes:
-    """Bytes that are no other content's, and the same each time."""
+    """Return bytes derived from the name, the same each time."""
     return hashlib.shake_256(name.encode()).digest(size)
 
 

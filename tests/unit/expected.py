@@ -1,4 +1,4 @@
-"""What a store must be: a model of it, and of who reads and writes."""
+"""A model of the store, with its readers and ingests, for comparison with the real one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def weight(digest: Digest) -> int:
 
 @dataclass(eq=False)
 class Reader:
-    """Someone who holds a blob: open, where there was one."""
+    """A reader of a blob; `blob` is None if the store does not have it."""
 
     content: Content
     exits: AsyncExitStack
@@ -37,7 +37,7 @@ class Reader:
 
 @dataclass(eq=False)
 class Arrival:
-    """An ingest that is open."""
+    """An open ingest."""
 
     content: Content
     exits: AsyncExitStack
@@ -48,7 +48,7 @@ class Arrival:
 
 
 class Use(NamedTuple):
-    """The steps of last use: of the one that counts, and of the one that may count."""
+    """The steps of a blob's last use: of the last certain use, and of the last possible one."""
 
     certainly: int
     perhaps: int
@@ -56,19 +56,19 @@ class Use(NamedTuple):
 
 @dataclass
 class Expected:
-    """What the store must be after some steps."""
+    """The expected state of the store."""
 
     limit: int
-    used: dict[Digest, Use] = field(default_factory=dict)  # of what is stored
-    vanished: set[Digest] = field(default_factory=set)  # stored, then removed by somebody else, and not yet missed
-    kept: dict[Digest, bytes] = field(default_factory=dict)  # what broken-off ingests left
+    used: dict[Digest, Use] = field(default_factory=dict)  # stored blobs
+    vanished: set[Digest] = field(default_factory=set)  # stored, then deleted from outside, and not yet noticed
+    kept: dict[Digest, bytes] = field(default_factory=dict)  # bytes of interrupted ingests
     arriving: list[Arrival] = field(default_factory=list)
     held: Counter[Digest] = field(default_factory=Counter)
     step: int = 0
 
     @property
     def occupied(self) -> int:
-        """Stored, left, and room that was made."""
+        """Bytes of stored blobs, of interrupted ingests, and reserved bytes."""
         return sum(map(weight, self.used)) + self.left + sum(one.reserved for one in self.arriving)
 
     @property
@@ -77,15 +77,15 @@ class Expected:
 
     @property
     def evictable(self) -> set[Digest]:
-        """What nobody holds, and would make room."""
+        """The blobs without a hold whose eviction would free space."""
         return {digest for digest in self.used if not self.held[digest] and weight(digest)}
 
     def can_have(self, size: int) -> bool:
-        """Whether there is room for so many bytes more, or can be."""
+        """Return whether *size* more bytes fit, after eviction if necessary."""
         return self.occupied + size - self.limit <= self.left + sum(map(weight, self.evictable))
 
     def use(self, content: Content, *, certainly: bool = True) -> None:
-        """A use of a manifest is a use of all that it references; perhaps also where it is not stored itself."""
+        """Record a use of a manifest and of all it references; a possible use if the manifest is not stored."""
         use = self.used.get(content.digest)
         if use is not None:
             self.used[content.digest] = Use(self.step if certainly else use.certainly, self.step)
@@ -93,7 +93,7 @@ class Expected:
             self.use(one, certainly=certainly and use is not None)
 
     def store(self, content: Content) -> None:
-        """What has just come is about to be used."""
+        """Record a commit, which is followed by a use."""
         self.strike(content.digest)
         self.used[content.digest] = Use(self.step, self.step)
         self.use(content)
@@ -103,14 +103,14 @@ class Expected:
         self.vanished.discard(digest)
 
     def miss(self, digest: Digest) -> None:
-        """Somebody wanted to read it, and found it vanished."""
+        """Record that a reader found a blob deleted from outside."""
         if digest in self.vanished:
             self.strike(digest)
 
 
 @dataclass
 class Space:
-    """The state before a step that makes room, to judge by what the step did for it."""
+    """The state before a step that frees space, to check how much the step evicted."""
 
     used: dict[Digest, Use]
     evictable: set[Digest]
@@ -124,19 +124,19 @@ class Space:
         return cls(dict(expected.used), expected.evictable, excess, possible)
 
     def check_dropped(self, sizes: list[int]) -> None:
-        """Of broken-off ingests no more was dropped than makes room."""
+        """Assert that no more interrupted ingests were deleted than necessary."""
         if sizes:
             assert sum(sizes) - max(sizes) < self.excess, "more was dropped than was needed"
             self.excess -= sum(sizes)
 
     def check_evicted(self, gone: set[Digest]) -> None:
-        """Of blobs no more went than makes room: the least recently used, and none that is held."""
+        """Assert that no more blobs were evicted than necessary: the least recently used, and none with a hold."""
         if not gone:
             return
-        assert self.possible, "something went, and all the same for nothing"
-        assert gone <= self.evictable, "what is held was evicted"
-        youngest = max(self.used[digest].certainly for digest in gone)
-        older = [WORLD[digest] for digest in self.evictable - gone if self.used[digest].perhaps < youngest]
+        assert self.possible, "blobs were evicted, although no eviction frees enough"
+        assert gone <= self.evictable, "a held blob was evicted"
+        latest = max(self.used[digest].certainly for digest in gone)
+        older = [WORLD[digest] for digest in self.evictable - gone if self.used[digest].perhaps < latest]
         assert not older, f"evicted: {[WORLD[digest] for digest in gone]}; used less recently: {older}"
-        last = max(weight(digest) for digest in gone if self.used[digest].perhaps >= youngest)
+        last = max(weight(digest) for digest in gone if self.used[digest].perhaps >= latest)
         assert sum(map(weight, gone)) - last < self.excess, "more was evicted than was needed"

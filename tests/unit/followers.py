@@ -1,4 +1,4 @@
-"""Who follows a download, and takes it for a blob only if all of it came."""
+"""Simulated readers of a download, which accept a blob only if it is complete."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mirror.pull.downloads import Downloads
 from tests.unit.loops import Loop
 from tests.unit.sources import CONTEXT, Source
 
-_SIP = 20_000  # bytes that a slow one takes at a time
+_PIECE = 20_000  # bytes that a slow reader reads at a time
 
 
 class Follower:
-    """A client, as far as a download sees it: it was promised a size, and gets bytes until it has so many."""
+    """A reader of a download: it receives a size, and reads bytes until it has as many."""
 
     def __init__(self, loop: Loop, downloads: Downloads, source: Source, *, told: int | None, is_slow: bool) -> None:
         self.source = source
@@ -22,18 +22,18 @@ class Follower:
         self.promised: int | None = None
         self.got = b""
         self.failure: MirrorError | None = None
-        self._sips = asyncio.Semaphore(0)
+        self._permits = asyncio.Semaphore(0)
         self.task = loop.create_task(self._follow(downloads, told))
 
     @property
     def is_whole(self) -> bool:
-        """Whether it takes what it has for the blob."""
+        """Return whether the reader has as many bytes as promised."""
         return len(self.got) == self.promised
 
     def sip(self, times: int = 1) -> None:
-        """Lets a slow one take the next bytes."""
+        """Let a slow reader read the next pieces."""
         for _ in range(times):
-            self._sips.release()
+            self._permits.release()
 
     async def _follow(self, downloads: Downloads, told: int | None) -> None:
         try:
@@ -41,10 +41,10 @@ class Follower:
                 self.promised = download.size
                 while len(self.got) < self.promised:
                     if self.is_slow:
-                        await self._sips.acquire()
+                        await self._permits.acquire()
                     reach = min(await download.reach(len(self.got)), self.promised)
-                    most = _SIP if self.is_slow else reach
-                    piece = os.pread(download.fileno(), min(most, reach - len(self.got)), len(self.got))
+                    max_size = _PIECE if self.is_slow else reach
+                    piece = os.pread(download.fileno(), min(max_size, reach - len(self.got)), len(self.got))
                     if not piece:
                         raise UpstreamDisconnected("the file ended before the blob")
                     self.got += piece

@@ -1,7 +1,7 @@
-"""A loop on which waiting takes no time.
+"""An event loop whose clock advances only while it is idle, so that waiting takes no time.
 
-Its clock stands still while anything is going on, threads included, and jumps to the next timer when nothing is. So a
-test never sleeps, `settled` means that nothing will happen any more by itself, and what would wait for ever raises.
+The clock stands still while callbacks or threads run, and jumps to the next timer when nothing runs. A test never
+sleeps, `settle` runs everything that happens by itself, and waiting for ever raises Stuck.
 """
 
 import asyncio
@@ -13,12 +13,12 @@ from typing import Any, TypeVar, TypeVarTuple
 
 _Result = TypeVar("_Result")
 _Arguments = TypeVarTuple("_Arguments")
-_THREADS_TAKE = 60.0  # seconds, at most, before a thread counts as stuck
+_THREADS_TAKE = 60.0  # seconds before a thread counts as stuck
 _LONG = 3600.0  # seconds on the loop's own clock: longer than every pause in the code
 
 
 class Stuck(BaseException):
-    """Everything waits, and nothing is left that could come."""
+    """All tasks wait, and no event is left that could resume one."""
 
 
 class _Selector(selectors.DefaultSelector):
@@ -31,16 +31,16 @@ class _Selector(selectors.DefaultSelector):
         if self.loop.working:
             ready = super().select(_THREADS_TAKE)
             if not ready:
-                raise Stuck("a thread does not come back")
+                raise Stuck("a thread does not finish")
         elif timeout is None:
-            raise Stuck("everything waits, and nothing is left that could come")
+            raise Stuck("all tasks wait, and no timer or event is left")
         else:
             self.loop.now += timeout
         return ready
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """The loop. `now` is its clock, `working` the calls that threads have not answered yet."""
+    """An event loop. `now` is its clock, `working` the number of unfinished calls in threads."""
 
     def __init__(self) -> None:
         selector = _Selector()
@@ -73,13 +73,13 @@ class Loop(asyncio.SelectorEventLoop):
         return self.run_until_complete(work)
 
     def settle(self) -> None:
-        """Lets everything happen that happens by itself."""
+        """Run until only timers beyond _LONG seconds are left."""
         self.run(asyncio.sleep(_LONG))
 
 
 @contextmanager
 def new_loop() -> Iterator[Loop]:
-    """A loop; what still runs at its end is a defect."""
+    """Yield a loop; assert that no task is left at its end."""
     loop = Loop()
     try:
         yield loop

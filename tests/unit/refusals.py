@@ -1,4 +1,4 @@
-"""How a parser refuses."""
+"""Assertions about errors of parsers."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -9,7 +9,7 @@ _Value = TypeVar("_Value")
 
 
 def parsed(parse: Callable[[], _Value], *refusals: type[MirrorError]) -> _Value | None:
-    """What *parse* makes of its text; None where it refuses: as one of *refusals*, the asker's fault, in few words."""
+    """Return the result of *parse*; None after an error of *refusals*, which needs a 4xx status and a short message."""
     failure: MirrorError
     try:
         return parse()

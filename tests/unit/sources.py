@@ -1,4 +1,4 @@
-"""Where a blob is to be had: connections that bring bytes, break and end when a test says so."""
+"""Simulated upstream connections for a blob, which send bytes, break and end as the test requests."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ CONTEXT = PullContext(Caller(None), Repository("registry.test", "app"))
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How a source answers.
+    """How a source responds.
 
     Attributes:
-        heeds: whether it sends the part that was asked for; the whole otherwise.
-        announces: the size it announces, beside the right one; None for no size at all.
-        refusal: why it doesn't answer.
+        heeds: whether it sends the requested range; otherwise it sends the whole blob.
+        announces: the difference between the announced and the real size; None for no announced size.
+        refusal: the error instead of a response.
     """
 
     heeds: bool = True
@@ -35,14 +35,14 @@ class Manner:
 
 
 class Connection:
-    """One answer of a source: what a download takes its bytes from."""
+    """One response of a source, from which a download reads."""
 
     def __init__(self, content: Content, span: Span | None, manner: Manner) -> None:
         self.span = span
         self.validator: str | None = None
         self.start = span.start if span is not None and manner.heeds else 0
         self.size = None if manner.announces is None else max(0, len(content.body) + manner.announces)
-        self.at = self.start  # where the next bytes belong
+        self.at = self.start  # offset of the next bytes
         self.is_open = True
         self.is_refused = manner.refusal is not None
         self._pieces = deque[bytes]()
@@ -75,7 +75,7 @@ class Connection:
             self._changed.set()
 
     def end(self, error: MirrorError | None = None) -> None:
-        """No more comes: it broke, or that was all."""
+        """End the response, with an error or normally."""
         self._ended, self._end = True, error
         self._changed.set()
 
@@ -87,11 +87,11 @@ class Source:
         self.content = content
         self.manner = Manner()
         self.connections: list[Connection] = []
-        self.was_asked_twice = False  # while one connection was open
+        self.was_asked_twice = False  # during an open connection
 
     @property
     def connection(self) -> Connection | None:
-        """The one that is open."""
+        """The open connection."""
         return self.connections[-1] if self.connections and self.connections[-1].is_open else None
 
     @property

@@ -1,4 +1,4 @@
-"""What clients and registries write: valid, nearly valid, and anything."""
+"""Hypothesis strategies for texts of clients and registries: valid, nearly valid, and arbitrary."""
 
 import string
 
@@ -35,7 +35,7 @@ hosts = st.lists(st.text(_ALPHANUMERIC, min_size=1, max_size=6), min_size=2, max
 
 @st.composite
 def spoiled(draw: st.DrawFn, valid: st.SearchStrategy[str]) -> str:
-    """A valid text with something in it that does not belong there, or that may."""
+    """Replace a part of a valid text with a fragment that may make it invalid."""
     text = draw(valid)
     fragment = draw(st.sampled_from(_FRAGMENTS) | st.text(max_size=3))
     start = draw(st.integers(0, len(text)))
@@ -44,5 +44,5 @@ def spoiled(draw: st.DrawFn, valid: st.SearchStrategy[str]) -> str:
 
 
 def anything(*valid: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    """Any text; often one that is valid, or nearly."""
+    """Return a strategy for any text, often valid or nearly valid."""
     return st.one_of(st.text(), *valid, *map(spoiled, valid))

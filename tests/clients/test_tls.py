@@ -1,4 +1,4 @@
-"""Clients that check the mirror's certificate, with an authority of their own for it."""
+"""A client that verifies the mirror's TLS certificate with a private certificate authority."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.real.skopeo import Skopeo
 
 @pytest.mark.needs("busybox", "docker-registry", "skopeo")
 async def test_skopeo_pulls_over_tls(tmp_path: Path, upstream: Registry) -> None:
-    """Cold and warm; it checks the certificate, and every digest."""
+    """skopeo verifies the certificate and every digest, cold and warm."""
     image = images.runnable("sealed")
     await upstream.push(image, "team/app", "1")
     authority = trustme.CA()

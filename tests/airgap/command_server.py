@@ -1,6 +1,6 @@
-"""A process in which the mirror's program is loaded, and which forks for each command that `launcher` asks it for.
+"""A process with the mirror's modules loaded, which forks once for each command that `launcher` sends.
 
-A test runs dozens of commands; to load the program takes half a second each time, and a fork none.
+One test runs dozens of commands. Loading the modules takes half a second for each; a fork takes almost no time.
 """
 
 import array
@@ -17,32 +17,32 @@ from mirror.__main__ import main
 
 
 def serve(path: Path) -> None:
-    """Forks for whoever connects to the socket *path*, until it is killed."""
-    assert threading.active_count() == 1, "a thread is not there after a fork"
+    """Fork for each connection to the socket *path*, until this process is killed."""
+    assert threading.active_count() == 1, "threads do not survive a fork"
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listener:
-        begun = path.with_suffix(".begun")
-        listener.bind(str(begun))
+        starting = path.with_suffix(".starting")
+        listener.bind(str(starting))
         listener.listen(64)
-        begun.rename(path)  # whoever sees it is answered
+        starting.rename(path)  # a client that sees the path can connect
         while True:
             connection, _ = listener.accept()
             if not os.fork():
                 listener.close()
-                os._exit(_attend(connection))
+                os._exit(_run_command(connection))
             connection.close()
 
 
-def _attend(connection: socket.socket) -> int:
-    """Says the command's process id, and then its status; ends it when nobody listens any more."""
+def _run_command(connection: socket.socket) -> int:
+    """Run one command: send its process id, then its exit status; kill it if the launcher disconnects."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     ready, taken, _, _ = socket.recv_fds(connection, 1, 3)
     assert ready
-    asked = json.loads(connection.makefile().readline())
+    request = json.loads(connection.makefile().readline())
     pid = os.fork()
     if not pid:
         connection.close()
-        _become(asked["arguments"], asked["environment"], array.array("i", taken))
+        _exec_command(request["arguments"], request["environment"], array.array("i", taken))
     for descriptor in taken:
         os.close(descriptor)
     connection.sendall(f"{pid}\n".encode())
@@ -55,7 +55,7 @@ def _attend(connection: socket.socket) -> int:
     return 0
 
 
-def _become(arguments: list[str], environment: dict[str, str], descriptors: "array.array[int]") -> None:
+def _exec_command(arguments: list[str], environment: dict[str, str], descriptors: "array.array[int]") -> None:
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
         os.close(descriptor)

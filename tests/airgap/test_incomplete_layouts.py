@@ -1,4 +1,4 @@
-"""Layouts of others that promise what they do not hold: told, and nothing of them is visible."""
+"""Image layouts of other tools that lack content they list: the import reports it and shows no part of the image."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ CHILD = image(1000)
 
 
 def layout(directory: Path, root: Manifest, media_type: str, *carried: Manifest) -> Path:
-    """An OCI image layout with this image, of which no more is there than what is *carried*."""
+    """Write an OCI image layout of this image that contains only its own blobs and those of the *carried* manifests."""
     blobs = directory / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     for manifest in (root, *carried):
@@ -34,41 +34,43 @@ def layout(directory: Path, root: Manifest, media_type: str, *carried: Manifest)
     ],
     ids=["an index without its manifests", "something else for a manifest"],
 )
-async def test_a_promise_that_is_not_kept(tmp_path: Path, root: Manifest, media_type: str, complaint: str) -> None:
-    """Or clients would get a manifest whose blobs nobody has."""
+async def test_import_refuses_layout_without_listed_manifests(
+    tmp_path: Path, root: Manifest, media_type: str, complaint: str
+) -> None:
+    """Otherwise clients would receive a manifest whose blobs are not available."""
     path = layout(tmp_path / "layout", root, media_type)
-    said = await mirror_command("import", path, "--name", NAME, "--cache", tmp_path / "cache")
-    assert said.status == 1, said
-    assert complaint in said.err, said
+    result = await mirror_command("import", path, "--name", NAME, "--cache", tmp_path / "cache")
+    assert result.status == 1, result
+    assert complaint in result.err, result
     assert json.loads((await succeeded("ls", "--json", "--cache", tmp_path / "cache")).out) == []
 
 
 @pytest.mark.parametrize("command", ["serve", "warm"])
-async def test_somebody_elses_layout_is_no_cache(tmp_path: Path, command: str) -> None:
-    """What it lists would be evicted one day; it is left as it is."""
+async def test_foreign_layout_is_refused_as_cache(tmp_path: Path, command: str) -> None:
+    """Its images would be subject to eviction; the layout stays unchanged and the error suggests `mirror import`."""
     path = layout(tmp_path / "layout", CHILD, OCI_MANIFEST)
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     images = ["quay.io/team/app:v1"] if command == "warm" else ["--listen", "127.0.0.1:0"]
-    said = await mirror_command(command, *images, "--cache", path)
-    assert said.status == 2, said
-    assert "mirror import" in said.err, said
+    result = await mirror_command(command, *images, "--cache", path)
+    assert result.status == 2, result
+    assert "mirror import" in result.err, result
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
 
 
-async def test_of_an_index_some_platforms_are_enough(tmp_path: Path) -> None:
-    """As skopeo writes them without --all."""
+async def test_import_accepts_index_with_some_platforms(tmp_path: Path) -> None:
+    """skopeo without --all writes one platform of an index."""
     path = layout(tmp_path / "layout", index(CHILD, image(2000)), OCI_INDEX, CHILD)
     await succeeded("import", path, "--name", NAME, "--cache", tmp_path / "cache")
     (listed,) = json.loads((await succeeded("ls", "--json", "--cache", tmp_path / "cache")).out)
     assert listed["name"] == NAME
 
 
-async def test_a_layer_that_an_archive_lacks_is_in_no_earlier_bundle(tmp_path: Path) -> None:
-    """Only what was made with --since builds on one."""
+async def test_missing_layer_of_archive_is_not_sought_in_earlier_bundle(tmp_path: Path) -> None:
+    """The error suggests an earlier bundle only for a bundle that was exported with --since."""
     path = layout(tmp_path / "layout", CHILD, OCI_MANIFEST)
     (path / "blobs" / "sha256" / CHILD.blobs[-1].digest.partition(":")[2]).unlink()
-    said = await mirror_command("import", path, "--name", NAME, "--cache", tmp_path / "cache")
-    assert said.status == 1, said
-    assert said.err.endswith(
+    result = await mirror_command("import", path, "--name", NAME, "--cache", tmp_path / "cache")
+    assert result.status == 1, result
+    assert result.err.endswith(
         f"needs {CHILD.blobs[-1].digest}, which is not here: the archive does not contain it either\n"
     )

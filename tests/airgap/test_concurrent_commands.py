@@ -1,34 +1,34 @@
-"""Commands beside a running mirror and beside each other."""
+"""Commands at the same time as a running mirror and as each other."""
 
 import asyncio
 import json
 from pathlib import Path
 
 from tests.airgap.command import mirror_command, succeeded
-from tests.airgap.test_refused import bundle
+from tests.airgap.test_refused_images import bundle
 from tests.fake.content import Blob, image_of
 from tests.http.client import Client
 from tests.real.mirror import mirror
 
 
-async def test_imports_and_collections_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
-    """Three imports of one bundle, while others collect, list, count and verify; all is there, and can go again."""
+async def test_concurrent_imports_and_gc_lose_nothing(tmp_path: Path) -> None:
+    """Three imports of one bundle during gc, ls, stats and verify: all images are complete, and can be removed."""
     base = Blob.noise(1_000_000)
     images = {f"docker.io/team/app{n % 3}:v{n}": image_of(base, Blob.noise(100_000)) for n in range(30)}
     archive, cache = bundle(tmp_path / "b.tar", images), tmp_path / "cache"
     done = asyncio.Event()
 
-    async def again_and_again(*command: str) -> int:
+    async def repeat(*command: str) -> int:
         times = 0
         while not done.is_set():
-            said = await mirror_command(*command, "--cache", cache)
-            assert said.status == 0, said
+            result = await mirror_command(*command, "--cache", cache)
+            assert result.status == 0, result
             times += 1
         return times
 
     async with mirror(tmp_path / "run", "--cache", str(cache), "--offline") as running:
         async with asyncio.TaskGroup() as group:
-            beside = [group.create_task(again_and_again(name)) for name in ("gc", "ls", "stats", "verify")]
+            beside = [group.create_task(repeat(name)) for name in ("gc", "ls", "stats", "verify")]
             await asyncio.gather(*(succeeded("import", archive, "--cache", cache) for _ in range(3)))
             done.set()
         assert all(task.result() for task in beside)

@@ -1,6 +1,6 @@
-"""The mirror as `python -m mirror` runs it, and notes of what leaves the process: `watched.py NOTES ARGUMENT…`.
+"""`python -m mirror` with an audit log of its connections, writes and programs: `audited.py LOG ARGUMENT…`.
 
-Each line of the notes is what happened and to what: connect, write (a file that is opened for it), run (a program).
+Each line of the log is an event and its object: connect, write (a file opened for writing), run (a program).
 """
 
 import os
@@ -12,10 +12,10 @@ _CHANGES = {"os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.sym
 _PROGRAMS = {"subprocess.Popen", "os.exec", "os.posix_spawn", "os.system", "os.fork"}
 
 
-def noting(notes: int) -> Callable[[str, tuple[object, ...]], None]:
-    """The hook that writes to this descriptor (PEP 578)."""
+def audit_hook(log: int) -> Callable[[str, tuple[object, ...]], None]:
+    """Return an audit hook that writes to this descriptor (PEP 578)."""
 
-    def note(event: str, facts: tuple[object, ...]) -> None:
+    def write_event(event: str, facts: tuple[object, ...]) -> None:
         line = ""
         if event == "socket.connect":
             line = f"connect {facts[1]!r}"
@@ -24,9 +24,9 @@ def noting(notes: int) -> Callable[[str, tuple[object, ...]], None]:
         elif event in _PROGRAMS:
             line = f"run {facts[0]!r}"
         if line:
-            os.write(notes, line.encode(errors="replace") + b"\n")
+            os.write(log, line.encode(errors="replace") + b"\n")
 
-    return note
+    return write_event
 
 
 if __name__ == "__main__":
@@ -35,5 +35,5 @@ if __name__ == "__main__":
 
     from mirror.__main__ import main
 
-    sys.addaudithook(noting(opened))
+    sys.addaudithook(audit_hook(opened))
     main()

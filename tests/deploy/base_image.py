@@ -1,4 +1,4 @@
-"""A base image made of this machine's Python: as much of Python's own image as the Dockerfile needs."""
+"""A container base image made of this machine's Python, with as much of the official image as the Dockerfile needs."""
 
 import io
 import os
@@ -13,7 +13,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 TOOLS = ("sh", "chown", "id", "ls", "mkdir", "sleep")
-LEFT_OUT = {
+EXCLUDED = {
     "site-packages",
     "dist-packages",
     "test",
@@ -34,7 +34,7 @@ sys.exit(main())
 
 
 def write_base(file: Path) -> None:
-    """A root file system for `docker import`."""
+    """Write a root file system for `docker import`."""
     stdlib = Path(sysconfig.get_path("stdlib", vars={"base": sys.base_prefix, "installed_base": sys.base_prefix}))
     program = Path(sys.executable).resolve()
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -42,7 +42,7 @@ def write_base(file: Path) -> None:
         tar.add(program, f"usr/local/bin/{name}")
         for link in ("python3", "python"):
             _link(tar, f"usr/local/bin/{link}", name)
-        tar.add(stdlib, f"usr/local/lib/{stdlib.name}", filter=_wanted)
+        tar.add(stdlib, f"usr/local/lib/{stdlib.name}", filter=_filtered)
         tar.add(_pip(), "usr/local/lib/pip/pip")
         _write(tar, "usr/local/bin/pip", PIP)
         modules = [file for file in stdlib.glob("lib-dynload/*.so") if not file.name.startswith("_tkinter.")]
@@ -56,9 +56,9 @@ def write_base(file: Path) -> None:
             tar.addfile(entry)
 
 
-def _wanted(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+def _filtered(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
     last = os.path.basename(entry.name)
-    return None if last in LEFT_OUT or last.startswith(("config-", "_tkinter.")) or ".opt-" in last else entry
+    return None if last in EXCLUDED or last.startswith(("config-", "_tkinter.")) or ".opt-" in last else entry
 
 
 def _pip() -> Path:
@@ -72,18 +72,18 @@ def _installed(program: str) -> str:
 
 
 def _add_libraries(tar: tarfile.TarFile, binaries: list[Path]) -> None:
-    """The C library goes where its loader looks first, and all others beside it."""
+    """Add shared libraries: the C library in its loader's first search path, all others beside it."""
     libraries = sorted(set(_needed(binaries)))
     (libc,) = (library for library in libraries if library.name.startswith("libc.so."))
     for library in libraries:
-        own = library.name.startswith("ld-")  # programs name it with its whole path
+        own = library.name.startswith("ld-")  # programs name the loader with its whole path
         place = library if own else libc.parent / library.name
         tar.add(library.resolve(), str(place).lstrip("/"))
 
 
 def _needed(binaries: list[Path]) -> Iterator[Path]:
-    said = subprocess.run(["ldd", *map(str, binaries)], capture_output=True, text=True, check=False).stdout
-    for line in said.splitlines():
+    output = subprocess.run(["ldd", *map(str, binaries)], capture_output=True, text=True, check=False).stdout
+    for line in output.splitlines():
         found = re.search(r"(?:=> )?(/\S+) \(0x", line)
         if found:
             yield Path(found[1])

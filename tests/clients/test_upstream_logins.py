@@ -1,4 +1,4 @@
-"""Upstreams that let in only those who have a password, or a token."""
+"""Upstreams that require a login: passwords, credential helpers and tokens."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.needs("busybox", "docker-registry", "openssl", "skopeo"
 
 
 def with_password(directory: Path, url: str, password: str) -> Path:
-    """A configuration whose docker.io is behind a password, kept in a file beside it."""
+    """Write a configuration with a login for docker.io, its password in a separate file."""
     secret = directory / "password"
     secret.write_text(f"{password}\n")
     secret.chmod(0o600)
@@ -33,8 +33,8 @@ def with_password(directory: Path, url: str, password: str) -> Path:
     return configuration
 
 
-async def test_a_password_in_the_configuration_opens_the_upstream_for_anonymous_clients(tmp_path: Path) -> None:
-    """The mirror knows the password; its clients need none, and its log doesn't show it."""
+async def test_configured_login_serves_anonymous_clients(tmp_path: Path) -> None:
+    """The mirror has the login; its clients need none, and the log does not contain the password."""
     image = images.runnable("behind a password")
     async with docker_registry(tmp_path / "locked", Htpasswd(tmp_path)) as locked:
         await locked.push(image, "team/secret", "1")
@@ -55,8 +55,8 @@ async def test_a_password_in_the_configuration_opens_the_upstream_for_anonymous_
     }
 
 
-async def test_a_wrong_password_is_not_found_and_named(tmp_path: Path) -> None:
-    """A client can't cure it and isn't asked to log in: it gets 'not found', and a message that names the upstream."""
+async def test_wrong_upstream_password_is_404_with_upstream_name(tmp_path: Path) -> None:
+    """The client cannot fix the login and is not asked for one: it gets 404 with a message that names the upstream."""
     async with docker_registry(tmp_path / "locked", Htpasswd(tmp_path)) as locked:
         await locked.push(images.runnable("never seen"), "team/secret", "1")
         configuration = with_password(tmp_path, locked.url, "wrong")
@@ -69,8 +69,8 @@ async def test_a_wrong_password_is_not_found_and_named(tmp_path: Path) -> None:
                 assert "docker.io" in await answer.text()
 
 
-async def test_one_token_opens_all_blobs_of_an_image(tmp_path: Path) -> None:
-    """Sixty layers pulled by a client that takes six at a time: the issuer is asked once."""
+async def test_one_token_fetches_all_blobs_of_an_image(tmp_path: Path) -> None:
+    """A client pulls sixty layers, six at a time: the mirror fetches one token."""
     image = images.layered(60)
     async with token_issuer(tmp_path / "issuer") as issuer, docker_registry(tmp_path / "locked", issuer) as locked:
         await locked.push(image, "team/tokens", "1")
@@ -80,8 +80,8 @@ async def test_one_token_opens_all_blobs_of_an_image(tmp_path: Path) -> None:
             copy = await skopeo.copy(f"{mirrored.host}/docker.io/team/tokens:1")
 
             assert (copy / "manifest.json").read_bytes() == image.manifest.content
-            assert [asked.scopes for asked in issuer.asked] == [("repository:team/tokens:pull",)]
-            assert issuer.asked[0].service == SERVICE
+            assert [request.scopes for request in issuer.requests] == [("repository:team/tokens:pull",)]
+            assert issuer.requests[0].service == SERVICE
             assert not re.search(r"eyJ[\w-]{20}", mirrored.program.said())  # no token in the log
 
         await locked.stop()
@@ -90,8 +90,8 @@ async def test_one_token_opens_all_blobs_of_an_image(tmp_path: Path) -> None:
     assert len([access for access in served if "/blobs/" in access.path]) == len(image.blobs)
 
 
-async def test_two_repositories_at_once_are_one_token_each(tmp_path: Path) -> None:
-    """Tokens are kept by scope: a second image of the same repository asks for none."""
+async def test_each_repository_uses_its_own_token(tmp_path: Path) -> None:
+    """Tokens are cached by scope: a second image of the same repository needs no further token."""
     async with token_issuer(tmp_path / "issuer") as issuer, docker_registry(tmp_path / "locked", issuer) as locked:
         await locked.push(images.runnable("a"), "team/a", "1")
         await locked.push(images.runnable("a again"), "team/a", "2")
@@ -103,23 +103,23 @@ async def test_two_repositories_at_once_are_one_token_each(tmp_path: Path) -> No
             await asyncio.gather(*(client.copy(f"{names[name]}:1") for name, client in clients.items()))
             await clients["a"].copy(f"{names['a']}:2")
 
-    assert sorted(asked.scopes for asked in issuer.asked) == [
+    assert sorted(request.scopes for request in issuer.requests) == [
         ("repository:team/a:pull",),
         ("repository:team/b:pull",),
     ]
 
 
-async def test_a_credential_helper_opens_the_upstream(tmp_path: Path) -> None:
-    """Named in a config.json as docker writes it; and a password that ends is asked for anew, with no restart."""
+async def test_credential_helper_provides_upstream_login(tmp_path: Path) -> None:
+    """The helper is named in docker's config.json; after a failed login it is asked again, without a restart."""
     image, later = images.runnable("behind a helper"), images.runnable("behind another password")
     program = tmp_path / "docker-credential-test"
     program.write_text(f"#!/bin/sh\ncat '{tmp_path}/answer'\n")
     program.chmod(0o755)
 
-    def knows(password: str) -> None:
+    def set_password(password: str) -> None:
         (tmp_path / "answer").write_text(json.dumps({"Username": Htpasswd.user, "Secret": password}))
 
-    knows("expired")
+    set_password("expired")
     (tmp_path / "config.json").write_text('{"credsStore": "test"}')
     configuration = tmp_path / "mirror.toml"
     configuration.write_text(f'[credentials]\ndocker_config = "{tmp_path}/config.json"\n')
@@ -138,13 +138,13 @@ async def test_a_credential_helper_opens_the_upstream(tmp_path: Path) -> None:
                 async with session.get(url) as answer:
                     assert answer.status == 404
                     assert "docker login" in await answer.text()
-                knows(Htpasswd.password)
+                set_password(Htpasswd.password)
 
-                async def comes() -> bool:
+                async def is_served() -> bool:
                     async with session.get(url) as answer:
                         return answer.status == 200
 
-                await eventually(comes)
+                await eventually(is_served)
             skopeo = Skopeo(tmp_path / "skopeo")
             copy = await skopeo.copy(f"{mirrored.host}/docker.io/team/secret:2")
 

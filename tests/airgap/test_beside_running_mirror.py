@@ -1,4 +1,4 @@
-"""Commands and a mirror that serves, one after the other and at the same time, in one cache."""
+"""Commands and a running mirror share one cache, one after the other and at the same time."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.airgap.command import Said, mirror_command, succeeded
+from tests.airgap.command import Result, mirror_command, succeeded
 from tests.fake.answers import Valve
 from tests.fake.content import Manifest, image
 from tests.fake.faults import Hold
@@ -22,7 +22,7 @@ REPOSITORY = "team/app"
 
 @pytest.fixture
 async def registry() -> AsyncIterator[Registry]:
-    """Docker Hub."""
+    """A fake Docker Hub."""
     async with Registry.running() as registry:
         yield registry
 
@@ -32,13 +32,13 @@ def at(registry: Registry, cache: Path) -> tuple[str, ...]:
 
 
 async def complete(cache: Path, **environment: str) -> dict[str, bool]:
-    """Each image that is listed, and whether all of it is there."""
-    said = await succeeded("ls", "--json", "--cache", cache, **environment)
-    return {one["name"]: one["complete"] for one in json.loads(said.out)}
+    """Return each listed image and whether it is complete."""
+    result = await succeeded("ls", "--json", "--cache", cache, **environment)
+    return {one["name"]: one["complete"] for one in json.loads(result.out)}
 
 
 async def pinned(registry: Registry, cache: Path, *sizes: int) -> list[Manifest]:
-    """Images of these sizes, brought in to stay."""
+    """Publish images with layers of these sizes, and warm and pin them."""
     images = [image(size) for size in sizes]
     for number, one in enumerate(images):
         registry.publish(REPOSITORY, one, f"v{number}")
@@ -46,8 +46,8 @@ async def pinned(registry: Registry, cache: Path, *sizes: int) -> list[Manifest]
     return images
 
 
-async def held(registry: Registry, cache: Path, manifest: Manifest, valve: Valve) -> asyncio.Task[Said]:
-    """A command that works in the cache until the valve is opened."""
+async def held(registry: Registry, cache: Path, manifest: Manifest, valve: Valve) -> asyncio.Task[Result]:
+    """Start a `warm` that holds the cache until the valve is opened."""
     registry.publish(REPOSITORY, manifest, "v1")
     registry.inject(Hold(valve, at=100_000), f"*/blobs/{manifest.blobs[1].digest}")
     warming = asyncio.create_task(mirror_command("warm", f"{REPOSITORY}:v1", *at(registry, cache)))
@@ -55,8 +55,8 @@ async def held(registry: Registry, cache: Path, manifest: Manifest, valve: Valve
     return warming
 
 
-async def test_a_smaller_limit_evicts_nothing_that_is_pinned(tmp_path: Path, registry: Registry) -> None:
-    """Neither when a command looks at the cache, nor when a mirror starts; what is not pinned goes when it starts."""
+async def test_smaller_limit_evicts_no_pinned_image(tmp_path: Path, registry: Registry) -> None:
+    """Neither a command with a smaller limit nor a mirror start evicts pinned images; the start evicts others."""
     cache = tmp_path / "cache"
     kept = await pinned(registry, cache, 300_000, 300_000)
     manifests = {f"v{number}": one for number, one in enumerate(kept)} | {"loose": image(300_000)}
@@ -70,24 +70,24 @@ async def test_a_smaller_limit_evicts_nothing_that_is_pinned(tmp_path: Path, reg
             assert (status == 200) is whole, tag
 
 
-async def test_variables_count_for_every_command(tmp_path: Path, registry: Registry) -> None:
-    """Those of flags too that the command does not have."""
+async def test_environment_variables_apply_to_every_command(tmp_path: Path, registry: Registry) -> None:
+    """Commands also read the variables of settings for which they have no flag."""
     cache = tmp_path / "cache"
     await pinned(registry, cache, 1000)
-    said = await succeeded("stats", MIRROR_CACHE=str(cache), MIRROR_MAX_SIZE="7MiB")
-    assert "7.0 MiB" in said.out, said
-    asked = len(registry.journal.entries)
-    said = await mirror_command("warm", f"{REPOSITORY}:v0", *at(registry, cache), MIRROR_OFFLINE="1")
-    assert len(registry.journal.entries) == asked
+    result = await succeeded("stats", MIRROR_CACHE=str(cache), MIRROR_MAX_SIZE="7MiB")
+    assert "7.0 MiB" in result.out, result
+    requests_before = len(registry.journal.entries)
+    result = await mirror_command("warm", f"{REPOSITORY}:v0", *at(registry, cache), MIRROR_OFFLINE="1")
+    assert len(registry.journal.entries) == requests_before
     for variable, value in (("MIRROR_MAX_SIZE", "zz"), ("MIRROR_MAX_SIZE", "0"), ("MIRROR_LISTEN", "nowhere")):
-        said = await mirror_command("ls", "--cache", cache, **{variable: value})
-        assert said.status == 2, said
-        assert "Traceback" not in said.err
-        assert value in said.err, said
+        result = await mirror_command("ls", "--cache", cache, **{variable: value})
+        assert result.status == 2, result
+        assert "Traceback" not in result.err
+        assert value in result.err, result
 
 
-async def test_a_mirror_that_starts_waits_for_a_command(tmp_path: Path, registry: Registry) -> None:
-    """A restart that meets a long import is no failure; one that meets another mirror is."""
+async def test_mirror_start_waits_for_running_command(tmp_path: Path, registry: Registry) -> None:
+    """A mirror that starts during a long command waits for it; a second mirror on the same cache fails."""
     cache, valve, manifest = tmp_path / "cache", Valve(), image(200_000)
     warming = await held(registry, cache, manifest, valve)
     waiting = await launched(tmp_path, upstreams={"docker.io": registry.url})
@@ -100,8 +100,8 @@ async def test_a_mirror_that_starts_waits_for_a_command(tmp_path: Path, registry
         async with Client.of(waiting.url) as client:
             reply = await settled(lambda: client.get(f"/v2/{REPOSITORY}/manifests/v1"), lambda one: one.status == 200)
         assert reply.body == manifest.content
-        (said,) = waiting.events("waiting")
-        assert str(cache) in str(said["reason"])
+        (event,) = waiting.events("waiting")
+        assert str(cache) in str(event["reason"])
         another = await mirror_command("serve", "--listen", "127.0.0.1:0", "--cache", cache)
         assert another.status == 2, another
         assert "another mirror" in another.err
@@ -109,8 +109,8 @@ async def test_a_mirror_that_starts_waits_for_a_command(tmp_path: Path, registry
         await waiting.program.stop()
 
 
-async def test_who_waits_for_a_command_can_be_stopped(tmp_path: Path, registry: Registry) -> None:
-    """At once, and as if it had served."""
+async def test_waiting_mirror_can_be_stopped(tmp_path: Path, registry: Registry) -> None:
+    """SIGTERM ends a waiting mirror at once with status 0, as it ends a serving one."""
     cache, valve, manifest = tmp_path / "cache", Valve(), image(200_000)
     warming = await held(registry, cache, manifest, valve)
     waiting = await launched(tmp_path, upstreams={"docker.io": registry.url})
@@ -125,8 +125,8 @@ async def test_who_waits_for_a_command_can_be_stopped(tmp_path: Path, registry: 
     assert (await warming).status == 0
 
 
-async def test_what_nobody_needs_goes_at_once(tmp_path: Path, registry: Registry) -> None:
-    """Whatever is looking for damage meanwhile."""
+async def test_removed_blobs_are_deleted_during_integrity_scan(tmp_path: Path, registry: Registry) -> None:
+    """`rm` deletes blobs at once, even while the integrity scan has them open."""
     config = tmp_path / "mirror.toml"
     config.write_text('[cache]\nscrub_rate = "100KB"\n')
     cache = tmp_path / "cache"
@@ -140,7 +140,7 @@ async def test_what_nobody_needs_goes_at_once(tmp_path: Path, registry: Registry
 
 
 def open_names(pid: int) -> list[str]:
-    """The files that a process has open."""
+    """Return the names of the files that a process has open."""
     names = []
     for descriptor in os.listdir(f"/proc/{pid}/fd"):
         try:

@@ -1,14 +1,14 @@
-"""What commands say to people."""
+"""Wording of messages of the commands."""
 
 from pathlib import Path
 
 from tests.airgap.command import succeeded
-from tests.airgap.test_refused import bundle
+from tests.airgap.test_refused_images import bundle
 from tests.fake.content import image
 
 
-async def test_one_is_no_plural(tmp_path: Path) -> None:
-    """Of images, and of blobs."""
+async def test_counts_of_one_are_singular(tmp_path: Path) -> None:
+    """Counts of images and blobs use the singular for one."""
     cache = ("--cache", tmp_path / "cache")
     manifest = image(100)
     archive = bundle(tmp_path / "b.tar", {"team/app:v1": manifest})

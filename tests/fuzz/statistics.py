@@ -1,4 +1,4 @@
-"""What a run comes to: inputs, answers, and whatever must not be."""
+"""Counts of inputs and answers, and failures with the commands that reproduce them."""
 
 import time
 from collections import Counter
@@ -11,7 +11,7 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Something that must not be, and how to see it again."""
+    """A failure, and the command that reproduces it."""
 
     kind: str
     what: str
@@ -21,23 +21,24 @@ class Failure:
         return f"{self.kind.upper()}: {self.what}\n  again: {self.reproducer}"
 
 
-KINDS = ("crash", "hang", "malformed", "unexpected 5xx", "wrong bytes", "astray")  # astray: sockets, files, programs
+# "astray" is a connection, a file or a program that the mirror must not open
+KINDS = ("crash", "hang", "malformed", "unexpected 5xx", "wrong bytes", "astray")
 
 
 @dataclass(slots=True)
-class Tally:
-    """The figures of one target."""
+class Statistics:
+    """The counts and failures of one target."""
 
     target: str
     seed: int
     inputs: int = 0
     seconds: float = 0.0
     answers: Counter[str] = field(default_factory=Counter)
-    connections: Counter[str] = field(default_factory=Counter)  # of the mirror's, by where they went
+    connections: Counter[str] = field(default_factory=Counter)  # connections of the mirror, by destination
     failures: list[Failure] = field(default_factory=list)
 
     def fail(self, kind: str, what: str, number: int | None, made: bytes = b"") -> None:
-        """Notes a failure of the input *number*; None where it is not known which one it was."""
+        """Record a failure of input *number*; None if the input is unknown."""
         again = f"python -m tests.fuzz --only {self.target} --seed {self.seed}"
         if number is not None:
             again += f" --at {number}"
@@ -47,21 +48,21 @@ class Tally:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Adds the time of the block."""
-        began = time.monotonic()
+        """Add the duration of the block."""
+        started = time.monotonic()
         try:
             yield
         finally:
-            self.seconds += time.monotonic() - began
+            self.seconds += time.monotonic() - started
 
 
-def table(tallies: list[Tally]) -> Table:
-    """The figures, one target a line."""
-    drawn = Table(title="fuzz")
+def table(statistics: list[Statistics]) -> Table:
+    """Return the counts as a table with one target in each row."""
+    rows = Table(title="fuzz")
     for column in ("target", "inputs", "seconds", "distinct answers", *KINDS):
-        drawn.add_column(column, justify="left" if column == "target" else "right")
-    for tally in tallies:
-        counts = Counter(failure.kind for failure in tally.failures)
-        figures = (tally.inputs, round(tally.seconds, 1), len(tally.answers), *(counts[kind] for kind in KINDS))
-        drawn.add_row(tally.target, *(f"{figure:,}" for figure in figures))
-    return drawn
+        rows.add_column(column, justify="left" if column == "target" else "right")
+    for one in statistics:
+        counts = Counter(failure.kind for failure in one.failures)
+        figures = (one.inputs, round(one.seconds, 1), len(one.answers), *(counts[kind] for kind in KINDS))
+        rows.add_row(one.target, *(f"{figure:,}" for figure in figures))
+    return rows

@@ -1,4 +1,4 @@
-"""The guard in tests/conftest.py, tried on a program that no machine has."""
+"""The pytest mark `needs` of tests/conftest.py: a missing program skips a test, or fails it with CI=true."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.real.program import Ran, ran
 
 
 async def guarded(directory: Path, *, ci: str) -> Ran:
-    """A test run of one test that needs what isn't there: programs are looked for in an empty PATH."""
+    """Run one test that needs programs, with an empty PATH."""
     (directory / "test_guarded.py").write_text(
         'import pytest\n\n@pytest.mark.needs("skopeo", "dockerd")\ndef test_guarded():\n    pass\n'
     )
@@ -20,8 +20,8 @@ async def guarded(directory: Path, *, ci: str) -> Ran:
     return await ran(*argv, env=env)
 
 
-async def test_a_missing_program_is_a_skip_that_says_what_to_install(tmp_path: Path) -> None:
-    """On a developer's machine the other tests are worth running."""
+async def test_missing_program_skips_with_package_name(tmp_path: Path) -> None:
+    """The other tests still run on a developer's machine."""
     result = await guarded(tmp_path, ci="")
 
     assert result.code == 0, str(result)
@@ -29,16 +29,16 @@ async def test_a_missing_program_is_a_skip_that_says_what_to_install(tmp_path: P
     assert "needs: apt-get install docker.io skopeo" in result.output
 
 
-async def test_a_missing_program_is_a_failure_where_ci_is_true(tmp_path: Path) -> None:
-    """In CI a test that doesn't run is a test that nobody misses."""
+async def test_missing_program_fails_in_ci(tmp_path: Path) -> None:
+    """In CI a skipped test would go unnoticed."""
     result = await guarded(tmp_path, ci="true")
 
     assert result.code == 1, str(result)
     assert "needs: apt-get install docker.io skopeo" in result.output
 
 
-def test_what_is_here_needs_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A program is here when it is in the PATH."""
+def test_available_program_is_no_unmet_need(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A program is available when it is in the PATH."""
     program = tmp_path / "skopeo"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
