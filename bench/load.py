@@ -23,8 +23,8 @@ from rich.table import Table
 from bench import machine
 from tests.fake.content import Blob
 from tests.fake.registry import Registry
-from tests.http.client import Client, kept
-from tests.http.crowd import Crowd, pulled_at_once
+from tests.http.client import Client, wait_until_cached
+from tests.http.many_clients import ManyClients, pull_concurrently
 from tests.http.resources import MIB, descriptors, resident
 from tests.http.upstreams import CALM, Upstream, sections
 from tests.real.mirror import Mirror, mirror
@@ -105,11 +105,11 @@ async def _crowd(
 ) -> None:
     large = upstream.publish_blob(Blob.noise(64 * MIB))
     await client.get(upstream.blob(large))
-    await kept(client, upstream.blob(large))
+    await wait_until_cached(client, upstream.blob(large))
     cold = [upstream.publish_blob(Blob.noise(options.cold_size + number)) for number in range(options.cold)]
     async with Probe(mirrored, "no load", phases):
         await asyncio.sleep(options.seconds)
-    async with Crowd.before(mirrored) as crowd:
+    async with ManyClients.before(mirrored) as crowd:
         kinds = (
             (f"{options.idle} idle", crowd.idle(options.idle)),
             (f"+ {options.slow} slow to send (1 B/s)", crowd.slow_to_ask(options.slow)),
@@ -120,7 +120,7 @@ async def _crowd(
                 await arrival
                 await asyncio.sleep(options.seconds)
         async with Probe(mirrored, f"+ {options.cold} cold pulls of {options.cold_size >> 10} KiB", phases):
-            complete = await pulled_at_once(client, map(upstream.blob, cold))
+            complete = await pull_concurrently(client, map(upstream.blob, cold))
         async with Probe(mirrored, f"+ {options.floods} header floods", phases):
             await crowd.flooding(options.floods)
             await asyncio.sleep(options.seconds)

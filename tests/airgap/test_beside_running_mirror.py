@@ -14,7 +14,7 @@ from tests.fake.answers import Valve
 from tests.fake.content import Manifest, image
 from tests.fake.faults import Hold
 from tests.fake.registry import Registry
-from tests.http.client import Client, settled
+from tests.http.client import Client, poll_until
 from tests.real.mirror import launched, mirror
 
 REPOSITORY = "team/app"
@@ -98,7 +98,9 @@ async def test_mirror_start_waits_for_running_command(tmp_path: Path, registry: 
         assert (await warming).status == 0
         await waiting.serving()
         async with Client.of(waiting.url) as client:
-            reply = await settled(lambda: client.get(f"/v2/{REPOSITORY}/manifests/v1"), lambda one: one.status == 200)
+            reply = await poll_until(
+                lambda: client.get(f"/v2/{REPOSITORY}/manifests/v1"), lambda one: one.status == 200
+            )
         assert reply.body == manifest.content
         (event,) = waiting.events("waiting")
         assert str(cache) in str(event["reason"])

@@ -34,9 +34,9 @@ async def tls(tmp_path: Path, upstream: Registry) -> AsyncIterator[TlsMirror]:
     server = authority.server("server.pem")
     directory = tmp_path / "certificates"
     directory.mkdir()
-    for file, name in zip(authority.written_client("node-1"), ("client.cert", "client.key"), strict=True):
+    for file, name in zip(authority.write_client_certificate("node-1"), ("client.cert", "client.key"), strict=True):
         file.rename(directory / name)
-    trusted = authority.written("ca.pem")
+    trusted = authority.write_ca_certificate("ca.pem")
     configuration = tmp_path / "mirror.toml"
     configuration.write_text(
         f'[server]\ncertificate_file = "{server}"\nkey_file = "{server}"\n[clients]\ncertificates_file = "{trusted}"\n'

@@ -1,4 +1,4 @@
-"""An origin's answer as a plan, so that faults can bend it before it is sent."""
+"""A planned HTTP response, which faults can modify before it is sent."""
 
 import asyncio
 import socket
@@ -10,75 +10,75 @@ from multidict import CIMultiDict
 
 from tests.fake.journal import Ending, Journal, Seen
 
-BEFORE_HEADERS = -1  # as a Stop's offset: nothing was sent yet
-_CHUNK = 64 * 1024  # bytes written at once
+BEFORE_HEADERS = -1  # offset of a Stop: before the status line
+_CHUNK = 64 * 1024  # bytes per write
 _TICK = 0.02  # seconds between the writes of a slow body
 
 
 class Valve:
-    """Holds an answer until a test opens it; says when the answer has got there."""
+    """Blocks a response until a test opens it, and reports that the response has reached it."""
 
     def __init__(self) -> None:
         self._open = asyncio.Event()
         self._reached = asyncio.Event()
 
     def open(self) -> None:
-        """Let everything through, now and later."""
+        """Release all responses, now and later."""
         self._open.set()
 
     async def reached(self, within: float = 10.0) -> None:
-        """Wait until an answer stands at this valve: all before it has been written.
+        """Wait until a response is blocked at this valve; everything before it has been written.
 
         Raises:
-            TimeoutError: none came within that many seconds.
+            TimeoutError: if no response arrives within that many seconds.
         """
         async with asyncio.timeout(within):
             await self._reached.wait()
 
     async def hold(self) -> None:
-        """The answer's side: announce, and wait."""
+        """Called by the response: signal the arrival, and wait."""
         self._reached.set()
         await self._open.wait()
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """A place in the answer where it halts: at a valve, or (valve None) for good."""
+    """A place where the response stops: at a valve, or (valve None) by closing the connection."""
 
-    at: int  # offset in the whole content; BEFORE_HEADERS
+    at: int  # offset in the whole content, or BEFORE_HEADERS
     valve: Valve | None
-    reset: bool = False  # a cut by RST instead of FIN
+    reset: bool = False  # disconnect by RST instead of FIN
 
 
 @dataclass(slots=True, kw_only=True)
 class Answer:
-    """Status, headers, and the span [first, stop) of *content* that goes out as the body."""
+    """Status, headers, and the range [first, stop) of *content* that is sent as the body."""
 
     status: int = 200
     headers: CIMultiDict[str] = field(default_factory=CIMultiDict)
     content: bytes = b""
     first: int = 0
     stop: int = 0
-    framed: bool = True  # False: no Content-Length (a GET is then chunked)
-    content_range: str | None = None  # None: the true one
-    pace: float | None = None  # bytes a second; None: as fast as can be
+    framed: bool = True  # False: no Content-Length (the body of a GET is then chunked)
+    content_range: str | None = None  # None: the correct value
+    pace: float | None = None  # bytes per second; None: unlimited
     stops: list[Stop] = field(default_factory=list)
-    overrun: bytes = b""  # written behind the declared end
+    overrun: bytes = b""  # bytes written after the declared end
 
     @classmethod
     def whole(cls, content: bytes, status: int = 200, **headers: str) -> "Answer":
-        """An answer with all of *content*; header names take ``_`` for ``-``."""
+        """Return a response with all of *content*; ``_`` in header names stands for ``-``."""
         named = CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()})
         return cls(status=status, headers=named, content=content, stop=len(content))
 
     def replace(self, status: int, content: bytes) -> None:
-        """Become another answer altogether; the headers go too."""
+        """Replace the whole response, headers included."""
         self.status, self.content, self.first, self.stop = status, content, 0, len(content)
         self.headers.clear()
         self.framed = True
 
     def ranged(self, header: str | None) -> None:
-        """Narrow a 200 to the one range that was asked for; more than one is refused, as object stores do."""
+        """Reduce a 200 to the single requested range; several ranges are refused, as object stores do."""
         if header is None or self.status != 200 or not header.startswith("bytes="):
             return
         size, spec = len(self.content), header.removeprefix("bytes=")
@@ -95,10 +95,10 @@ class Answer:
         self.status, self.first, self.stop = 206, first, stop
 
     async def send(self, request: web.Request, seen: Seen, journal: Journal) -> web.StreamResponse:
-        """Send it as planned; *seen* tells how that went."""
+        """Send the response as planned, and record the progress in *seen*."""
         response = self._head(request)
         try:
-            if await self._halted(BEFORE_HEADERS, request, seen):
+            if await self._stop_here(BEFORE_HEADERS, request, seen):
                 return response
             await response.prepare(request)
             seen.status = self.status
@@ -106,7 +106,7 @@ class Answer:
             if request.method == "HEAD" or await self._send_body(response, request, seen, journal):
                 await response.write_eof()
                 seen.ending = Ending.COMPLETE
-                self._run_over(request)
+                self._send_overrun(request)
         except ConnectionError:
             seen.ending = Ending.LEFT
         finally:
@@ -127,11 +127,11 @@ class Answer:
     async def _send_body(
         self, response: web.StreamResponse, request: web.Request, seen: Seen, journal: Journal
     ) -> bool:
-        """True when all of it went out; False when a fault cut it."""
+        """Return True when the whole body was sent, False when a fault disconnected."""
         body, at = memoryview(self.content), self.first
         halts = sorted({stop.at for stop in self.stops if self.first <= stop.at})
         while True:
-            if at in halts and await self._halted(at, request, seen):
+            if at in halts and await self._stop_here(at, request, seen):
                 return False
             if at >= self.stop:
                 return True
@@ -145,8 +145,8 @@ class Answer:
             if self.pace is not None:
                 await asyncio.sleep(_TICK)
 
-    async def _halted(self, at: int, request: web.Request, seen: Seen) -> bool:
-        """Wait at the valves that stand here; True when the connection is cut here."""
+    async def _stop_here(self, at: int, request: web.Request, seen: Seen) -> bool:
+        """Wait at the valves at this offset; return True if the connection is closed here."""
         for stop in self.stops:
             if stop.at != at:
                 continue
@@ -154,24 +154,24 @@ class Answer:
                 await stop.valve.hold()
                 continue
             if request.transport is not None:
-                await _hang_up(request.transport, reset=stop.reset)
+                await _disconnect(request.transport, reset=stop.reset)
             seen.ending = Ending.CUT
             return True
         return False
 
-    def _run_over(self, request: web.Request) -> None:
+    def _send_overrun(self, request: web.Request) -> None:
         if self.overrun and request.transport is not None:
             request.transport.write(self.overrun)
             request.transport.close()
 
 
-async def _hang_up(transport: asyncio.Transport, *, reset: bool) -> None:
-    """Close after what was written has left the process: a cut must not take bytes with it that were promised."""
+async def _disconnect(transport: asyncio.Transport, *, reset: bool) -> None:
+    """Close after the written bytes have left the process: a disconnect must not lose bytes that count as sent."""
     async with asyncio.timeout(10):
-        while transport.get_write_buffer_size() and not transport.is_closing():  # noqa: ASYNC110 - nothing announces it
+        while transport.get_write_buffer_size() and not transport.is_closing():  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0.001)
     if reset:
-        linger = struct.pack("ii", 1, 0)  # on, for no time: close() sends RST
+        linger = struct.pack("ii", 1, 0)  # on, with timeout 0: close() sends RST
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         transport.abort()
     else:

@@ -1,4 +1,4 @@
-"""Object storage behind a registry: presigned addresses that hold only as they were spelled."""
+"""Object storage behind a registry: presigned URLs that are valid only in their exact spelling."""
 
 from itertools import count
 
@@ -8,17 +8,17 @@ from tests.fake.origin import Origin, problem
 
 
 class Cdn(Origin):
-    """Serves what was presigned; refuses a login beside the signature, as S3 does."""
+    """Serves presigned objects; refuses an Authorization header beside the signature, as S3 does."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.heads_allowed = False  # an address presigned for GET is no use for HEAD
-        self.single_use = False  # whether an address is good for one answer only
+        self.heads_allowed = False  # a URL presigned for GET is invalid for HEAD
+        self.single_use = False  # whether a URL is valid for one response only
         self._objects: dict[str, tuple[bytes, str]] = {}  # raw target -> content and media type
         self._serial = count(1)
 
     def presign(self, content: bytes, media_type: str = "application/octet-stream") -> str:
-        """A new address for *content*, with a query in which no byte may be spelled otherwise."""
+        """Return a new URL for *content*, with a query in which no byte may be spelled differently."""
         serial = next(self._serial)
         target = (
             f"/store/blobs/sha256/aa%2Fbb/data;v={serial}?X-Cred=AKIA%2F2026%2fus-east-1&name=a+b%20c%3Dd=="
@@ -28,7 +28,7 @@ class Cdn(Origin):
         return self.url + target
 
     def expire(self) -> None:
-        """Every address handed out so far is refused from now on."""
+        """Refuse all URLs issued so far."""
         self._objects.clear()
 
     async def respond(self, seen: Seen, body: bytes) -> Answer:

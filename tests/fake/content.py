@@ -1,6 +1,6 @@
-"""What a registry holds, as values: blobs, manifests and whole images, made up on the spot.
+"""Registry content as values: generated blobs, manifests and whole images.
 
-Bytes come from a seeded generator and differ with every call, so that no two tests meet in a cache by accident.
+Bytes come from a seeded generator and differ with every call, so that no two tests share cached content by accident.
 """
 
 import hashlib
@@ -25,30 +25,30 @@ Json = dict[str, object]
 
 
 def digest_of(content: bytes, algorithm: str = "sha256") -> str:
-    """The name under which a registry keeps these bytes."""
+    """Return the digest of these bytes."""
     return f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
 
 
 def noise(size: int) -> bytes:
-    """*size* bytes that no earlier call has given."""
+    """Return *size* bytes that no earlier call has returned."""
     return random.Random(next(_seeds)).randbytes(size)
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Bytes under their digest."""
+    """Bytes and their digest."""
 
     content: bytes
     digest: str
 
     @classmethod
     def of(cls, content: bytes, algorithm: str = "sha256") -> "Blob":
-        """The blob that these bytes are."""
+        """Return the blob with these bytes."""
         return cls(content, digest_of(content, algorithm))
 
     @classmethod
     def noise(cls, size: int, algorithm: str = "sha256") -> "Blob":
-        """A new blob of *size* bytes."""
+        """Return a new blob of *size* bytes."""
         return cls.of(noise(size), algorithm)
 
     @property
@@ -64,7 +64,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest of any media type, and what hangs below it."""
+    """A manifest of any media type, with its blobs and child manifests."""
 
     content: bytes
     media_type: str
@@ -82,7 +82,7 @@ class Manifest:
         children: tuple["Manifest", ...] = (),
         algorithm: str = "sha256",
     ) -> "Manifest":
-        """The manifest that this JSON (or, given as bytes, exactly these bytes) is."""
+        """Return the manifest with this JSON, or with exactly these bytes."""
         content = body if isinstance(body, bytes) else json.dumps(body, indent=3).encode()
         return cls(content, media_type, digest_of(content, algorithm), blobs, children)
 
@@ -95,7 +95,7 @@ class Manifest:
 def image(
     *sizes: int, docker: bool = False, algorithm: str = "sha256", extra: Json | None = None, tail: int = 0
 ) -> Manifest:
-    """An image with one new layer for each size (see `image_of`)."""
+    """Return an image with one new layer for each size (see `image_of`)."""
     layers = tuple(Blob.noise(size, algorithm) for size in sizes)
     return image_of(*layers, docker=docker, algorithm=algorithm, extra=extra, tail=tail)
 
@@ -108,10 +108,10 @@ def image_of(
     tail: int = 0,
     serial: int | None = None,
 ) -> Manifest:
-    """An image of these layers; OCI, or Docker schema 2.
+    """Return an image of these layers; OCI, or Docker schema 2.
 
     *extra* is merged into the manifest's JSON (a subject, annotations); *tail* appends that many blanks to its bytes;
-    with a *serial* of one's own (None: one that no earlier image has) the image is the same in every run.
+    a given *serial* makes the image identical in every run (None: a serial that no earlier image has).
     """
     kind, config_kind, layer_kind = (
         (DOCKER_MANIFEST, DOCKER_CONFIG, DOCKER_LAYER) if docker else (OCI_MANIFEST, OCI_CONFIG, OCI_LAYER)
@@ -130,7 +130,7 @@ def image_of(
 
 
 def index(*images: Manifest, docker: bool = False) -> Manifest:
-    """An index (Docker: manifest list) over images, one platform each."""
+    """Return an index (Docker: manifest list) over images, one platform each."""
     kind = DOCKER_LIST if docker else OCI_INDEX
     platforms = ("amd64", "arm64", "s390x", "ppc64le", "riscv64")
     body: Json = {
@@ -145,7 +145,7 @@ def index(*images: Manifest, docker: bool = False) -> Manifest:
 
 
 def artifact(artifact_type: str, payload: Blob, subject: Manifest | None = None) -> Manifest:
-    """An OCI artifact (a signature, an SBOM), attached to *subject* if one is given."""
+    """Return an OCI artifact (a signature, an SBOM), attached to *subject* if one is given."""
     body: Json = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
@@ -159,7 +159,7 @@ def artifact(artifact_type: str, payload: Blob, subject: Manifest | None = None)
 
 
 def descriptor(content: Blob | Manifest, media_type: str) -> Json:
-    """The entry by which one manifest names another piece of content."""
+    """Return the descriptor of a blob or manifest."""
     return {"mediaType": media_type, "digest": content.digest, "size": content.size}
 
 

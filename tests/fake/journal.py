@@ -1,4 +1,4 @@
-"""Who asked an origin for what, and how each answer ended: what tests count."""
+"""Journal of the requests that an origin received, and how each response ended."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,22 +10,22 @@ from multidict import CIMultiDictProxy
 
 
 class Ending(StrEnum):
-    """How an answer's body ended."""
+    """How a response's body ended."""
 
     RUNNING = "running"
     COMPLETE = "complete"
     CUT = "cut"  # by a fault, on purpose
-    LEFT = "left"  # the asker closed the connection
+    LEFT = "left"  # the client closed the connection
 
 
 @dataclass(slots=True, kw_only=True)
 class Seen:
-    """One request as it arrived, and what became of its answer."""
+    """One request as received, and the progress of its response."""
 
     method: str
     target: str  # path and query exactly as on the wire
     headers: CIMultiDictProxy[str]
-    certified: bool = False  # a certificate of the asker's was shown
+    certified: bool = False  # the client sent a certificate
     status: int | None = None  # None: no status line was sent
     sent: int = 0  # bytes of the body
     ending: Ending = Ending.RUNNING
@@ -37,42 +37,42 @@ class Seen:
 
     @property
     def query(self) -> str:
-        """The target's query as it was spelled, without the question mark."""
+        """The target's query as spelled, without the question mark."""
         return self.target.partition("?")[2]
 
     @property
     def range(self) -> str | None:
-        """The Range header; None when the whole was asked for."""
+        """The Range header; None if the request had none."""
         return self.headers.get("Range")
 
 
 class Journal:
-    """Every request an origin saw, in the order of arrival."""
+    """All requests that an origin received, in the order of arrival."""
 
     def __init__(self) -> None:
         self.entries: list[Seen] = []
         self._changed = asyncio.Event()
 
     def open(self, entry: Seen) -> Seen:
-        """Note a request's arrival."""
+        """Record a request."""
         self.entries.append(entry)
         self.touch()
         return entry
 
     def touch(self) -> None:
-        """Wake whoever waits for a change; called after an entry was altered."""
+        """Wake the waiters; called after an entry was changed."""
         self._changed.set()
         self._changed = asyncio.Event()
 
     def of(self, method: str | None = None, path: str = "*") -> list[Seen]:
-        """The requests with this method (None: any) whose path matches a shell pattern."""
+        """Return the requests with this method (None: any) whose path matches a shell pattern."""
         return [e for e in self.entries if method in (None, e.method) and fnmatchcase(e.path, path)]
 
     async def until(self, holds: Callable[["Journal"], bool], within: float = 10.0) -> None:
         """Return as soon as *holds* is true of this journal.
 
         Raises:
-            AssertionError: it wasn't within that many seconds; the message lists what was seen.
+            AssertionError: if it is not true within that many seconds; the message lists the requests.
         """
         try:
             async with asyncio.timeout(within):

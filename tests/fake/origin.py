@@ -1,4 +1,4 @@
-"""A server on loopback with a journal and faults: what registries, CDNs and token servers have in common."""
+"""An HTTP server on loopback with a journal and faults: the base of registries, CDNs and token services."""
 
 import contextlib
 import socket
@@ -15,19 +15,19 @@ from tests.fake.journal import Journal, Seen
 
 
 class Origin:
-    """Listens on a free port; answers what a subclass says, bent by the faults that were set."""
+    """Listens on a free port; sends the responses of a subclass, modified by the injected faults."""
 
     def __init__(self) -> None:
         self.journal = Journal()
         self.host = "127.0.0.1"
         self.port = 0
-        self._listening: Callable[[str, int], socket.socket] = _listening
+        self._create_listener: Callable[[str, int], socket.socket] = _create_listener
         self._tls: ssl.SSLContext | None = None
         self._rules: list[Rule] = []
         self._site: web.SockSite | None = None
         application = web.Application()
         application.router.add_route("*", "/{any:.*}", self._serve)
-        # Handlers that a fault holds for ever would otherwise make the end wait for them.
+        # Otherwise handlers that a fault blocks forever would delay the shutdown.
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.01)
 
     @classmethod
@@ -39,9 +39,9 @@ class Origin:
         listening: Callable[[str, int], socket.socket] | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> AsyncIterator[Self]:
-        """An origin that listens, until the block ends; *listening* makes the socket, perhaps in another network."""
+        """Run an origin until the block ends; *listening* creates the socket, possibly in another network namespace."""
         origin = cls()
-        origin.host, origin._listening, origin._tls = host, listening or _listening, tls
+        origin.host, origin._create_listener, origin._tls = host, listening or _create_listener, tls
         await origin._runner.setup()
         try:
             await origin.come_back()
@@ -57,7 +57,7 @@ class Origin:
         return f"{'http' if self._tls is None else 'https'}://{host}:{self.port}"
 
     async def go_down(self) -> None:
-        """Refuse connections from now on, and break those that stand."""
+        """Refuse connections from now on, and abort the open ones."""
         if self._site is not None:
             await self._site.stop()
             self._site = None
@@ -66,7 +66,7 @@ class Origin:
     async def come_back(self) -> None:
         """Listen (again), on the same port."""
         if self._site is None:
-            listener = self._listening(self.host, self.port)
+            listener = self._create_listener(self.host, self.port)
             self._site = web.SockSite(self._runner, listener, ssl_context=self._tls)
             await self._site.start()
             self.port = listener.getsockname()[1]
@@ -80,19 +80,19 @@ class Origin:
         ranged: bool | None = None,
         times: int | None = None,
     ) -> None:
-        """Let *fault* befall the next *times* requests (None: all) that match; all matching faults bend, in order."""
+        """Apply *fault* to the next *times* (None: all) matching requests; all matching faults apply, in order."""
         self._rules.append(Rule(fault=fault, path=path, method=method, ranged=ranged, left=times))
 
     def heal(self) -> None:
-        """Take all faults away."""
+        """Remove all faults."""
         self._rules.clear()
 
     async def respond(self, seen: Seen, body: bytes) -> Answer:
-        """The right answer to this request."""
+        """Return the correct response to this request."""
         raise NotImplementedError
 
-    def spared(self, answer: Answer) -> bool:
-        """Whether faults leave this answer alone."""
+    def exempt_from_faults(self, answer: Answer) -> bool:
+        """Return whether faults leave this response alone."""
         return False
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
@@ -100,10 +100,10 @@ class Origin:
         seen = Seen(method=request.method, target=request.raw_path, headers=request.headers, certified=certified)
         self.journal.open(seen)
         answer = await self.respond(seen, await request.read())
-        if not self.spared(answer):
+        if not self.exempt_from_faults(answer):
             for rule in self._rules:
                 if rule.takes(seen):
-                    rule.fault.bend(answer)
+                    rule.fault.apply(answer)
         return await answer.send(request, seen, self.journal)
 
     def _abort_connections(self) -> None:
@@ -113,12 +113,12 @@ class Origin:
                 connection.transport.abort()
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _create_listener(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port))
 
 
 def problem(status: int, code: str, message: str) -> Answer:
-    """An error as the distribution spec writes it."""
+    """Return an error in the format of the distribution spec."""
     body = f'{{"errors":[{{"code":"{code}","message":"{message}","detail":null}}]}}\n'.encode()
     answer = Answer.whole(body, status)
     answer.headers = CIMultiDict({"Content-Type": "application/json"})

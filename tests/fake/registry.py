@@ -1,4 +1,4 @@
-"""A registry in memory, right by default: manifests, blobs, tags and referrers of any number of repositories."""
+"""A registry in memory, correct by default: manifests, blobs, tags and referrers of any number of repositories."""
 
 import json
 import re
@@ -17,18 +17,18 @@ _ROUTE = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs|referrers|tags)/
 
 
 class Gate(Protocol):
-    """Who may pull."""
+    """Decides which clients may pull."""
 
     def admits(self, authorization: str | None, scope: str) -> bool:
-        """Whether this Authorization header opens that scope."""
+        """Return whether this Authorization header is valid for that scope."""
 
     def challenges(self, authorization: str | None, scope: str) -> list[str]:
-        """The WWW-Authenticate lines for somebody who wasn't admitted; none: no other login would be (403)."""
+        """Return the WWW-Authenticate lines of a refusal; an empty list means 403, since no login would help."""
 
 
 @dataclass(slots=True)
 class Repository:
-    """What one repository holds."""
+    """The content of one repository."""
 
     blobs: dict[str, Blob] = field(default_factory=dict)
     manifests: dict[str, Manifest] = field(default_factory=dict)
@@ -36,29 +36,29 @@ class Repository:
 
 
 class Registry(Origin):
-    """The pull side of the distribution spec; the attributes are its manners, for tests to change."""
+    """The pull side of the distribution spec; tests change its behaviour through the attributes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gate: Gate | None = None  # None: open to all
         self.page_size = 100
         self.absolute_links = False
-        self.opaque_pages = False  # a tag list's next page has a token of the registry's own, as Quay's
+        self.opaque_pages = False  # links of tag lists carry an opaque token, as Quay's do
         self.has_referrers = True
         self.filters_referrers = True
-        self.narrow: Callable[[Manifest], Answer] | None = None  # the answer when Accept lacks a manifest's type
+        self.narrow: Callable[[Manifest], Answer] | None = None  # the response to an Accept without the media type
         self.blobs_at: Cdn | None = None  # blobs are redirected there
         self.manifests_at: Cdn | None = None
         self.redirect_code = 307
-        self.redirects_heads = True  # False: HEAD is answered here, as Quay does
+        self.redirects_heads = True  # False: HEAD is answered without a redirect, as by Quay
         self._repositories: dict[str, Repository] = {}
 
     def repository(self, name: str) -> Repository:
-        """The repository of this name; made when it is new."""
+        """Return the repository of this name; create it if it is new."""
         return self._repositories.setdefault(name, Repository())
 
     def publish(self, name: str, manifest: Manifest, *tags: str) -> None:
-        """Push a manifest with all that hangs below it, and let *tags* point at it."""
+        """Push a manifest with its blobs and child manifests, and point *tags* at it."""
         repository = self.repository(name)
         repository.manifests[manifest.digest] = manifest
         self.add(name, *manifest.blobs)
@@ -72,21 +72,21 @@ class Registry(Origin):
         self.repository(name).blobs.update({blob.digest: blob for blob in blobs})
 
     def of_blob(self, blob: Blob, method: str | None = "GET") -> list[Seen]:
-        """The requests for a blob that were seen."""
+        """Return the requests for a blob."""
         return self.journal.of(method, f"*/blobs/{blob.digest}")
 
     def of_manifest(self, reference: str, method: str | None = None) -> list[Seen]:
-        """The requests for a manifest, by tag or digest, that were seen."""
+        """Return the requests for a manifest, by tag or digest."""
         return self.journal.of(method, f"*/manifests/{reference}")
 
     async def respond(self, seen: Seen, body: bytes) -> Answer:
         if seen.path in ("/v2/", "/v2"):
-            return self._admitted(seen, "") or Answer.whole(b"{}", Content_Type="application/json")
+            return self._check_gate(seen, "") or Answer.whole(b"{}", Content_Type="application/json")
         route = _ROUTE.fullmatch(seen.path)
         if route is None:
             return problem(404, "NAME_UNKNOWN", "no such route")
         name, reference = route["name"], unquote(route["reference"])
-        refusal = self._admitted(seen, f"repository:{name}:pull")
+        refusal = self._check_gate(seen, f"repository:{name}:pull")
         if refusal is not None:
             return refusal
         repository = self._repositories.get(name)
@@ -102,11 +102,11 @@ class Registry(Origin):
             case _:
                 return self._tags(repository, name, seen)
 
-    def spared(self, answer: Answer) -> bool:
-        """A challenge is no fault's business: faults befall those who were let in."""
+    def exempt_from_faults(self, answer: Answer) -> bool:
+        """Faults do not apply to challenges, only to admitted requests."""
         return "X-Fake-Gate" in answer.headers
 
-    def _admitted(self, seen: Seen, scope: str) -> Answer | None:
+    def _check_gate(self, seen: Seen, scope: str) -> Answer | None:
         authorization = seen.headers.get("Authorization")
         if self.gate is None or self.gate.admits(authorization, scope):
             return None
@@ -122,7 +122,7 @@ class Registry(Origin):
         if manifest is None:
             return problem(404, "MANIFEST_UNKNOWN", "manifest unknown")
         if self.manifests_at is not None and self._redirects(seen):
-            return self._sent_to(self.manifests_at.presign(manifest.content, manifest.media_type))
+            return self._redirect_to(self.manifests_at.presign(manifest.content, manifest.media_type))
         accepted = ",".join(seen.headers.getall("Accept", []))
         if self.narrow is not None and manifest.media_type not in accepted:
             return self.narrow(manifest)
@@ -133,7 +133,7 @@ class Registry(Origin):
         if blob is None:
             return problem(404, "BLOB_UNKNOWN", "blob unknown to registry")
         if self.blobs_at is not None and self._redirects(seen):
-            return self._sent_to(self.blobs_at.presign(blob.content))
+            return self._redirect_to(self.blobs_at.presign(blob.content))
         answer = _content(blob.content, blob.digest, "application/octet-stream")
         answer.ranged(seen.range)
         return answer
@@ -141,7 +141,7 @@ class Registry(Origin):
     def _redirects(self, seen: Seen) -> bool:
         return seen.method != "HEAD" or self.redirects_heads
 
-    def _sent_to(self, location: str) -> Answer:
+    def _redirect_to(self, location: str) -> Answer:
         answer = Answer.whole(b"", self.redirect_code)
         answer.headers["Location"] = location
         return answer
@@ -182,12 +182,12 @@ class Registry(Origin):
 
 
 def ghcr(manifest: Manifest) -> Answer:
-    """A narrow Accept is answered with 404."""
+    """Answer a narrow Accept with 404."""
     return problem(404, "MANIFEST_UNKNOWN", "OCI index found, but Accept header does not support OCI indexes")
 
 
 def quay(manifest: Manifest) -> Answer:
-    """A narrow Accept is answered with a conversion, whose digest is another."""
+    """Answer a narrow Accept with a converted manifest, whose digest differs."""
     converted = Manifest.of(manifest.content + b"\n", DOCKER_MANIFEST)
     return _content(converted.content, converted.digest, converted.media_type)
 

@@ -1,4 +1,4 @@
-"""A shelf: many images in one registry, made from a seed; layers are shared, and tags move."""
+"""Many generated images in one registry, from a seed; images share layers, and tags move."""
 
 import itertools
 import random
@@ -14,24 +14,24 @@ _KINDS = ((1, 200), (1_000, 60_000), (60_000, 300_000), (300_000, 1_500_000))  #
 
 
 @dataclass(frozen=True, slots=True)
-class Naming:
-    """What a tag names from a moment on (time.monotonic); None: there is no such tag any more."""
+class TagState:
+    """The target of a tag from a time on (time.monotonic); None: the tag is deleted."""
 
     digest: str | None
     since: float
 
 
 class Shelf:
-    """What a registry holds, and held before: every tag with all that it has ever named."""
+    """The content of a registry, with the history of every tag."""
 
     def __init__(self, registry: Registry, luck: random.Random, *, repositories: int, images: int) -> None:
         self.registry = registry
         self.blobs: dict[str, Blob] = {}
         self.manifests: dict[str, Manifest] = {}
         self.roots: dict[str, list[Manifest]] = {f"team/app{number}": [] for number in range(repositories)}
-        self.tags: dict[tuple[str, str], list[Naming]] = {}
+        self.tags: dict[tuple[str, str], list[TagState]] = {}
         self.holders: defaultdict[str, list[str]] = defaultdict(list)  # digest -> repositories
-        self._luck = luck
+        self._rng = luck
         self._serials = itertools.count()
         self._kinds = itertools.cycle(_KINDS)
         bases = [self._layer() for _ in range(repositories * 2)]
@@ -44,10 +44,10 @@ class Shelf:
 
     def _layer(self) -> Blob:
         least, most = next(self._kinds)
-        return Blob.of(self._luck.randbytes(self._luck.randint(least, most)))
+        return Blob.of(self._rng.randbytes(self._rng.randint(least, most)))
 
     def _image(self, bases: list[Blob]) -> Manifest:
-        layers = [*self._luck.sample(bases, 2), *(self._layer() for _ in range(self._luck.randint(1, 2)))]
+        layers = [*self._rng.sample(bases, 2), *(self._layer() for _ in range(self._rng.randint(1, 2)))]
         return image_of(*layers, serial=next(self._serials))
 
     def _publish(self, repository: str, manifest: Manifest) -> None:
@@ -62,22 +62,22 @@ class Shelf:
 
     @property
     def size(self) -> int:
-        """Bytes of all blobs and manifests."""
+        """Total bytes of all blobs and manifests."""
         return sum(len(self.content(digest)) for digest in self.holders)
 
     def content(self, digest: str) -> bytes:
-        """The bytes of a blob or a manifest."""
+        """Return the bytes of a blob or a manifest."""
         return (self.manifests if digest in self.manifests else self.blobs)[digest].content
 
     def digests_of(self, content: bytes) -> list[str]:
-        """The digest of these very bytes (not of their like), if they are a blob's or a manifest's here."""
+        """Return the digest of this very bytes object (compared by identity), if it is content of this shelf."""
         digest = self._digests.get(id(content))
         return [] if digest is None else [digest]
 
     def point(self, repository: str, tag: str, manifest: Manifest | None) -> None:
-        """Let a tag name this manifest from now on; None: take the tag away."""
+        """Point a tag at this manifest from now on; None: delete the tag."""
         digest = None if manifest is None else manifest.digest
-        self.tags.setdefault((repository, tag), []).append(Naming(digest, time.monotonic()))
+        self.tags.setdefault((repository, tag), []).append(TagState(digest, time.monotonic()))
         tags = self.registry.repository(repository).tags
         if digest is None:
             tags.pop(tag, None)
@@ -85,17 +85,17 @@ class Shelf:
             tags[tag] = digest
 
     def move(self) -> None:
-        """Let some tag name another image of its repository."""
-        repository, tag = self._luck.choice(list(self.tags))
-        self.point(repository, tag, self._luck.choice(self.roots[repository]))
+        """Point a random tag at another image of its repository."""
+        repository, tag = self._rng.choice(list(self.tags))
+        self.point(repository, tag, self._rng.choice(self.roots[repository]))
 
     def ever(self, repository: str, tag: str) -> set[str]:
-        """All that a tag has named."""
-        return {naming.digest for naming in self.tags[repository, tag] if naming.digest is not None}
+        """Return all digests that a tag has pointed at."""
+        return {state.digest for state in self.tags[repository, tag] if state.digest is not None}
 
 
 def below(manifest: Manifest) -> Iterator[Manifest]:
-    """A manifest, and those of its platforms."""
+    """Yield a manifest and its platform manifests."""
     yield manifest
     for child in manifest.children:
         yield from below(child)

@@ -1,4 +1,4 @@
-"""The fake registry does what its faults promise: otherwise a test that trusts it proves nothing."""
+"""The fake registry injects faults as specified; the tests that use it depend on that."""
 
 import asyncio
 import gzip
@@ -56,8 +56,8 @@ def blob_path(blob: Blob = BLOB) -> URL:
     return URL(f"/v2/org/app/blobs/{blob.digest}", encoded=True)
 
 
-async def test_a_blob_comes_whole_and_is_noted(registry: Registry, client: aiohttp.ClientSession) -> None:
-    """Without faults the registry is right, and its journal says what was asked and sent."""
+async def test_blob_is_served_whole_and_journaled(registry: Registry, client: aiohttp.ClientSession) -> None:
+    """Without faults the registry is correct, and its journal records each request and the bytes sent."""
     async with client.get(blob_path(), headers={"X-Mine": "1"}) as answer:
         assert answer.status == 200
         assert answer.headers["Docker-Content-Digest"] == BLOB.digest
@@ -71,8 +71,8 @@ async def test_a_blob_comes_whole_and_is_noted(registry: Registry, client: aioht
 @pytest.mark.parametrize(
     ("asked", "first", "stop"), [("0-", 0, 300_000), ("5-9", 5, 10), ("-7", 299_993, 300_000), ("9-900000", 9, 300_000)]
 )
-async def test_ranges_are_answered(client: aiohttp.ClientSession, asked: str, first: int, stop: int) -> None:
-    """One range gives 206 with the true Content-Range."""
+async def test_range_is_served_as_206(client: aiohttp.ClientSession, asked: str, first: int, stop: int) -> None:
+    """A single range gives 206 with the correct Content-Range."""
     async with client.get(blob_path(), headers={"Range": f"bytes={asked}"}) as answer:
         assert answer.status == 206
         assert answer.headers["Content-Range"] == f"bytes {first}-{stop - 1}/300000"
@@ -80,14 +80,16 @@ async def test_ranges_are_answered(client: aiohttp.ClientSession, asked: str, fi
 
 
 @pytest.mark.parametrize(("asked", "status"), [("bytes=300000-", 416), ("bytes=0-1,5-6", 400)])
-async def test_ranges_that_are_refused(client: aiohttp.ClientSession, asked: str, status: int) -> None:
-    """Past the end is 416; several ranges are 400, as object stores do."""
+async def test_unsatisfiable_and_multiple_ranges_are_refused(
+    client: aiohttp.ClientSession, asked: str, status: int
+) -> None:
+    """A range past the end is 416; several ranges are 400, as object stores do."""
     async with client.get(blob_path(), headers={"Range": asked}) as answer:
         assert answer.status == status
 
 
-async def test_a_manifest_by_tag_and_digest(registry: Registry, client: aiohttp.ClientSession) -> None:
-    """A published index brings its images and their blobs with it."""
+async def test_manifest_is_served_by_tag_and_digest(registry: Registry, client: aiohttp.ClientSession) -> None:
+    """Publishing an index publishes its images and their blobs."""
     one, two = image(10), image(20, docker=True)
     both = index(one, two)
     registry.publish("org/app", both, "v1")
@@ -100,8 +102,8 @@ async def test_a_manifest_by_tag_and_digest(registry: Registry, client: aiohttp.
         assert answer.content_length == 20
 
 
-async def test_sha512_content_has_its_own_name(registry: Registry, client: aiohttp.ClientSession) -> None:
-    """A blob is found under the algorithm it was named with."""
+async def test_sha512_blob_is_served_under_its_digest(registry: Registry, client: aiohttp.ClientSession) -> None:
+    """A blob is stored under the algorithm of its digest."""
     blob = Blob.noise(10, "sha512")
     registry.add("org/app", blob)
     async with client.get(blob_path(blob)) as answer:
@@ -111,14 +113,14 @@ async def test_sha512_content_has_its_own_name(registry: Registry, client: aioht
 @pytest.mark.parametrize(
     ("path", "status"), [("org/none/manifests/a", 404), ("org/app/manifests/none", 404), ("x", 404)]
 )
-async def test_what_is_not_there(client: aiohttp.ClientSession, path: str, status: int) -> None:
+async def test_unknown_content_is_404(client: aiohttp.ClientSession, path: str, status: int) -> None:
     """Unknown repositories, references and routes are 404."""
     async with client.get(f"/v2/{path}") as answer:
         assert answer.status == status
 
 
-async def test_a_fault_befalls_the_requests_it_names(registry: Registry, client: aiohttp.ClientSession) -> None:
-    """Path, method, Range and number limit a fault; heal() ends it."""
+async def test_fault_applies_to_matching_requests_only(registry: Registry, client: aiohttp.ClientSession) -> None:
+    """Path, method, Range and count limit a fault; heal() removes it."""
     registry.inject(Status(503, {"Retry-After": "7"}), "*/blobs/*", method="GET", ranged=False, times=2)
     ranged = {"Range": "bytes=0-1"}
     asked: tuple[tuple[str, dict[str, str]], ...] = (
@@ -141,14 +143,16 @@ async def test_a_fault_befalls_the_requests_it_names(registry: Registry, client:
 
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("framed", [False, True])
-async def test_a_cut_body(registry: Registry, client: aiohttp.ClientSession, reset: bool, framed: bool) -> None:
-    """A cut ends the body early, at exactly that byte when it ends by FIN, and again on a resumed request."""
+async def test_cut_ends_the_body_early(
+    registry: Registry, client: aiohttp.ClientSession, reset: bool, framed: bool
+) -> None:
+    """A cut by FIN ends the body at exactly that byte, and again on a resumed request."""
     registry.inject(Cut(at=100_000, reset=reset))
     if not framed:
         registry.inject(Unframed())
     for first in (0, 60_000, 100_000):
         got = bytearray()
-        with pytest.raises((aiohttp.ClientPayloadError, ConnectionResetError)):  # noqa: PT012 - the body is the act
+        with pytest.raises((aiohttp.ClientPayloadError, ConnectionResetError)):  # noqa: PT012 - reading the body raises
             async with client.get(blob_path(), headers={"Range": f"bytes={first}-"}) as answer:
                 async for chunk in answer.content.iter_any():
                     got += chunk
@@ -157,8 +161,8 @@ async def test_a_cut_body(registry: Registry, client: aiohttp.ClientSession, res
     assert {seen.ending for seen in registry.journal.entries} == {Ending.CUT}
 
 
-async def test_a_connection_reset_before_the_status(registry: Registry, client: aiohttp.ClientSession) -> None:
-    """No status line comes."""
+async def test_reset_before_the_status_line(registry: Registry, client: aiohttp.ClientSession) -> None:
+    """The client gets no status line."""
     registry.inject(Reset(), times=9)
     with pytest.raises((aiohttp.ClientOSError, aiohttp.ServerDisconnectedError)):
         await client.get(blob_path())
@@ -166,8 +170,8 @@ async def test_a_connection_reset_before_the_status(registry: Registry, client: 
 
 
 @pytest.mark.parametrize("at", [-1, 0, 150_000])
-async def test_a_valve_holds_and_releases(registry: Registry, client: aiohttp.ClientSession, at: int) -> None:
-    """What stands before the valve arrives; the rest when it opens."""
+async def test_valve_holds_and_releases_a_response(registry: Registry, client: aiohttp.ClientSession, at: int) -> None:
+    """The bytes before the valve arrive at once, the rest when it opens."""
     valve = Valve()
     registry.inject(Hold(valve, at=at))
     asking = asyncio.create_task(client.get(blob_path()))
@@ -185,8 +189,8 @@ async def test_a_valve_holds_and_releases(registry: Registry, client: aiohttp.Cl
         assert head + await answer.read() == BLOB.content
 
 
-async def test_an_origin_ends_though_an_answer_is_held() -> None:
-    """A valve that nobody opens doesn't keep a test from ending; the asker is cut off."""
+async def test_origin_stops_with_a_response_held() -> None:
+    """A closed valve doesn't prevent the end of a test; the client is disconnected."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as client:
         async with Registry.running() as registry:
             valve = Valve()
@@ -197,7 +201,7 @@ async def test_an_origin_ends_though_an_answer_is_held() -> None:
             await asking
 
 
-async def test_a_slow_body(registry: Registry, client: aiohttp.ClientSession) -> None:
+async def test_slow_body_takes_time(registry: Registry, client: aiohttp.ClientSession) -> None:
     """300 kB at 1 MB/s take about 0.3 s."""
     registry.inject(Slow(1_000_000))
     began = time.monotonic()
@@ -216,10 +220,10 @@ async def test_a_slow_body(registry: Registry, client: aiohttp.ClientSession) ->
         (Overrun(), BLOB.content),
     ],
 )
-async def test_bodies_that_end_cleanly_and_are_wrong(
+async def test_wrong_body_with_clean_end(
     registry: Registry, client: aiohttp.ClientSession, fault: Fault, body: bytes
 ) -> None:
-    """These are whole HTTP answers; only a digest or a size can tell that something is off."""
+    """The HTTP response is complete; only a digest or a size reveals the fault."""
     registry.inject(fault)
     async with client.get(blob_path()) as answer:
         assert answer.content_length == (None if isinstance(fault, Unframed) else len(body))
@@ -234,10 +238,10 @@ async def test_bodies_that_end_cleanly_and_are_wrong(
         (RangeMislabelled("bytes 1-2/3"), 206, "bytes 1-2/3", BLOB.content[10:]),
     ],
 )
-async def test_ranges_answered_wrongly(
+async def test_range_faults(
     registry: Registry, client: aiohttp.ClientSession, fault: Fault, status: int, content_range: str | None, body: bytes
 ) -> None:
-    """Each of the ways in which a server can get a range wrong."""
+    """Each of the ways in which a server can answer a range wrongly."""
     registry.inject(fault)
     async with client.get(blob_path(), headers={"Range": "bytes=10-"}) as answer:
         assert answer.status == status
@@ -245,16 +249,16 @@ async def test_ranges_answered_wrongly(
         assert await answer.read() == body
 
 
-async def test_gzip_though_nobody_asked(registry: Registry, client: aiohttp.ClientSession) -> None:
-    """The encoding is named and real."""
+async def test_gzip_without_accept_encoding(registry: Registry, client: aiohttp.ClientSession) -> None:
+    """The encoding is declared and real."""
     registry.inject(Gzipped())
     async with client.get(blob_path(), headers={"Accept-Encoding": "identity"}) as answer:
         assert answer.headers["Content-Encoding"] == "gzip"
         assert gzip.decompress(await answer.read()) == BLOB.content
 
 
-async def test_headers_that_are_missing_or_other(registry: Registry, client: aiohttp.ClientSession) -> None:
-    """HEAD can lose its length and its digest."""
+async def test_headers_can_be_removed_and_replaced(registry: Registry, client: aiohttp.ClientSession) -> None:
+    """A HEAD can lack its length and its digest."""
     registry.inject(Without("Docker-Content-Digest"))
     registry.inject(Unframed())
     registry.inject(Header("Content-Type", "text/plain"))
@@ -265,8 +269,8 @@ async def test_headers_that_are_missing_or_other(registry: Registry, client: aio
         assert answer.headers["Content-Type"] == "text/plain"
 
 
-async def test_down_means_refused_and_up_again_is_the_same_port(registry: Registry) -> None:
-    """A registry that is down refuses connections, and loses those that stood."""
+async def test_outage_refuses_connections_and_ends_on_the_same_port(registry: Registry) -> None:
+    """A registry that is down refuses connections, and closes the open ones."""
     async with aiohttp.ClientSession(registry.url) as client:
         async with client.get("/v2/") as answer:
             assert answer.status == 200
@@ -278,8 +282,8 @@ async def test_down_means_refused_and_up_again_is_the_same_port(registry: Regist
             assert answer.status == 200
 
 
-async def test_a_cdn_knows_its_addresses_only_as_spelled(registry: Registry, client: aiohttp.ClientSession) -> None:
-    """Spelled otherwise or with a login it refuses; expired addresses too."""
+async def test_presigned_url_is_valid_only_as_spelled(registry: Registry, client: aiohttp.ClientSession) -> None:
+    """The CDN refuses another spelling, a login, and an expired URL."""
     async with Cdn.running() as cdn:
         registry.blobs_at = cdn
         async with client.get(blob_path(), allow_redirects=False) as answer:
@@ -306,15 +310,15 @@ async def test_a_cdn_knows_its_addresses_only_as_spelled(registry: Registry, cli
             assert answer.status == 403
 
 
-async def test_redirects_keep_their_spelling(registry: Registry, client: aiohttp.ClientSession) -> None:
+async def test_redirect_location_is_sent_verbatim(registry: Registry, client: aiohttp.ClientSession) -> None:
     """A Location is sent as it was given."""
     registry.inject(Redirect("../x?a=%2F+", 302))
     async with client.get(blob_path(), allow_redirects=False) as answer:
         assert (answer.status, answer.headers["Location"]) == (302, "../x?a=%2F+")
 
 
-async def test_tags_in_pages(registry: Registry, client: aiohttp.ClientSession) -> None:
-    """n and last walk through the tags; Link is relative or absolute."""
+async def test_tag_list_pagination(registry: Registry, client: aiohttp.ClientSession) -> None:
+    """n and last page through the tags; Link is relative or absolute."""
     registry.publish("org/app", image(1), "a", "b", "c")
     registry.absolute_links = True
     async with client.get("/v2/org/app/tags/list?n=2") as answer:
@@ -328,8 +332,8 @@ async def test_tags_in_pages(registry: Registry, client: aiohttp.ClientSession) 
         assert "Link" not in answer.headers
 
 
-async def test_referrers_in_pages(registry: Registry, client: aiohttp.ClientSession) -> None:
-    """Artifacts are found by their subject, filtered by type when asked."""
+async def test_referrers_pagination(registry: Registry, client: aiohttp.ClientSession) -> None:
+    """Artifacts are listed under their subject, filtered by type on request."""
     subject = image(1)
     signatures = [artifact("x/sig", Blob.noise(3), subject) for _ in range(3)]
     for manifest in (subject, artifact("x/sbom", Blob.noise(3), subject), *signatures):
@@ -347,8 +351,8 @@ async def test_referrers_in_pages(registry: Registry, client: aiohttp.ClientSess
     assert target == ""
 
 
-async def test_narrow_accept(registry: Registry, client: aiohttp.ClientSession) -> None:
-    """GHCR's and Quay's manners with an Accept that lacks the type."""
+async def test_narrow_accept_as_ghcr_and_quay(registry: Registry, client: aiohttp.ClientSession) -> None:
+    """Behaviour of GHCR and Quay when Accept lacks the media type."""
     manifest = image(1)
     registry.publish("org/app", manifest, "v1")
     registry.narrow = ghcr
@@ -361,8 +365,8 @@ async def test_narrow_accept(registry: Registry, client: aiohttp.ClientSession) 
         assert answer.headers["Docker-Content-Digest"] == manifest.digest
 
 
-async def test_basic_login(registry: Registry, client: aiohttp.ClientSession) -> None:
-    """Only the right login opens the gate; a fault leaves the refusal alone."""
+async def test_basic_gate(registry: Registry, client: aiohttp.ClientSession) -> None:
+    """Only the right login is admitted; faults do not apply to the refusal."""
     registry.gate = Basic("me", "pässword")
     registry.inject(Status(500), times=1)
     async with client.get(blob_path()) as answer:
@@ -373,8 +377,8 @@ async def test_basic_login(registry: Registry, client: aiohttp.ClientSession) ->
             assert answer.status == status
 
 
-async def test_bearer_login(registry: Registry, client: aiohttp.ClientSession) -> None:
-    """A token opens the scope it was asked for, until it is revoked."""
+async def test_bearer_gate(registry: Registry, client: aiohttp.ClientSession) -> None:
+    """A token is valid for the requested scope until it is revoked."""
     async with TokenServer.running() as tokens:
         registry.gate = Bearer(tokens=tokens)
         tokens.logins = {"me": "secret"}
@@ -395,8 +399,8 @@ async def test_bearer_login(registry: Registry, client: aiohttp.ClientSession) -
         assert len(tokens.asked) == 2
 
 
-def test_challenges_can_be_spelled_otherwise() -> None:
-    """Without service, without quotes, beside others, or with another realm after expiry."""
+def test_challenge_spelling_can_vary() -> None:
+    """Without service, without quotes, beside other challenges, or with another realm after expiry."""
     tokens = TokenServer()
     gate = Bearer(tokens=tokens, service=None, quoted=False, beside=("Negotiate",), realm_after_expiry="http://other/")
     assert gate.challenges(None, "s") == ["Negotiate", f"Bearer realm={tokens.realm},scope=s"]

@@ -1,4 +1,4 @@
-"""Logins as registries ask for them: Basic, and Bearer with a token server."""
+"""Authentication of registries: Basic, and Bearer with a token service."""
 
 import base64
 import json
@@ -13,26 +13,26 @@ from tests.fake.origin import Origin, problem
 
 
 def basic(user: str, password: str) -> str:
-    """The Authorization header of this login."""
+    """Return the Authorization header of this login."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 class TokenServer(Origin):
-    """Hands out bearer tokens at ``/token``, and knows which are still good."""
+    """Issues bearer tokens at ``/token``, and knows which are still valid."""
 
     def __init__(self) -> None:
         super().__init__()
         self.logins: dict[str, str] = {}  # user -> password
-        self.refresh_tokens: set[str] = set()  # empty, with no logins either: anybody gets a token
-        self.forms: list[dict[str, str]] = []  # what was asked, as a query or as a body
-        self.fields: tuple[str, ...] = ("token",)  # which keys of the answer hold the token
-        self.expires_in: int | None = 300  # seconds as told to the asker; None: not told. Only revoke() ends a token
+        self.refresh_tokens: set[str] = set()  # empty, with no logins either: every request gets a token
+        self.forms: list[dict[str, str]] = []  # the parameters received, from the query or the body
+        self.fields: tuple[str, ...] = ("token",)  # the keys of the response that hold the token
+        self.expires_in: int | None = 300  # seconds sent to the client; None: omitted. Only revoke() invalidates tokens
         self._good: dict[str, str] = {}  # token -> scope
         self._serial = count(1)
 
     @property
     def realm(self) -> str:
-        """Where challenges send clients."""
+        """The realm that challenges name."""
         return f"{self.url}/token"
 
     @property
@@ -41,11 +41,11 @@ class TokenServer(Origin):
         return self.journal.of(path="/token")
 
     def grants(self, token: str, scope: str) -> bool:
-        """Whether this token is (still) good for that scope."""
+        """Return whether this token is (still) valid for that scope."""
         return self._good.get(token) == scope
 
     def revoke(self) -> None:
-        """Every token that was handed out is worthless from now on."""
+        """Invalidate all tokens issued so far."""
         self._good.clear()
 
     async def respond(self, seen: Seen, body: bytes) -> Answer:
@@ -69,11 +69,11 @@ class TokenServer(Origin):
 
 @dataclass(frozen=True, slots=True)
 class Basic:
-    """A registry's gate that wants a user and a password."""
+    """A registry's gate that requires a user and a password."""
 
     user: str
     password: str
-    wrong: int = 401  # what a wrong login is answered with; 403 has no challenge
+    wrong: int = 401  # status for a wrong login; 403 has no challenge
 
     def admits(self, authorization: str | None, scope: str) -> bool:
         return authorization == basic(self.user, self.password)
@@ -84,15 +84,15 @@ class Basic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bearer:
-    """A registry's gate that wants a token from a token server; how its challenge is spelled can vary."""
+    """A registry's gate that requires a token of a token service; the spelling of its challenge can vary."""
 
     tokens: TokenServer
     service: str | None = "registry.test"
     quoted: bool = True
     scoped: bool = True  # whether the challenge names the scope
-    beside: tuple[str, ...] = ()  # other challenges, as header lines of their own, before this one
-    same_line: str = ""  # another challenge before this one, on its line
-    realm_after_expiry: str | None = field(default=None)  # where a worthless token is sent; None: as ever
+    beside: tuple[str, ...] = ()  # other challenges, as separate header lines, before this one
+    same_line: str = ""  # another challenge before this one, on the same line
+    realm_after_expiry: str | None = field(default=None)  # realm sent for an invalid token; None: unchanged
 
     def admits(self, authorization: str | None, scope: str) -> bool:
         kind, _, token = (authorization or "").partition(" ")

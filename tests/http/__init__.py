@@ -1,1 +1,1 @@
-"""The mirror seen over HTTP: clients that are exact about bytes, registries that misbehave on demand."""
+"""Black-box tests over HTTP: a byte-exact client, a mirror process, and registries with injected faults."""

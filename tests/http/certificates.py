@@ -1,4 +1,4 @@
-"""Certificates of clients, also such as no authority in its right mind issues."""
+"""TLS certificates of clients, including malformed and expired ones."""
 
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -14,7 +14,7 @@ DAY = timedelta(days=1)
 
 
 class Authority:
-    """An authority, and the certificates that it issues."""
+    """A certificate authority, and the certificates that it issues."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -23,37 +23,37 @@ class Authority:
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         self._key = key
 
-    def written(self, name: str) -> Path:
-        """A file with the authority's own certificate."""
+    def write_ca_certificate(self, name: str) -> Path:
+        """Write the authority's own certificate to a file."""
         file = self._directory / name
         self._authority.cert_pem.write_to_path(str(file))
         return file
 
     def server(self, name: str) -> Path:
-        """A file with a certificate for 127.0.0.1, its chain and its key."""
+        """Write a certificate for 127.0.0.1, with its chain and key, to a file."""
         file = self._directory / name
         self._authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(file))
         return file
 
-    def nobody(self) -> ssl.SSLContext:
-        """What a client without a certificate connects with."""
+    def without_certificate(self) -> ssl.SSLContext:
+        """Return the TLS context of a client without a certificate."""
         context = ssl.create_default_context()
         self._authority.configure_trust(context)
         return context
 
     def client(self, *names: str, trusting: "Authority | None" = None, ends: timedelta = DAY) -> ssl.SSLContext:
-        """What a client connects with that has a certificate with these common names.
+        """Return the TLS context of a client that has a certificate with these common names.
 
         Args:
-            trusting: the server's authority, if that is another one.
-            ends: from now on, when the certificate does.
+            trusting: the server's authority, if it is another one.
+            ends: time from now until the certificate expires.
         """
-        context = (trusting or self).nobody()
-        context.load_cert_chain(*self.written_client(*names, ends=ends))
+        context = (trusting or self).without_certificate()
+        context.load_cert_chain(*self.write_client_certificate(*names, ends=ends))
         return context
 
-    def written_client(self, *names: str, ends: timedelta = DAY) -> tuple[Path, Path]:
-        """Files with a client's certificate with these common names, and with its key."""
+    def write_client_certificate(self, *names: str, ends: timedelta = DAY) -> tuple[Path, Path]:
+        """Write a client certificate with these common names, and its key, to two files."""
         key = ec.generate_private_key(ec.SECP256R1())
         issuer = x509.load_pem_x509_certificate(self._authority.cert_pem.bytes()).subject
         subject = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Tests")]

@@ -1,4 +1,4 @@
-"""A client that sends what it is told, byte for byte, and tells a cut body from a whole one."""
+"""An HTTP client that sends requests byte for byte, and distinguishes a truncated body from a complete one."""
 
 import asyncio
 import contextlib
@@ -13,14 +13,14 @@ import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-WITHIN = 20.0  # seconds that any one exchange may take
+WITHIN = 20.0  # time limit of one exchange, in seconds
 
 Headers = Mapping[str, str] | CIMultiDict[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer as it arrived."""
+    """A response as received."""
 
     status: int
     headers: CIMultiDictProxy[str]
@@ -34,17 +34,17 @@ class Reply:
 
     @property
     def length(self) -> int:
-        """Content-Length; missing is an error."""
+        """Content-Length, which must be present."""
         return int(self.headers["Content-Length"])
 
     @property
     def digest(self) -> str:
-        """What the body's bytes hash to, with sha256."""
+        """The sha256 digest of the body."""
         return f"sha256:{hashlib.sha256(self.body).hexdigest()}"
 
     @property
     def error(self) -> dict[str, object]:
-        """The first of the OCI errors in the body, which has to be one."""
+        """The first OCI error of the body, whose format is checked."""
         assert self.headers["Content-Type"] == "application/json", self
         errors = json.loads(self.body)["errors"]
         assert isinstance(errors, list)
@@ -57,12 +57,12 @@ class Reply:
         return first
 
     def __str__(self) -> str:
-        ending = "" if self.whole else " (cut)"
+        ending = "" if self.whole else " (truncated)"
         return f"{self.status} {dict(self.headers)} {len(self.body)} bytes{ending}: {self.body[:300]!r}"
 
 
 class Client:
-    """Asks the mirror; every request on a connection of its own, nothing added, nothing decoded, nothing followed."""
+    """Sends each request on its own connection; adds no headers, decodes no bodies, follows no redirects."""
 
     def __init__(self, base: str, session: aiohttp.ClientSession) -> None:
         self.base = base
@@ -71,10 +71,10 @@ class Client:
     @classmethod
     @contextlib.asynccontextmanager
     async def of(cls, base: str, *, tls: ssl.SSLContext | None = None) -> AsyncIterator["Client"]:
-        """A client for the server at this address, as long as the block lasts.
+        """Open a client for the server at this address until the block ends.
 
         Args:
-            tls: whom it trusts, and what it shows; None for plain HTTP.
+            tls: trusted authorities and client certificate; None for plain HTTP.
         """
         session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True, ssl=tls or True),
@@ -89,7 +89,7 @@ class Client:
     async def open(
         self, target: str, headers: Headers | None = None, method: str = "GET"
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """An answer whose body is still to be read; leaving the block leaves the connection."""
+        """Send a request and yield the response with its body unread; leaving the block closes the connection."""
         address = URL(self.base + target, encoded=True)
         async with self._session.request(method, address, headers=headers, allow_redirects=False) as answer:
             try:
@@ -98,21 +98,21 @@ class Client:
                 answer.close()
 
     async def ask(self, method: str, target: str, headers: Headers | None = None) -> Reply:
-        """One exchange, to the end of the body or to where it was cut."""
+        """Send one request, and read the body to its end or to the disconnect."""
         async with self.open(target, headers, method) as answer:
-            body, whole = await rest_of(answer)
+            body, whole = await read_rest(answer)
             return Reply(answer.status, answer.headers, body, whole)
 
     async def get(self, target: str, headers: Headers | None = None) -> Reply:
-        """GET."""
+        """Send a GET."""
         return await self.ask("GET", target, headers)
 
     async def head(self, target: str, headers: Headers | None = None) -> Reply:
-        """HEAD."""
+        """Send a HEAD."""
         return await self.ask("HEAD", target, headers)
 
     async def raw(self, request: bytes) -> bytes:
-        """Whatever comes back for these bytes, until the mirror closes the connection."""
+        """Send these bytes, and return everything received until the mirror closes the connection."""
         address = URL(self.base)
         reader, writer = await asyncio.open_connection(address.host, address.port)
         try:
@@ -125,8 +125,8 @@ class Client:
                 await writer.wait_closed()
 
 
-async def settled(ask: Callable[[], Awaitable[Reply]], good: Callable[[Reply], bool]) -> Reply:
-    """The first answer that is good: asked for again and again, within the bound of one exchange."""
+async def poll_until(ask: Callable[[], Awaitable[Reply]], good: Callable[[Reply], bool]) -> Reply:
+    """Repeat a request until its response is accepted by *good*, at most for the time limit of one exchange."""
     reply = await ask()
     try:
         async with asyncio.timeout(WITHIN):
@@ -134,18 +134,18 @@ async def settled(ask: Callable[[], Awaitable[Reply]], good: Callable[[Reply], b
                 await asyncio.sleep(0.1)
                 reply = await ask()
     except TimeoutError:
-        raise AssertionError(f"not settled within {WITHIN} s, at last: {reply}") from None
+        raise AssertionError(f"no accepted reply within {WITHIN} s, the last one was: {reply}") from None
     return reply
 
 
-async def kept(client: Client, *targets: str) -> None:
-    """Wait until these are hits: a blob is served when it is verified, and in the cache a moment later."""
+async def wait_until_cached(client: Client, *targets: str) -> None:
+    """Wait until these targets are hits: a blob is stored a moment after it was served."""
     for target in targets:
-        await settled(lambda: client.head(target), lambda reply: reply.cache_status == "mirror; hit")  # noqa: B023
+        await poll_until(lambda: client.head(target), lambda reply: reply.cache_status == "mirror; hit")  # noqa: B023
 
 
-async def rest_of(answer: aiohttp.ClientResponse) -> tuple[bytes, bool]:
-    """What is left of a body, and whether it came to its proper end."""
+async def read_rest(answer: aiohttp.ClientResponse) -> tuple[bytes, bool]:
+    """Read the rest of a body; return it, and whether it ended properly."""
     body = bytearray()
     try:
         async for chunk in answer.content.iter_any():

@@ -1,8 +1,8 @@
-"""For each module one mirror process, and for each of its tests a registry of its own behind it.
+"""Fixtures: one mirror process for each module, and for each test a registry of its own behind it.
 
 A module may set ``CONFIG`` (TOML, its own sections) and ``UPSTREAM`` (TOML, lines for each upstream's section); in both
-``{directory}`` stands for a directory in which ``FILES``, name to content, lie. ``PROGRAMS``, name to script, are found
-by the mirror as installed programs are.
+``{directory}`` stands for the directory that contains ``FILES`` (name to content). ``PROGRAMS`` (name to script) are
+on the mirror's PATH.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ async def hub() -> AsyncIterator[Registry]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def upstreams(request: pytest.FixtureRequest) -> AsyncIterator[list[Upstream]]:
-    """As many upstreams as the module has tests."""
+    """One upstream for each test of the module."""
     tests = sum(item.getparent(pytest.Module) is request.node for item in request.session.items)
     async with contextlib.AsyncExitStack() as stack:
         yield [
@@ -41,7 +41,7 @@ async def upstreams(request: pytest.FixtureRequest) -> AsyncIterator[list[Upstre
 
 @pytest.fixture(scope="module")
 def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the module's files and programs lie, and the mirror's configuration, cache and log."""
+    """The directory of the module's files and programs, and of the mirror's configuration, cache and log."""
     directory = tmp_path_factory.mktemp("mirror")
     for name, content in getattr(request.module, "FILES", {}).items():
         (directory / name).write_text(content)
@@ -57,7 +57,7 @@ def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 async def mirror(
     request: pytest.FixtureRequest, hub: Registry, upstreams: list[Upstream], directory: Path
 ) -> AsyncIterator[Mirror]:
-    """The mirror process, configured as the module says."""
+    """The mirror process, with the module's configuration."""
     module = request.module
     own, lines = (
         getattr(module, name, otherwise).replace("{directory}", str(directory))
@@ -72,26 +72,26 @@ async def mirror(
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(mirror: Mirror) -> AsyncIterator[Client]:
-    """Asks the module's mirror."""
+    """A client of the module's mirror."""
     async with Client.of(mirror.url) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def unused(upstreams: list[Upstream]) -> Iterator[Upstream]:
-    """The upstreams that no test has had yet."""
+    """The upstreams that no test has used yet."""
     return iter(upstreams)
 
 
 @pytest.fixture
 def upstream(unused: Iterator[Upstream]) -> Upstream:
-    """An upstream of this test's own."""
+    """An upstream for this test only."""
     return next(unused)
 
 
 @pytest.fixture
 def registry(upstream: Upstream) -> Registry:
-    """This test's upstream, as the registry that it is."""
+    """The registry behind this test's upstream."""
     return upstream.registry
 
 
@@ -104,6 +104,6 @@ async def cdn() -> AsyncIterator[Cdn]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def tokens() -> AsyncIterator[TokenServer]:
-    """A token server on another origin."""
+    """A token service on another origin."""
     async with TokenServer.running() as tokens:
         yield tokens

@@ -1,4 +1,4 @@
-"""What the mirror's process takes of its machine, as the kernel tells it."""
+"""Resource use of the mirror's process, read from /proc."""
 
 import os
 from pathlib import Path
@@ -7,33 +7,33 @@ MIB = 2**20
 
 
 def descriptors(pid: int) -> int:
-    """How many descriptors a process has open."""
+    """Return the number of open file descriptors of a process."""
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def open_files(pid: int) -> tuple[str, ...]:
-    """What a process has open, by name; of what has none (a socket) the kind."""
+    """Return the names of a process's open files; of nameless ones (sockets) the kind."""
     found = []
     for name in os.listdir(f"/proc/{pid}/fd"):
         try:
             found.append(os.readlink(f"/proc/{pid}/fd/{name}").partition(":[")[0])
         except FileNotFoundError:
-            continue  # closed meanwhile
+            continue  # closed in the meantime
     return tuple(sorted(found))
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process has now."""
+    """Return the resident memory of a process, in bytes."""
     return _status(pid, "VmRSS")
 
 
-def most_resident(pid: int) -> int:
-    """Bytes of memory that a process had at its worst, since that was forgotten last."""
+def peak_memory(pid: int) -> int:
+    """Return the peak resident memory of a process since the last reset, in bytes."""
     return _status(pid, "VmHWM")
 
 
-def forget_most_resident(pid: int) -> None:
-    """The worst is what is there now."""
+def reset_peak_memory(pid: int) -> None:
+    """Reset the peak to the current value."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 

@@ -1,4 +1,4 @@
-"""Rules for who may pull what: they hold for manifests, blobs, tags and referrers, however these are asked for."""
+"""Access rules: they apply to manifests, blobs, tags and referrers, for every spelling of a request."""
 
 from collections.abc import Iterator
 
@@ -34,7 +34,7 @@ ADMIN, CI, GUEST = (basic(user, password) for user, password in PASSWORDS.items(
 
 
 def targets(repository: str, tag: str, digest: str, blob: str) -> Iterator[str]:
-    """Everything that can be asked of a repository."""
+    """Yield a target of each kind in a repository."""
     for reference in (tag, digest, digest.replace(":", "%3A")):
         yield f"/v2/{repository}/manifests/{reference}"
     yield f"/v2/{repository}/blobs/{blob}"
@@ -45,7 +45,7 @@ def targets(repository: str, tag: str, digest: str, blob: str) -> Iterator[str]:
 
 
 def spellings(upstream: str, name: str, target: str) -> Iterator[str]:
-    """The ways to say *target*, which begins with /v2/ and the name alone."""
+    """Yield the spellings of *target*, which begins with /v2/ and the name alone."""
     rest = target.removeprefix(f"/v2/{name}")
     path, mark, query = rest.partition("?")
     more = f"&{query}" if mark else ""
@@ -65,7 +65,7 @@ def spellings(upstream: str, name: str, target: str) -> Iterator[str]:
 
 
 def is_denied(reply: Reply, user: str, repository: str) -> bool:
-    """Whether this is the answer to somebody who is known, and may not: it says so, and asks for no other login."""
+    """Return whether this is the refusal of an authenticated user: it names user and rule, and has no challenge."""
     if reply.status != 403 or "WWW-Authenticate" in reply.headers or "Cache-Status" in reply.headers:
         return False
     if not reply.body:
@@ -75,8 +75,8 @@ def is_denied(reply: Reply, user: str, repository: str) -> bool:
 
 
 @pytest.mark.parametrize("cached", [True, False])
-async def test_no_spelling_gets_around_a_rule(client: Client, upstream: Upstream, cached: bool) -> None:
-    """By path, prefix, ns, in other letters, encoded: denied alike, cached or not, and upstream is not asked."""
+async def test_no_spelling_bypasses_an_access_rule(client: Client, upstream: Upstream, cached: bool) -> None:
+    """Path, prefix, ns, letter case, escapes: all denied, cached or not, without an upstream request."""
     manifest = image(100)
     upstream.registry.publish("team/hidden", manifest, "v1")
     blob = manifest.blobs[0].digest
@@ -94,8 +94,8 @@ async def test_no_spelling_gets_around_a_rule(client: Client, upstream: Upstream
     assert len(upstream.registry.journal) == asked
 
 
-async def test_no_name_of_docker_hub_gets_around_a_rule(client: Client, hub: Registry) -> None:
-    """docker.io has three names, and one in none; its images of one component have two."""
+async def test_no_spelling_of_docker_hub_bypasses_an_access_rule(client: Client, hub: Registry) -> None:
+    """docker.io has three host names and may be omitted; its one-component images have two names."""
     manifest, shown = image(100), image(100)
     hub.publish("library/hidden", manifest, "v1")
     hub.publish("library/shown", shown, "v1")
@@ -110,8 +110,8 @@ async def test_no_name_of_docker_hub_gets_around_a_rule(client: Client, hub: Reg
             assert (await client.get(spelling, CI)).status == 200, spelling
 
 
-async def test_what_is_denied_looks_the_same_whether_it_is_there_or_not(client: Client, upstream: Upstream) -> None:
-    """Names that somebody may not pull from can't be searched for what they hold, or whether they are."""
+async def test_denial_does_not_reveal_existence(client: Client, upstream: Upstream) -> None:
+    """The denial is the same for existing and missing content, so that names cannot be probed."""
     manifest = image(100)
     upstream.registry.publish("team/hidden", manifest, "v1")
     base = f"/v2/{upstream.name}/team/hidden"
@@ -122,8 +122,8 @@ async def test_what_is_denied_looks_the_same_whether_it_is_there_or_not(client: 
         assert (reply.status, reply.body) == (there.status, there.body)
 
 
-async def test_who_is_in_no_rule_may_nothing(client: Client, upstream: Upstream) -> None:
-    """But come in: 200 at the base, where a login is tried out, and 403 at every repository."""
+async def test_user_without_a_matching_rule_is_denied(client: Client, upstream: Upstream) -> None:
+    """Such a user gets 200 at /v2/, where clients test a login, and 403 at every repository."""
     upstream.publish(image(100), "v1")
     assert (await client.get("/v2/", GUEST)).status == 200
     assert (await client.get("/metrics", GUEST)).status == 200
@@ -132,8 +132,8 @@ async def test_who_is_in_no_rule_may_nothing(client: Client, upstream: Upstream)
     assert "no rule" in str(reply.error["message"])
 
 
-async def test_strangers_hear_nothing_of_rules(client: Client, upstream: Upstream) -> None:
-    """They are to log in first, at what is denied to all as at what is allowed."""
+async def test_unauthenticated_client_learns_nothing_of_access_rules(client: Client, upstream: Upstream) -> None:
+    """Clients without a valid login get 401 everywhere, whether the rules allow or deny."""
     for headers in ({}, basic("admin", "wrong"), basic("nobody", "x")):
         for name in ("team/hidden", "team/app", "other"):
             reply = await client.get(f"/v2/{upstream.name}/{name}/manifests/v1", headers)
@@ -141,8 +141,8 @@ async def test_strangers_hear_nothing_of_rules(client: Client, upstream: Upstrea
             assert "WWW-Authenticate" in reply.headers
 
 
-async def test_an_allowed_repository_lends_no_rights_to_another(client: Client, upstream: Upstream) -> None:
-    """The same bytes under two names: each is asked for under its own, and a digest opens no other."""
+async def test_digest_does_not_cross_an_access_rule(client: Client, upstream: Upstream) -> None:
+    """The same bytes in two repositories: each is authorised under its own name, and a digest grants no other."""
     shared = Blob.noise(1000)
     secret = image(100)
     upstream.registry.publish("team/hidden", secret, "v1")
@@ -163,8 +163,8 @@ async def test_an_allowed_repository_lends_no_rights_to_another(client: Client, 
     ).status == 405
 
 
-async def test_referrers_are_the_repositorys(client: Client, upstream: Upstream) -> None:
-    """A list for a digest is asked for under a name too."""
+async def test_referrers_are_authorized_by_repository(client: Client, upstream: Upstream) -> None:
+    """The referrers of a digest are requested under a repository name, and denied with it."""
     manifest = image(10)
     for name in ("team/app", "team/hidden"):
         upstream.registry.publish(name, manifest)
@@ -176,8 +176,8 @@ async def test_referrers_are_the_repositorys(client: Client, upstream: Upstream)
     assert statuses == [200, 403]
 
 
-async def test_a_name_that_is_none_is_refused_as_ever(client: Client) -> None:
-    """To users: 400 and 404 with their messages, whatever the rules are."""
+async def test_invalid_names_are_refused_regardless_of_access_rules(client: Client) -> None:
+    """Authenticated users get 400 and 404 with their messages, whatever the rules are."""
     assert (await client.get("/v2/UPPER/manifests/v1", CI)).status == 400
     assert (await client.get("/v2/a/../team/hidden/manifests/v1", CI)).status in (400, 404)
     assert (await client.get("/v2/team%2Fhidden/manifests/v1", CI)).status in (400, 404)
@@ -185,8 +185,8 @@ async def test_a_name_that_is_none_is_refused_as_ever(client: Client) -> None:
     assert (await client.get("/v2/_catalog", CI)).status == 404
 
 
-async def test_denials_are_events(client: Client, upstream: Upstream, mirror: Mirror) -> None:
-    """With the user and the reason, so that whoever runs the mirror sees what is missing."""
+async def test_denial_is_logged(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """The event names the user and the reason, so that the operator sees which rule is missing."""
     target = f"/v2/{upstream.name}/team/app/manifests/v1"
     assert (await client.get(target, GUEST)).status == 403
     await mirror.program.until(lambda: target in mirror.program.said())

@@ -1,4 +1,4 @@
-"""Where an upstream may send the mirror: not into the network behind it, unless it stands there itself."""
+"""Addresses to which an upstream may send the mirror: private ones only if the upstream is private itself."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ from tests.real.network import Network, network
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.needs("ip", root=True)]
 
-FAR, NEAR = "203.0.113.10", "10.20.0.1"  # a public address, as far as the mirror can tell, and a private one
+FAR, NEAR = "203.0.113.10", "10.20.0.1"  # a public address, from the mirror's point of view, and a private one
 PLACES = [FAR, "203.0.113.20", NEAR, "127.0.0.1", "::1", "fd00::5", "169.254.169.254", "2002:7f00:1::1"]
 INSIDE = ["127.0.0.1", NEAR, "[::1]", "[fd00::5]", "[::ffff:127.0.0.1]", "[2002:7f00:1::1]", "localhost", "127.0.0.1."]
 NUMBERS = ["2130706433", "0x7f000001", "0x7f.1", "127.1", "0177.0.0.1", "017700000001", "2130706433."]
@@ -32,32 +32,32 @@ NEVER = ["169.254.169.254", "0.0.0.0", "0", "[::]", "[::ffff:169.254.169.254]", 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A mirror in a network of its own, with a registry at a public address and one at a private."""
+    """A mirror in its own network namespace, with a registry at a public address and one at a private address."""
 
     client: Client
     far: Upstream
     near: Upstream
     trusted: Upstream  # at a public address, with private_addresses = true
     named: Upstream  # at a name that resolves to private addresses
-    inside: dict[str, TokenServer]  # what nobody may be sent to, by its address; all on one port
+    inside: dict[str, TokenServer]  # servers that must not be reached, by address; all on one port
 
     @property
     def port(self) -> int:
         return next(iter(self.inside.values())).port
 
     async def pull(self, upstream: Upstream) -> tuple[Reply, bytes]:
-        """A blob that the upstream has, asked for."""
+        """Request a blob that the upstream has; return the reply and the content."""
         blob = upstream.publish_blob(Blob.noise(1000))
         return await self.client.get(upstream.blob(blob)), blob.content
 
-    async def sent(self, upstream: Upstream, location: str) -> Reply:
-        """The answer, where the upstream sends the mirror there."""
+    async def redirected(self, upstream: Upstream, location: str) -> Reply:
+        """Return the reply when the upstream redirects the mirror to *location*."""
         upstream.registry.inject(Redirect(location))
         reply, _ = await self.pull(upstream)
         return reply
 
     def untouched(self) -> bool:
-        """Whether nothing inside was asked."""
+        """Return whether no server inside received a request."""
         return not any(one.journal.entries for one in self.inside.values())
 
 
@@ -102,7 +102,7 @@ async def stage(net: Network, tmp_path_factory: pytest.TempPathFactory) -> Async
 
 @pytest.fixture
 def scene(stage: Scene) -> Scene:
-    """Without faults, and with nothing seen yet."""
+    """The stage without faults, and with empty journals."""
     for upstream in (stage.far, stage.near, stage.trusted, stage.named):
         upstream.registry.heal()
         upstream.registry.gate = upstream.registry.blobs_at = None
@@ -112,7 +112,7 @@ def scene(stage: Scene) -> Scene:
 
 
 def refused(reply: Reply, *, host: str) -> str:
-    """The message of a refusal, which names the host and not the query."""
+    """Check a refusal, which must name the host and not the query; return its message."""
     assert reply.status == 503, reply
     message = str(reply.error["message"])
     assert host.strip("[]").rstrip(".") in message
@@ -120,7 +120,7 @@ def refused(reply: Reply, *, host: str) -> str:
     return message
 
 
-async def test_from_a_public_address_to_another(scene: Scene, net: Network) -> None:
+async def test_redirect_from_public_to_public_address_is_followed(scene: Scene, net: Network) -> None:
     """A registry may keep its blobs in any public store."""
     async with Cdn.running("203.0.113.20", listening=net.listening) as cdn:
         scene.far.registry.blobs_at = cdn
@@ -130,23 +130,23 @@ async def test_from_a_public_address_to_another(scene: Scene, net: Network) -> N
 
 
 @pytest.mark.parametrize("host", [*INSIDE, *NUMBERS, *NEVER])
-async def test_a_public_registry_can_not_reach_inside(scene: Scene, host: str) -> None:
-    """Whatever it calls the address; nothing there is asked."""
-    message = refused(await scene.sent(scene.far, f"http://{host}:{scene.port}/token?sig=secret"), host="")
+async def test_redirect_from_public_to_private_address_is_refused(scene: Scene, host: str) -> None:
+    """In every spelling of the address; the inside servers receive no request."""
+    message = refused(await scene.redirected(scene.far, f"http://{host}:{scene.port}/token?sig=secret"), host="")
     assert host in NUMBERS or host.strip("[]").rstrip(".") in message or "::" in host
     assert scene.untouched()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", NEAR, "localhost", "[::1]"])
-async def test_the_refusal_says_how_to_allow_it(scene: Scene, host: str) -> None:
-    """If the operator wants it: private_addresses."""
-    message = refused(await scene.sent(scene.far, f"http://{host}:{scene.port}/token"), host=host)
+async def test_redirect_refusal_names_the_setting(scene: Scene, host: str) -> None:
+    """The message names private_addresses, for operators that want to allow it."""
+    message = refused(await scene.redirected(scene.far, f"http://{host}:{scene.port}/token"), host=host)
     assert 'private_addresses = true in [upstreams."far.test"]' in message
 
 
 @pytest.mark.parametrize("host", [*INSIDE, *NUMBERS, *NEVER])
-async def test_a_public_registry_s_tokens_are_not_had_inside(scene: Scene, host: str) -> None:
-    """A realm is an address as well, and gets credentials on top."""
+async def test_realm_at_a_private_address_is_refused(scene: Scene, host: str) -> None:
+    """A realm is an address too, and receives credentials."""
     scene.far.registry.inject(Header("WWW-Authenticate", f'Bearer realm="http://{host}:{scene.port}/token"'))
     scene.far.registry.gate = Bearer(tokens=realm_at(host, scene.port))
     reply, _ = await scene.pull(scene.far)
@@ -156,54 +156,54 @@ async def test_a_public_registry_s_tokens_are_not_had_inside(scene: Scene, host:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", NEAR, "[::1]", "[fd00::5]", "localhost"])
-async def test_where_the_configuration_allows_it(scene: Scene, host: str) -> None:
-    """private_addresses = true: to loopback and private networks."""
-    await scene.sent(scene.trusted, f"http://{host}:{scene.port}/token")
+async def test_private_addresses_setting_allows_redirects(scene: Scene, host: str) -> None:
+    """private_addresses = true allows loopback and private networks."""
+    await scene.redirected(scene.trusted, f"http://{host}:{scene.port}/token")
     assert not scene.untouched()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", NEAR, "[::1]", "[fd00::5]", "localhost"])
-async def test_from_a_private_address_to_another(scene: Scene, host: str) -> None:
-    """A registry in the private network has its storage there too."""
-    await scene.sent(scene.near, f"http://{host}:{scene.port}/token")
+async def test_redirect_from_private_to_private_address_is_followed(scene: Scene, host: str) -> None:
+    """A registry in a private network has its storage there too."""
+    await scene.redirected(scene.near, f"http://{host}:{scene.port}/token")
     assert not scene.untouched()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", NEAR, "localhost"])
-async def test_from_a_private_name_to_a_private_address(scene: Scene, host: str) -> None:
-    """Where a registry stands is known when its name was resolved, and that was when it was asked."""
-    await scene.sent(scene.named, f"http://{host}:{scene.port}/token")
+async def test_redirect_from_private_name_to_private_address_is_followed(scene: Scene, host: str) -> None:
+    """Whether a registry is private is known from the resolution of its name for the first request."""
+    await scene.redirected(scene.named, f"http://{host}:{scene.port}/token")
     assert not scene.untouched()
 
 
 @pytest.mark.parametrize("host", NEVER)
 @pytest.mark.parametrize("name", ["near", "trusted", "named"])
-async def test_what_is_reserved_nobody_reaches(scene: Scene, name: str, host: str) -> None:
-    """The cloud's metadata least of all, whatever is configured."""
+async def test_reserved_addresses_are_always_refused(scene: Scene, name: str, host: str) -> None:
+    """The cloud's metadata service above all, with any configuration."""
     upstream = {"near": scene.near, "trusted": scene.trusted, "named": scene.named}[name]
-    message = refused(await scene.sent(upstream, f"http://{host}:{scene.port}/latest/meta-data?secret"), host="")
+    message = refused(await scene.redirected(upstream, f"http://{host}:{scene.port}/latest/meta-data?secret"), host="")
     assert "private_addresses" not in message
     assert scene.untouched()
 
 
 @pytest.mark.parametrize("login", ["user:secret@", "user@", "@", "203.0.113.20\\@", "203.0.113.20%2f@"])
-async def test_no_login_in_an_address(scene: Scene, login: str) -> None:
-    """It would name one host to a reader and another to a parser, and be a login of nobody's."""
-    refused(await scene.sent(scene.trusted, f"http://{login}127.0.0.1:{scene.port}/token"), host="")
+async def test_userinfo_in_a_redirect_is_refused(scene: Scene, login: str) -> None:
+    """Parsers disagree about the host of such a URL, and it would carry credentials of unknown origin."""
+    refused(await scene.redirected(scene.trusted, f"http://{login}127.0.0.1:{scene.port}/token"), host="")
     assert scene.untouched()
 
 
-async def test_a_refused_redirect_is_no_outage(scene: Scene) -> None:
-    """What upstream does about one blob closes no way to the others."""
+async def test_refused_redirect_does_not_open_the_breaker(scene: Scene) -> None:
+    """The refused redirect of one blob does not affect other requests to the upstream."""
     for _ in range(5):
-        await scene.sent(scene.far, f"http://127.0.0.1:{scene.port}/token")
+        await scene.redirected(scene.far, f"http://127.0.0.1:{scene.port}/token")
     scene.far.registry.heal()
     reply, content = await scene.pull(scene.far)
     assert (reply.status, reply.body) == (200, content), reply
 
 
 class Proxy(Origin):
-    """A forward proxy that has one registry to offer; it redirects."""
+    """A forward proxy in front of one registry, which redirects."""
 
     location = ""
 
@@ -214,10 +214,10 @@ class Proxy(Origin):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "2130706433", "169.254.169.254", "[::ffff:10.0.0.1]"])
-async def test_through_a_proxy_what_is_spelled_out_is_judged(
+async def test_literal_addresses_are_checked_behind_a_proxy(
     scene: Scene, net: Network, tmp_path_factory: pytest.TempPathFactory, host: str
 ) -> None:
-    """The proxy resolves names and makes the connections; an address is an address all the same."""
+    """The proxy resolves names and connects; the mirror still checks literal addresses."""
     directory = tmp_path_factory.mktemp("proxied")
     async with Proxy.running(NEAR, listening=net.listening) as proxy:
         proxy.location = f"http://{host}:{scene.port}/token"
@@ -231,7 +231,7 @@ async def test_through_a_proxy_what_is_spelled_out_is_judged(
 
 
 def realm_at(host: str, port: int) -> TokenServer:
-    """A token server that is nowhere, for the challenge that names it."""
+    """Return a token service that does not run, for a challenge that names it."""
     tokens = TokenServer()
     tokens.host, tokens.port = host.strip("[]"), port
     return tokens

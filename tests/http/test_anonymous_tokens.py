@@ -1,4 +1,4 @@
-"""Public images behind a token server: no login is configured, a token is needed all the same."""
+"""Public images behind a token service: no login is configured, but a token is needed."""
 
 import asyncio
 
@@ -13,8 +13,8 @@ from tests.http.upstreams import Upstream
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_an_anonymous_token(client: Client, upstream: Upstream, tokens: TokenServer) -> None:
-    """Asked for without a login, once."""
+async def test_anonymous_token_is_requested_once(client: Client, upstream: Upstream, tokens: TokenServer) -> None:
+    """One token request, without a login."""
     upstream.registry.gate = Bearer(tokens=tokens)
     manifest = upstream.publish(image(1, 2, 3), "v1")
     assert (await client.get(upstream.manifest("v1"))).body == manifest.content
@@ -25,8 +25,10 @@ async def test_an_anonymous_token(client: Client, upstream: Upstream, tokens: To
 
 
 @pytest.mark.parametrize("code", [401, 403])
-async def test_no_token_for_the_anonymous(client: Client, upstream: Upstream, tokens: TokenServer, code: int) -> None:
-    """GHCR's way to say that a package is private or absent: 404 without a challenge."""
+async def test_refused_anonymous_token_is_404(
+    client: Client, upstream: Upstream, tokens: TokenServer, code: int
+) -> None:
+    """GHCR refuses a token for private and for missing packages: 404 without a challenge."""
     upstream.registry.gate = Bearer(tokens=tokens)
     upstream.publish(image(1), "v1")
     tokens.inject(Status(code))
@@ -36,8 +38,8 @@ async def test_no_token_for_the_anonymous(client: Client, upstream: Upstream, to
     assert "WWW-Authenticate" not in reply.headers
 
 
-async def test_a_login_is_wanted_and_there_is_none(client: Client, upstream: Upstream) -> None:
-    """Basic without a configured login: 404, and the message says what to configure."""
+async def test_missing_login_for_basic_is_404(client: Client, upstream: Upstream) -> None:
+    """Basic without a configured login: 404, and the message names the setting."""
     upstream.registry.gate = Basic("a", "b")
     upstream.publish(image(1), "v1")
     reply = await client.get(upstream.manifest("v1"))
@@ -46,8 +48,10 @@ async def test_a_login_is_wanted_and_there_is_none(client: Client, upstream: Ups
     assert "WWW-Authenticate" not in reply.headers
 
 
-async def test_a_gate_that_closes_and_opens(client: Client, upstream: Upstream, tokens: TokenServer) -> None:
-    """An open registry that begins to want tokens, and then doesn't any more, is followed."""
+async def test_upstream_may_start_and_stop_requiring_tokens(
+    client: Client, upstream: Upstream, tokens: TokenServer
+) -> None:
+    """The mirror adapts when a registry begins to require tokens, and when it stops."""
     for number, gate in enumerate((None, Bearer(tokens=tokens), None, Bearer(tokens=tokens, quoted=False))):
         upstream.registry.gate = gate
         tokens.revoke()

@@ -1,4 +1,4 @@
-"""Everything that is no manifest and no blob: the base, unknown routes, other methods, errors as JSON."""
+"""The rest of the API: /v2/, unknown routes, other methods, JSON errors, client headers, connections."""
 
 import asyncio
 from urllib.parse import urlsplit
@@ -17,10 +17,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("target", ["/v2/", "/v2", "/v2/?ns=docker.io"])
-async def test_the_base_is_answered_without_any_upstream(
-    client: Client, hub: Registry, method: str, target: str
-) -> None:
-    """Clients ask /v2/ first: 200 to everybody, no redirect, no login, and no upstream has a say."""
+async def test_base_needs_no_upstream(client: Client, hub: Registry, method: str, target: str) -> None:
+    """/v2/ is 200 for every client, without a redirect, a login or an upstream request."""
     reply = await client.ask(method, target)
     assert reply.status == 200, reply
     assert reply.headers["Docker-Distribution-Api-Version"] == "registry/2.0"
@@ -47,8 +45,8 @@ async def test_the_base_is_answered_without_any_upstream(
         "/dockerhub/library/alpine/manifests/latest",
     ],
 )
-async def test_any_other_route_is_404_and_says_what_to_do(client: Client, hub: Registry, target: str) -> None:
-    """OCI error JSON with a message and a detail that is not null, and nothing is asked upstream."""
+async def test_unknown_route_is_404_with_advice(client: Client, hub: Registry, target: str) -> None:
+    """An OCI error with a message and a detail that is not null, without an upstream request."""
     reply = await client.get(target)
     assert reply.status == 404, reply
     assert len(str(reply.error["message"])) > 15
@@ -57,8 +55,8 @@ async def test_any_other_route_is_404_and_says_what_to_do(client: Client, hub: R
 
 @pytest.mark.parametrize("method", ["PUT", "POST", "PATCH", "DELETE"])
 @pytest.mark.parametrize("kind", ["manifests/v1", "blobs/uploads/", "blobs/sha256:" + "0" * 64, ""])
-async def test_writing_is_405(client: Client, hub: Registry, method: str, kind: str) -> None:
-    """A mirror can't be pushed to; it says which methods are allowed."""
+async def test_push_is_405(client: Client, hub: Registry, method: str, kind: str) -> None:
+    """The mirror refuses pushes; Allow lists the supported methods."""
     reply = await client.ask(method, f"/v2/team/app/{kind}" if kind else "/v2/")
     assert reply.status == 405, reply
     assert reply.headers["Allow"] == "GET, HEAD"
@@ -66,8 +64,8 @@ async def test_writing_is_405(client: Client, hub: Registry, method: str, kind: 
     assert len(hub.journal) == 0
 
 
-async def test_a_pushed_body_is_not_waited_for(client: Client) -> None:
-    """The 405 comes though not one byte of the announced body was sent."""
+async def test_push_is_refused_before_its_body(client: Client) -> None:
+    """The 405 is sent although no byte of the announced body was received."""
     address = urlsplit(client.base)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     writer.write(b"PUT /v2/team/app/manifests/v1 HTTP/1.1\r\nHost: m\r\nContent-Length: 100000000\r\n\r\n")
@@ -77,8 +75,8 @@ async def test_a_pushed_body_is_not_waited_for(client: Client) -> None:
 
 
 @pytest.mark.parametrize("target", ["/v2/_catalog", "/v2/team/app/manifests/none", "/v2/team/app/blobs/sha256:0"])
-async def test_an_errors_head_is_its_get_without_the_body(client: Client, target: str) -> None:
-    """HEAD has the same status, type and length as the GET's error, and no body."""
+async def test_head_of_an_error_matches_its_get(client: Client, target: str) -> None:
+    """HEAD has the status, type and length of the GET's error, and no body."""
     got, headed = await client.get(target), await client.head(target)
     assert headed.status == got.status >= 400
     assert headed.body == b""
@@ -86,8 +84,8 @@ async def test_an_errors_head_is_its_get_without_the_body(client: Client, target
         assert headed.headers[name] == got.headers[name]
 
 
-async def test_a_missing_image_is_404_with_its_own_code(client: Client, upstream: Upstream) -> None:
-    """Clients tell by the code what is missing, and fall back at once."""
+async def test_missing_image_is_404_with_its_own_code(client: Client, upstream: Upstream) -> None:
+    """The code tells clients what is missing; they fall back at once."""
     upstream.publish(image(10), "v1")
     manifest = await client.get(upstream.manifest("v2"))
     assert (manifest.status, manifest.error["code"]) == (404, "MANIFEST_UNKNOWN")
@@ -95,8 +93,8 @@ async def test_a_missing_image_is_404_with_its_own_code(client: Client, upstream
     assert (blob.status, blob.error["code"]) == (404, "BLOB_UNKNOWN")
 
 
-async def test_a_clients_login_stays_here(client: Client, upstream: Upstream, mirror: Mirror) -> None:
-    """A client's Authorization is for the mirror: it goes neither upstream nor into the log."""
+async def test_client_authorization_is_not_forwarded(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """A client's Authorization is for the mirror: it is sent to no upstream and never logged."""
     manifest = upstream.publish(image(1000), "v1")
     login = {"Authorization": "Bearer client-own-secret", "Cookie": "session=client-own-secret"}
     for target in (upstream.manifest("v1"), upstream.manifest(manifest), upstream.blob(manifest.blobs[1])):
@@ -105,8 +103,10 @@ async def test_a_clients_login_stays_here(client: Client, upstream: Upstream, mi
     assert "client-own-secret" not in mirror.program.said()
 
 
-async def test_a_clients_login_goes_to_no_storage(client: Client, upstream: Upstream, cdn: Cdn, mirror: Mirror) -> None:
-    """Nor does it follow a redirect: neither a blob's nor a manifest's, and it is in nobody's log."""
+async def test_client_authorization_does_not_follow_redirects(
+    client: Client, upstream: Upstream, cdn: Cdn, mirror: Mirror
+) -> None:
+    """Neither for a blob nor for a manifest; and no log contains it."""
     upstream.registry.blobs_at = upstream.registry.manifests_at = cdn
     manifest = upstream.publish(image(1000), "v1")
     login = {"Authorization": "Basic Y2xpZW50Om93bi1zZWNyZXQ="}
@@ -118,7 +118,7 @@ async def test_a_clients_login_goes_to_no_storage(client: Client, upstream: Upst
     assert "Y2xpZW50Om93bi1zZWNyZXQ" not in mirror.program.said()
 
 
-async def test_old_and_short_connections(client: Client, upstream: Upstream) -> None:
+async def test_http_1_0_and_connection_close(client: Client, upstream: Upstream) -> None:
     """HTTP/1.0, and `Connection: close` with HEAD then GET as dockerd does, get the same bytes."""
     manifest = upstream.publish(image(1000), "v1")
     target = upstream.manifest("v1").encode()
@@ -129,8 +129,8 @@ async def test_old_and_short_connections(client: Client, upstream: Upstream) -> 
         assert body == manifest.content
 
 
-async def test_one_connection_serves_many_requests(client: Client, upstream: Upstream) -> None:
-    """Keep-alive: HEAD, GET, an error and a blob one after another on one connection."""
+async def test_keep_alive_connection_serves_many_requests(client: Client, upstream: Upstream) -> None:
+    """HEAD, GET, an error and a blob one after another on one connection."""
     manifest = upstream.publish(image(1000), "v1")
     layer = manifest.blobs[1]
     targets = (

@@ -1,4 +1,4 @@
-"""Blobs: cold and warm, GET and HEAD, of every size and kind."""
+"""Blobs, cold and cached, by GET and HEAD, of every size and kind."""
 
 import asyncio
 import hashlib
@@ -9,7 +9,7 @@ import pytest
 from tests.fake.content import Blob, digest_of, image
 from tests.fake.faults import Gzipped, Header, Overrun, Status, Unframed, Without
 from tests.fake.registry import Registry
-from tests.http.client import Client, Reply, kept
+from tests.http.client import Client, Reply, wait_until_cached
 from tests.http.upstreams import Upstream, by_ns
 from tests.real.mirror import Mirror
 
@@ -20,7 +20,7 @@ PASSING = {"Date", "Cache-Status", "Age", "Connection"}
 
 
 def check(reply: Reply, blob: Blob, body: bool = True) -> None:
-    """An answer is exactly this blob."""
+    """Check that a response is exactly this blob."""
     assert (reply.status, reply.whole) == (200, True), reply
     assert reply.headers["Docker-Content-Digest"] == blob.digest
     assert reply.headers["ETag"] == f'"{blob.digest}"'
@@ -32,29 +32,31 @@ def check(reply: Reply, blob: Blob, body: bool = True) -> None:
 
 
 def stored_at(mirror: Mirror, blob: Blob) -> Path:
-    """Where the mirror keeps this blob."""
+    """Return the path at which the mirror stores this blob."""
     algorithm, _, name = blob.digest.partition(":")
     return mirror.program.log.parent / "cache" / "blobs" / algorithm / name
 
 
 @pytest.mark.parametrize("size", [0, 1, 10, 65_535, 65_536, 65_537, MIB, 8 * MIB + 1])
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
-async def test_cold_then_warm(client: Client, upstream: Upstream, mirror: Mirror, size: int, algorithm: str) -> None:
-    """One request upstream, whatever the size; the file is the blob, and nobody can write to it."""
+async def test_cold_blob_is_stored_then_hit(
+    client: Client, upstream: Upstream, mirror: Mirror, size: int, algorithm: str
+) -> None:
+    """One upstream request, whatever the size; the stored file is the blob, and read-only."""
     blob = upstream.publish_blob(Blob.noise(size, algorithm) if size else Blob.of(b"", algorithm))
     for outcome in ("mirror; fwd=uri-miss; stored", "mirror; hit"):
         reply = await client.get(upstream.blob(blob))
         check(reply, blob)
         assert reply.cache_status == outcome
-        await kept(client, upstream.blob(blob))
+        await wait_until_cached(client, upstream.blob(blob))
     check(await client.head(upstream.blob(blob)), blob, body=False)
     assert len(upstream.registry.of_blob(blob)) == 1
     assert stored_at(mirror, blob).read_bytes() == blob.content
     assert stored_at(mirror, blob).stat().st_mode & 0o222 == 0
 
 
-async def test_upstream_is_asked_for_bare_bytes(client: Client, upstream: Upstream) -> None:
-    """identity is asked whatever the client takes, and the client gets no encoding."""
+async def test_upstream_request_has_accept_encoding_identity(client: Client, upstream: Upstream) -> None:
+    """The mirror requests identity whatever the client accepts, and the client gets no encoding."""
     blob = upstream.publish_blob(Blob.noise(1000))
     headers = {"Accept-Encoding": "zstd;q=1.0, gzip;q=0.8, deflate;q=0.5"}
     for _ in range(2):
@@ -62,8 +64,8 @@ async def test_upstream_is_asked_for_bare_bytes(client: Client, upstream: Upstre
     assert {seen.headers["Accept-Encoding"] for seen in upstream.registry.journal.entries} == {"identity"}
 
 
-async def test_a_cold_head_downloads_nothing(client: Client, upstream: Upstream) -> None:
-    """Upstream is asked by HEAD; a GET comes only with the client's."""
+async def test_cold_head_downloads_nothing(client: Client, upstream: Upstream) -> None:
+    """A HEAD is sent upstream as HEAD; the GET follows only with the client's GET."""
     blob = upstream.publish_blob(Blob.noise(MIB))
     for target in (upstream.blob(blob), by_ns(upstream.blob(blob))):
         check(await client.head(target), blob, body=False)
@@ -73,17 +75,19 @@ async def test_a_cold_head_downloads_nothing(client: Client, upstream: Upstream)
 
 
 async def test_head_and_get_have_the_same_headers(client: Client, upstream: Upstream) -> None:
-    """Cold or warm, HEAD says what GET says."""
+    """Cold or cached, HEAD and GET have equal headers."""
     blob = upstream.publish_blob(Blob.noise(1000))
     target = upstream.blob(blob)
     replies = [await client.head(target), await client.get(target), await client.head(target)]
-    kept = [{name: value for name, value in reply.headers.items() if name not in PASSING} for reply in replies]
-    assert kept[0] == kept[1] == kept[2]
+    compared = [{name: value for name, value in reply.headers.items() if name not in PASSING} for reply in replies]
+    assert compared[0] == compared[1] == compared[2]
 
 
 @pytest.mark.parametrize("fault", [Status(403), Status(405), Unframed(), Without("Docker-Content-Digest")])
-async def test_head_where_upstreams_is_refused_or_bare(client: Client, upstream: Upstream, fault: Status) -> None:
-    """Storage that refuses HEAD, registries that send no length: complete all the same, and no download."""
+async def test_head_when_upstream_head_is_refused_or_incomplete(
+    client: Client, upstream: Upstream, fault: Status
+) -> None:
+    """Storage that refuses HEAD, registries that omit the length: the reply is complete, without a download."""
     blob = upstream.publish_blob(Blob.noise(8 * MIB))
     upstream.registry.inject(fault, method="HEAD")
     check(await client.head(upstream.blob(blob)), blob, body=False)
@@ -92,8 +96,8 @@ async def test_head_where_upstreams_is_refused_or_bare(client: Client, upstream:
 
 
 @pytest.mark.parametrize("length", ["0", "7"])
-async def test_head_where_upstreams_tells_another_length(client: Client, upstream: Upstream, length: str) -> None:
-    """The manifest knows better; what it says is what the content has, or it is not served."""
+async def test_head_when_upstream_length_is_wrong(client: Client, upstream: Upstream, length: str) -> None:
+    """The manifest gives the size of its blobs, and overrides the length that upstream sends."""
     manifest = upstream.publish(image(1000), "v1")
     assert (await client.get(upstream.manifest("v1"))).status == 200
     upstream.registry.inject(Header("Content-Length", length), method="HEAD")
@@ -101,8 +105,8 @@ async def test_head_where_upstreams_tells_another_length(client: Client, upstrea
         check(await client.head(upstream.blob(blob)), blob, body=False)
 
 
-async def test_a_missing_blob(client: Client, upstream: Upstream) -> None:
-    """404 on GET and HEAD, as JSON; nothing is left behind."""
+async def test_missing_blob_is_404(client: Client, upstream: Upstream) -> None:
+    """404 for GET and HEAD, as JSON."""
     upstream.publish_blob(Blob.noise(3))
     missing = Blob.noise(4)
     got, headed = await client.get(upstream.blob(missing)), await client.head(upstream.blob(missing))
@@ -111,27 +115,27 @@ async def test_a_missing_blob(client: Client, upstream: Upstream) -> None:
 
 
 @pytest.mark.parametrize("digest", ["sha384:" + "0" * 96, "blake3:" + "0" * 64, "sha256:xyz", "sha256:"])
-async def test_digests_that_cannot_be_verified_are_refused(client: Client, upstream: Upstream, digest: str) -> None:
-    """400 with its own code, and upstream isn't asked."""
+async def test_unverifiable_digest_is_refused(client: Client, upstream: Upstream, digest: str) -> None:
+    """The error has its own code, and no upstream request is made."""
     reply = await client.get(upstream.blob(digest))
     assert reply.status in (400, 404), reply
     assert reply.error["code"] in ("DIGEST_INVALID", "UNSUPPORTED")
     assert len(upstream.registry.journal) == 0
 
 
-async def test_a_blob_without_length(client: Client, upstream: Upstream, mirror: Mirror) -> None:
-    """Chunked upstream: whole and verified, then stored like any other."""
+async def test_blob_without_length_is_served_and_stored(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """A chunked response is served whole, verified, and stored like any other."""
     blob = upstream.publish_blob(Blob.noise(MIB))
     upstream.registry.inject(Unframed())
     reply = await client.get(upstream.blob(blob))
     assert (reply.status, reply.whole, reply.body) == (200, True, blob.content), reply
     check(await client.get(upstream.blob(blob)), blob)
     assert len(upstream.registry.of_blob(blob)) == 1
-    await kept(client, upstream.blob(blob))
+    await wait_until_cached(client, upstream.blob(blob))
     assert stored_at(mirror, blob).exists()
 
 
-async def test_bytes_behind_the_end_are_no_part_of_it(client: Client, upstream: Upstream) -> None:
+async def test_bytes_after_the_declared_end_are_dropped(client: Client, upstream: Upstream) -> None:
     """Junk after the declared length is dropped, and disturbs no later request."""
     blob, other = (upstream.publish_blob(Blob.noise(MIB)) for _ in range(2))
     upstream.registry.inject(Overrun(), times=1)
@@ -139,8 +143,8 @@ async def test_bytes_behind_the_end_are_no_part_of_it(client: Client, upstream: 
     check(await client.get(upstream.blob(other)), other)
 
 
-async def test_an_encoding_that_nobody_asked_for(client: Client, upstream: Upstream) -> None:
-    """gzip from upstream: decoded or refused, but never bytes that aren't the digest's."""
+async def test_unrequested_content_encoding(client: Client, upstream: Upstream) -> None:
+    """gzip from upstream is decoded or refused; the client never gets bytes other than the digest's."""
     blob = upstream.publish_blob(Blob.of(b"compressible " * 10_000))
     upstream.registry.inject(Gzipped())
     length = (await client.head(upstream.blob(blob))).headers.get("Content-Length")
@@ -153,16 +157,16 @@ async def test_an_encoding_that_nobody_asked_for(client: Client, upstream: Upstr
 
 
 @pytest.mark.parametrize("kind", ["application/json", "text/plain; charset=utf-8", "application/gzip"])
-async def test_a_blobs_type_is_octets(client: Client, upstream: Upstream, kind: str) -> None:
-    """A blob has no type of its own: one answer, whatever upstream calls it."""
+async def test_blob_media_type_is_octet_stream(client: Client, upstream: Upstream, kind: str) -> None:
+    """A blob has one media type, whatever upstream sends."""
     blob = upstream.publish_blob(Blob.of(kind.encode()))
     upstream.registry.inject(Header("Content-Type", kind))
     for _ in range(2):
         check(await client.get(upstream.blob(blob)), blob)
 
 
-async def test_a_layer_of_two_repositories_is_downloaded_once(client: Client, upstream: Upstream) -> None:
-    """Storage is shared: the second repository's registry is asked at most whether it has the blob."""
+async def test_shared_layer_is_downloaded_once(client: Client, upstream: Upstream) -> None:
+    """Repositories share the store: for the second one, upstream is only asked whether it has the blob."""
     blob = upstream.publish_blob(Blob.noise(MIB))
     upstream.registry.add("other/app", blob)
     check(await client.get(upstream.blob(blob)), blob)
@@ -170,8 +174,8 @@ async def test_a_layer_of_two_repositories_is_downloaded_once(client: Client, up
     assert sum(seen.sent for seen in upstream.registry.of_blob(blob)) == blob.size
 
 
-async def test_a_layer_of_two_repositories_at_the_same_time(client: Client, upstream: Upstream) -> None:
-    """Also while it is still arriving."""
+async def test_shared_layer_is_downloaded_once_concurrently(client: Client, upstream: Upstream) -> None:
+    """The same while the download is in progress."""
     blob = upstream.publish_blob(Blob.noise(4 * MIB))
     upstream.registry.add("other/app", blob)
     targets = (upstream.blob(blob), f"/v2/{upstream.name}/other/app/blobs/{blob.digest}")
@@ -180,10 +184,8 @@ async def test_a_layer_of_two_repositories_at_the_same_time(client: Client, upst
     assert sum(seen.sent for seen in upstream.registry.of_blob(blob)) == blob.size
 
 
-async def test_a_blob_is_not_served_under_a_repository_that_lacks_it(
-    client: Client, upstream: Upstream, hub: Registry
-) -> None:
-    """Having the bytes is not having the right: the repository that is asked must hold them, says its registry."""
+async def test_cached_blob_is_404_in_a_repository_without_it(client: Client, upstream: Upstream, hub: Registry) -> None:
+    """Cached bytes grant no access: the upstream must confirm that the requested repository has the blob."""
     blob = upstream.publish_blob(Blob.noise(1000))
     check(await client.get(upstream.blob(blob)), blob)
     upstream.registry.repository("other/app")
@@ -192,15 +194,15 @@ async def test_a_blob_is_not_served_under_a_repository_that_lacks_it(
             assert (await client.ask(method, target)).status == 404
 
 
-async def test_a_blob_is_not_a_manifest(client: Client, upstream: Upstream) -> None:
-    """The store is one, the questions are two: a cached layer is no answer to a question for a manifest."""
+async def test_cached_blob_is_not_served_as_a_manifest(client: Client, upstream: Upstream) -> None:
+    """Blobs and manifests share the store, but a cached layer does not answer a manifest request."""
     blob = upstream.publish_blob(Blob.noise(1000))
     check(await client.get(upstream.blob(blob)), blob)
     assert (await client.get(upstream.manifest(blob.digest))).status == 404
 
 
-async def test_if_none_match(client: Client, upstream: Upstream) -> None:
-    """304 on a cached and on a cold blob; the whole for who has another."""
+async def test_if_none_match_on_a_blob(client: Client, upstream: Upstream) -> None:
+    """304 for a cached and for a cold blob; 200 when the client has another digest."""
     blob = upstream.publish_blob(Blob.noise(1000))
     validator = {"If-None-Match": f'"{blob.digest}"'}
     assert (await client.get(upstream.blob(blob), validator)).status == 304
@@ -209,7 +211,7 @@ async def test_if_none_match(client: Client, upstream: Upstream) -> None:
     assert (reply.status, reply.body, reply.headers["ETag"]) == (304, b"", f'"{blob.digest}"')
 
 
-async def test_an_escaped_colon(client: Client, upstream: Upstream) -> None:
+async def test_escaped_colon_in_a_digest(client: Client, upstream: Upstream) -> None:
     """Some clients escape the digest's colon; it is the same blob."""
     blob = upstream.publish_blob(Blob.noise(1000))
     for _ in range(2):
@@ -218,20 +220,20 @@ async def test_an_escaped_colon(client: Client, upstream: Upstream) -> None:
     assert len(upstream.registry.of_blob(blob)) == 1
 
 
-async def test_a_file_that_vanished_is_fetched_again(client: Client, upstream: Upstream, mirror: Mirror) -> None:
-    """Somebody deleted it: a miss like any other, for HEAD too, and no 200 without bytes."""
+async def test_deleted_blob_file_is_downloaded_again(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """A deleted file is a miss, for HEAD too; no 200 without bytes."""
     blob = upstream.publish_blob(Blob.noise(1000))
     check(await client.get(upstream.blob(blob)), blob)
-    await kept(client, upstream.blob(blob))
+    await wait_until_cached(client, upstream.blob(blob))
     stored_at(mirror, blob).unlink()
     check(await client.get(upstream.blob(blob)), blob)
     assert len(upstream.registry.of_blob(blob)) == 2
-    await kept(client, upstream.blob(blob))
+    await wait_until_cached(client, upstream.blob(blob))
     assert stored_at(mirror, blob).read_bytes() == blob.content
 
 
-async def test_many_blobs_at_once(client: Client, upstream: Upstream) -> None:
-    """A sixty-layer image: every layer right, each asked once."""
+async def test_many_concurrent_blobs(client: Client, upstream: Upstream) -> None:
+    """An image of sixty layers: every layer is right, with one request each."""
     blobs = [upstream.publish_blob(Blob.noise(20_000 + number)) for number in range(60)]
     replies = await asyncio.gather(*(client.get(upstream.blob(blob)) for blob in blobs))
     assert [hashlib.sha256(reply.body).hexdigest() for reply in replies] == [blob.hex for blob in blobs]

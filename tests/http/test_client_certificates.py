@@ -1,4 +1,4 @@
-"""Client certificates as a way in: the common name of one that was verified is the user."""
+"""Client certificates: the common name of a verified certificate is the user."""
 
 import contextlib
 import ssl
@@ -34,26 +34,26 @@ allow = true
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
-    """A mirror, and the authority of its clients, which issued its own certificate too."""
+    """A mirror, and the certificate authority of its clients, which also issued the server's certificate."""
 
     mirror: Mirror
     authority: Authority
 
     async def get(self, target: str, tls: ssl.SSLContext, headers: dict[str, str] | None = None) -> Reply:
-        """What a client that connects so is told."""
+        """Send a GET with this TLS context; return the reply."""
         async with Client.of(self.mirror.url, tls=tls) as client:
             return await client.get(target, headers)
 
 
 @contextlib.asynccontextmanager
 async def guarded(directory: Path, hub: Registry, clients: str) -> AsyncIterator[Guarded]:
-    """A mirror that knows clients by their certificates, and as *clients* says besides."""
+    """Run a mirror with client certificates, and with more settings of the section in *clients*."""
     authority = Authority(directory)
     server = authority.server("server.pem")
     config = directory / "mirror.toml"
     config.write_text(
         f'[server]\ncertificate_file = "{server}"\nkey_file = "{server}"\n'
-        f'[clients]\ncertificates_file = "{authority.written("clients.pem")}"\n{clients}{RULES}{CALM}'
+        f'[clients]\ncertificates_file = "{authority.write_ca_certificate("clients.pem")}"\n{clients}{RULES}{CALM}'
         + section("docker.io", hub.url, "default = true")
     )
     hub.publish("team/app", image(10), "v1")
@@ -64,14 +64,14 @@ async def guarded(directory: Path, hub: Registry, clients: str) -> AsyncIterator
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def certified(tmp_path_factory: pytest.TempPathFactory, hub: Registry) -> AsyncIterator[Guarded]:
-    """A certificate is the only way in."""
+    """A mirror that accepts only certificates."""
     async with guarded(tmp_path_factory.mktemp("certified"), hub, "") as mirror:
         yield mirror
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def either(tmp_path_factory: pytest.TempPathFactory, hub: Registry) -> AsyncIterator[Guarded]:
-    """A certificate or a login."""
+async def cert_or_login(tmp_path_factory: pytest.TempPathFactory, hub: Registry) -> AsyncIterator[Guarded]:
+    """A mirror that accepts a certificate or a login."""
     directory = tmp_path_factory.mktemp("either")
     (directory / "users").write_text(htpasswd({"alice": "open sesame", "guest": "g"}))
     async with guarded(directory, hub, f'users_file = "{directory}/users"\n') as mirror:
@@ -79,9 +79,9 @@ async def either(tmp_path_factory: pytest.TempPathFactory, hub: Registry) -> Asy
 
 
 @pytest.mark.parametrize("headers", [{}, ALICE])
-async def test_without_a_certificate_nobody_comes_in(certified: Guarded, headers: dict[str, str]) -> None:
-    """403 at every path alike, no challenge, since no login would help; a message that says what would."""
-    replies = [await certified.get(target, certified.authority.nobody(), headers) for target in TARGETS]
+async def test_client_without_a_certificate_is_refused(certified: Guarded, headers: dict[str, str]) -> None:
+    """403 at every path alike; no challenge, since a login would not help; the message names the certificate."""
+    replies = [await certified.get(target, certified.authority.without_certificate(), headers) for target in TARGETS]
     for reply in replies:
         assert (reply.status, reply.error["code"]) == (403, "DENIED")
         assert "WWW-Authenticate" not in reply.headers
@@ -89,14 +89,14 @@ async def test_without_a_certificate_nobody_comes_in(certified: Guarded, headers
         assert reply.body == replies[0].body
 
 
-async def test_whoever_restarts_the_mirror_needs_no_certificate(certified: Guarded) -> None:
-    """/healthz is for everybody who speaks TLS."""
-    assert (await certified.get("/healthz", certified.authority.nobody())).status == 200
+async def test_healthz_needs_no_certificate(certified: Guarded) -> None:
+    """/healthz is open to every TLS client, for supervisors and probes."""
+    assert (await certified.get("/healthz", certified.authority.without_certificate())).status == 200
 
 
 @pytest.mark.parametrize("name", ["node-1", "node-1.example", "\u00fcnal"])
-async def test_the_common_name_is_the_user(certified: Guarded, name: str) -> None:
-    """For the rules and for the log."""
+async def test_common_name_is_the_user(certified: Guarded, name: str) -> None:
+    """The access rules and the log use it."""
     tls = certified.authority.client(name)
     assert [(await certified.get(target, tls)).status for target in TARGETS] == [200, 200, 200, 404, 200, 403]
     await certified.mirror.program.until(
@@ -107,8 +107,8 @@ async def test_the_common_name_is_the_user(certified: Guarded, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["node*", "*", "[n]ode-1", "Node-1", " node-1", "node-1 "])
-async def test_a_name_is_no_pattern(certified: Guarded, name: str) -> None:
-    """Patterns stand in rules; a name that looks like one is as it is spelled, or nobody's."""
+async def test_common_name_is_not_a_pattern(certified: Guarded, name: str) -> None:
+    """Only rules contain patterns; a common name is compared literally, or refused."""
     assert (await certified.get("/v2/team/app/manifests/v1", certified.authority.client(name))).status == 403
 
 
@@ -117,17 +117,17 @@ async def test_a_name_is_no_pattern(certified: Guarded, name: str) -> None:
     [(), ("anonymous",), ("node-1", "node-2"), ("node-1", "node-1"), ("node-1\n",), ("node-1\0",), ("node-1\u202e",)],
     ids=repr,
 )
-async def test_a_certificate_that_names_nobody_is_none(
-    certified: Guarded, either: Guarded, names: tuple[str, ...]
+async def test_certificate_without_a_usable_name_is_refused(
+    certified: Guarded, cert_or_login: Guarded, names: tuple[str, ...]
 ) -> None:
-    """No common name, two, that of those who have none, or one that breaks a line: 403, or 401 where that helps."""
-    for guarded, status in ((certified, 403), (either, 401)):
+    """No common name, two of them, "anonymous", or control characters: 403, or 401 where a login would help."""
+    for guarded, status in ((certified, 403), (cert_or_login, 401)):
         tls = guarded.authority.client(*names)
         assert [(await guarded.get(target, tls)).status for target in TARGETS] == [status] * len(TARGETS)
 
 
-async def test_a_certificate_that_can_not_be_verified_ends_the_connection(certified: Guarded, tmp_path: Path) -> None:
-    """One of another authority, one that is over: there is no answer that could be taken for a way in."""
+async def test_unverifiable_certificate_ends_the_handshake(certified: Guarded, tmp_path: Path) -> None:
+    """A certificate of another authority or an expired one gets no HTTP response."""
     other = Authority(tmp_path)
     authority = certified.authority
     for tls in (other.client("node-1", trusting=authority), authority.client("node-1", ends=timedelta(days=-1))):
@@ -135,36 +135,36 @@ async def test_a_certificate_that_can_not_be_verified_ends_the_connection(certif
             await certified.get("/v2/team/app/manifests/v1", tls)
 
 
-async def test_either_lets_in(either: Guarded) -> None:
+async def test_certificate_or_login_is_accepted(cert_or_login: Guarded) -> None:
     """A certificate without a login, a login without a certificate; with neither, a challenge."""
     target = "/v2/team/app/manifests/v1"
-    node, nobody = either.authority.client("node-1"), either.authority.nobody()
-    assert (await either.get(target, node)).status == 200
-    assert (await either.get(target, nobody, ALICE)).status == 200
-    stranger = await either.get(target, nobody)
+    node, uncertified = cert_or_login.authority.client("node-1"), cert_or_login.authority.without_certificate()
+    assert (await cert_or_login.get(target, node)).status == 200
+    assert (await cert_or_login.get(target, uncertified, ALICE)).status == 200
+    stranger = await cert_or_login.get(target, uncertified)
     assert stranger.status == 401
     assert stranger.headers["WWW-Authenticate"].startswith("Basic ")
 
 
-async def test_a_certificate_goes_before_a_login(either: Guarded) -> None:
-    """Whoever shows both is whom the certificate names, and the password doesn't matter."""
+async def test_certificate_takes_precedence_over_login(cert_or_login: Guarded) -> None:
+    """With both, the user is the certificate's, and the password is not checked."""
     target = "/v2/team/app/manifests/v1"
     for login in (ALICE, basic("alice", "wrong")):
-        assert (await either.get(target, either.authority.client("node-1"), login)).status == 200
-        refused = await either.get(target, either.authority.client("other"), login)
+        assert (await cert_or_login.get(target, cert_or_login.authority.client("node-1"), login)).status == 200
+        refused = await cert_or_login.get(target, cert_or_login.authority.client("other"), login)
         assert (refused.status, refused.error["code"]) == (403, "DENIED")
         assert "'other'" in str(refused.error["message"])
 
 
-async def test_two_connections_are_two_users(certified: Guarded) -> None:
-    """What one showed is nothing to the other, beside it or after it."""
+async def test_user_is_bound_to_the_connection(certified: Guarded) -> None:
+    """The certificate of one connection does not affect others, concurrent or later."""
     async with (
         Client.of(certified.mirror.url, tls=certified.authority.client("node-1")) as node,
         Client.of(certified.mirror.url, tls=certified.authority.client("other")) as other,
-        Client.of(certified.mirror.url, tls=certified.authority.nobody()) as nobody,
+        Client.of(certified.mirror.url, tls=certified.authority.without_certificate()) as uncertified,
     ):
         for _ in range(3):
-            statuses = [(await one.get("/v2/team/app/manifests/v1")).status for one in (node, other, nobody)]
+            statuses = [(await one.get("/v2/team/app/manifests/v1")).status for one in (node, other, uncertified)]
             assert statuses == [200, 403, 403]
-            bases = [(await one.get("/v2/")).status for one in (node, other, nobody)]
+            bases = [(await one.get("/v2/")).status for one in (node, other, uncertified)]
             assert bases == [200, 200, 403]

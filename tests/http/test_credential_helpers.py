@@ -1,4 +1,4 @@
-"""Logins that a program keeps: asked for when upstream wants one, and anew when it takes none of the old."""
+"""Credential helpers: run when upstream requires a login, and again when it refuses the last one."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from tests.fake.content import Manifest, image
 from tests.fake.faults import Status
 from tests.fake.registry import Registry
 from tests.fake.tokens import Basic, Bearer, TokenServer, basic
-from tests.http.client import Client, kept, settled
+from tests.http.client import Client, poll_until, wait_until_cached
 from tests.http.upstreams import Upstream
 from tests.real.mirror import Mirror
 
@@ -29,21 +29,21 @@ UNKNOWN = "echo credentials not found in native keychain; exit 1"
 
 @dataclass(frozen=True, slots=True)
 class Helper:
-    """The program, as it is for one upstream."""
+    """The helper program, with its behaviour for one upstream."""
 
     directory: Path
     server: str
 
-    def does(self, script: str) -> None:
-        """From now on, in the language of the shell."""
+    def set_script(self, script: str) -> None:
+        """Set the behaviour, as a shell script."""
         new = self.directory / f"new-{self.server}"
         new.write_text(script)
         new.rename(self.directory / f"do-{self.server}")
 
-    def knows(self, user: str, secret: str) -> None:
-        """A login."""
+    def set_login(self, user: str, secret: str) -> None:
+        """Set the login that it returns."""
         found = json.dumps({"ServerURL": self.server, "Username": user, "Secret": secret})
-        self.does(f"cat <<'END'\n{found}\nEND\n")
+        self.set_script(f"cat <<'END'\n{found}\nEND\n")
 
     @property
     def runs(self) -> int:
@@ -53,12 +53,12 @@ class Helper:
 
 @pytest.fixture
 def helper(upstream: Upstream, directory: Path) -> Helper:
-    """Asked by the host to which the login goes."""
+    """The helper for the host that receives the login."""
     return Helper(directory, f"127.0.0.1:{upstream.registry.port}")
 
 
-async def pulled(client: Client, upstream: Upstream, manifest: Manifest, tag: str = "v1") -> None:
-    """The whole image comes, and none of it stale."""
+async def assert_pulled(client: Client, upstream: Upstream, manifest: Manifest, tag: str = "v1") -> None:
+    """Check that the whole image is served, and not stale."""
     reply = await client.get(upstream.manifest(tag))
     assert (reply.status, reply.body) == (200, manifest.content), reply
     assert "Warning" not in reply.headers
@@ -66,34 +66,34 @@ async def pulled(client: Client, upstream: Upstream, manifest: Manifest, tag: st
         assert reply.status == 200, reply
 
 
-async def test_basic(client: Client, upstream: Upstream, helper: Helper) -> None:
-    """ECR's way. However many blobs there are, the program is run once, and not before a login is wanted."""
+async def test_helper_login_for_basic(client: Client, upstream: Upstream, helper: Helper) -> None:
+    """As with ECR. The helper runs once for many blobs, and not before a login is required."""
     open_to_all = upstream.publish(image(1), "open")
-    await pulled(client, upstream, open_to_all, "open")
+    await assert_pulled(client, upstream, open_to_all, "open")
     assert helper.runs == 0
-    helper.knows("AWS", "secret")
+    helper.set_login("AWS", "secret")
     upstream.registry.gate = Basic("AWS", "secret")
-    await pulled(client, upstream, upstream.publish(image(*range(1, 11)), "v1"))
+    await assert_pulled(client, upstream, upstream.publish(image(*range(1, 11)), "v1"))
     assert helper.runs == 1
 
 
-async def test_bearer(client: Client, upstream: Upstream, helper: Helper, tokens: TokenServer) -> None:
-    """The login goes to the token service."""
-    helper.knows("_json_key", "secret")
+async def test_helper_login_for_bearer(client: Client, upstream: Upstream, helper: Helper, tokens: TokenServer) -> None:
+    """The login is sent to the token service."""
+    helper.set_login("_json_key", "secret")
     tokens.logins = {"_json_key": "secret"}
     upstream.registry.gate = Bearer(tokens=tokens)
-    await pulled(client, upstream, upstream.publish(image(*range(1, 11)), "v1"))
+    await assert_pulled(client, upstream, upstream.publish(image(*range(1, 11)), "v1"))
     assert [seen.headers["Authorization"] for seen in tokens.asked] == [basic("_json_key", "secret")]
     assert helper.runs == 1
 
 
-async def test_an_identity_token(client: Client, upstream: Upstream, helper: Helper, tokens: TokenServer) -> None:
-    """ACR's way: `<token>` for a name. It is exchanged by POST; in no URL, and in no header."""
-    helper.knows("<token>", "identity/secret+=")
+async def test_helper_identity_token(client: Client, upstream: Upstream, helper: Helper, tokens: TokenServer) -> None:
+    """As with ACR: the user `<token>`. The identity token is sent by POST, never in a URL or a header."""
+    helper.set_login("<token>", "identity/secret+=")
     tokens.refresh_tokens = {"identity/secret+="}
     tokens.fields = ("access_token",)
     upstream.registry.gate = Bearer(tokens=tokens)
-    await pulled(client, upstream, upstream.publish(image(1, 2), "v1"))
+    await assert_pulled(client, upstream, upstream.publish(image(1, 2), "v1"))
     (seen,) = tokens.asked
     assert (seen.method, seen.query, seen.headers.get("Authorization")) == ("POST", "", None)
     assert tokens.forms == [
@@ -108,11 +108,11 @@ async def test_an_identity_token(client: Client, upstream: Upstream, helper: Hel
 
 
 @pytest.mark.parametrize("code", [307, 401])
-async def test_an_identity_token_goes_nowhere_else(
+async def test_identity_token_is_not_sent_elsewhere(
     client: Client, upstream: Upstream, helper: Helper, tokens: TokenServer, code: int
 ) -> None:
-    """Not where the token service redirects to; and where it is refused, nobody is asked as nobody."""
-    helper.knows("<token>", "identity")
+    """It does not follow a redirect of the token service; after a refusal there is no anonymous attempt."""
+    helper.set_login("<token>", "identity")
     tokens.refresh_tokens = {"identity"}
     upstream.registry.gate = Bearer(tokens=tokens)
     upstream.publish(image(1), "v1")
@@ -125,47 +125,51 @@ async def test_an_identity_token_goes_nowhere_else(
     assert {seen.method for seen in tokens.asked} == {"POST"}
 
 
-async def test_who_is_not_found_is_nobody(
+async def test_helper_without_a_login_means_anonymous(
     client: Client, upstream: Upstream, helper: Helper, tokens: TokenServer
 ) -> None:
-    """The program knows no login here: public images are pulled without one."""
-    helper.does(UNKNOWN)
+    """If the helper has no login for the host, public images are pulled anonymously."""
+    helper.set_script(UNKNOWN)
     upstream.registry.gate = Bearer(tokens=tokens)
-    await pulled(client, upstream, upstream.publish(image(1, 2), "v1"))
+    await assert_pulled(client, upstream, upstream.publish(image(1, 2), "v1"))
     assert ["Authorization" in seen.headers for seen in tokens.asked] == [False]
 
 
-async def test_a_login_that_is_made_later(client: Client, upstream: Upstream, helper: Helper) -> None:
-    """Nobody was refused; the next time somebody is there. No restart."""
-    helper.does(UNKNOWN)
+async def test_helper_is_run_again_after_an_anonymous_refusal(
+    client: Client, upstream: Upstream, helper: Helper
+) -> None:
+    """A login added later is used without a restart."""
+    helper.set_script(UNKNOWN)
     upstream.registry.gate = Basic("me", "secret")
     manifest = upstream.publish(image(1), "v1")
     reply = await client.get(upstream.manifest("v1"))
     assert reply.status == 404, reply
     assert "docker-credential-test" in str(reply.error["message"])
-    helper.knows("me", "secret")
-    await settled(lambda: client.get(upstream.manifest("v1")), lambda reply: reply.status == 200)
-    await pulled(client, upstream, manifest)
+    helper.set_login("me", "secret")
+    await poll_until(lambda: client.get(upstream.manifest("v1")), lambda reply: reply.status == 200)
+    await assert_pulled(client, upstream, manifest)
 
 
 @pytest.mark.parametrize("code", [401, 403])
-async def test_a_password_that_ends(client: Client, upstream: Upstream, helper: Helper, code: int) -> None:
-    """ECR's end after 12 hours, with 403: the program is asked for the next one, once, and no client notices."""
+async def test_expired_helper_password_is_renewed(
+    client: Client, upstream: Upstream, helper: Helper, code: int
+) -> None:
+    """ECR's passwords expire after 12 hours, with 403: the helper runs once more, and clients do not notice."""
     upstream.registry.gate = Basic("AWS", "first")
-    helper.knows("AWS", "first")
+    helper.set_login("AWS", "first")
     manifest = upstream.publish(image(1, 2), "v1")
-    await pulled(client, upstream, manifest)
-    helper.knows("AWS", "second")
-    await asyncio.sleep(3.5)  # a password that was had a moment ago is not asked for again
+    await assert_pulled(client, upstream, manifest)
+    helper.set_login("AWS", "second")
+    await asyncio.sleep(3.5)  # a password obtained a moment ago is not requested again
     upstream.registry.gate = Basic("AWS", "second", code)
     later = upstream.publish(image(3, 4), "v1")
-    await pulled(client, upstream, later)
+    await assert_pulled(client, upstream, later)
     assert helper.runs == 2
 
 
-async def test_a_wrong_login(client: Client, upstream: Upstream, helper: Helper, tokens: TokenServer) -> None:
-    """404 and what to look at; the program is not run for each request; as soon as it is right, it works."""
-    helper.knows("me", "wrong")
+async def test_wrong_helper_login(client: Client, upstream: Upstream, helper: Helper, tokens: TokenServer) -> None:
+    """404 with advice; the helper does not run for each request; a corrected login takes effect."""
+    helper.set_login("me", "wrong")
     tokens.logins = {"me": "right"}
     upstream.registry.gate = Bearer(tokens=tokens)
     manifest = upstream.publish(image(1), "v1")
@@ -175,9 +179,9 @@ async def test_a_wrong_login(client: Client, upstream: Upstream, helper: Helper,
         assert "WWW-Authenticate" not in reply.headers
         assert "docker-credential-test" in str(reply.error["message"])
     assert helper.runs <= 3
-    helper.knows("me", "right")
-    await settled(lambda: client.get(upstream.manifest("v1")), lambda reply: reply.status == 200)
-    await pulled(client, upstream, manifest)
+    helper.set_login("me", "right")
+    await poll_until(lambda: client.get(upstream.manifest("v1")), lambda reply: reply.status == 200)
+    await assert_pulled(client, upstream, manifest)
 
 
 FAULTS = {
@@ -189,11 +193,11 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("how", FAULTS)
-async def test_a_helper_that_fails_opens_nothing(
+async def test_failing_helper_does_not_fall_back_to_anonymous(
     client: Client, upstream: Upstream, helper: Helper, tokens: TokenServer, how: str
 ) -> None:
-    """Nobody is asked as nobody, though it would be let in; it is named; and once it is cured, it works."""
-    helper.does(FAULTS[how])
+    """No anonymous request is made, though it would succeed; the message names the helper; a repaired one works."""
+    helper.set_script(FAULTS[how])
     upstream.registry.gate = Bearer(tokens=tokens)
     manifest = upstream.publish(image(1), "v1")
     for reply in await asyncio.gather(*(client.get(upstream.manifest(manifest)) for _ in range(20))):
@@ -202,22 +206,22 @@ async def test_a_helper_that_fails_opens_nothing(
         assert int(reply.headers["Retry-After"]) >= 1
     assert helper.runs == 1
     assert tokens.asked == []
-    helper.knows("me", "secret")
-    await settled(lambda: client.get(upstream.manifest("v1")), lambda reply: reply.status == 200)
-    await pulled(client, upstream, manifest)
+    helper.set_login("me", "secret")
+    await poll_until(lambda: client.get(upstream.manifest("v1")), lambda reply: reply.status == 200)
+    await assert_pulled(client, upstream, manifest)
 
 
-async def test_a_helper_that_hangs_stalls_nobody_else(
+async def test_hanging_helper_does_not_stall_others(
     client: Client, upstream: Upstream, helper: Helper, mirror: Mirror, hub_image: Manifest
 ) -> None:
-    """Other upstreams, what is cached, and health answer while it hangs; upstream itself is not blamed."""
+    """Other upstreams, cached content and /healthz respond meanwhile; the upstream does not count as down."""
     cached = upstream.publish(image(1), "v1")
-    await pulled(client, upstream, cached)
-    await kept(client, *(upstream.blob(blob) for blob in cached.blobs))
-    helper.does("sleep 60")
+    await assert_pulled(client, upstream, cached)
+    await wait_until_cached(client, *(upstream.blob(blob) for blob in cached.blobs))
+    helper.set_script("sleep 60")
     upstream.registry.gate = Basic("me", "secret")
     waiting = asyncio.create_task(client.get(upstream.manifest("v2")))
-    await settled(lambda: client.get("/healthz"), lambda _: helper.runs > 0)
+    await poll_until(lambda: client.get("/healthz"), lambda _: helper.runs > 0)
     for target in ("/v2/docker.io/library/app/manifests/v1", upstream.blob(cached.blobs[0]), upstream.manifest(cached)):
         reply = await client.get(target)
         assert reply.status == 200, reply
@@ -234,7 +238,7 @@ async def test_a_helper_that_hangs_stalls_nobody_else(
 
 @pytest.fixture
 def hub_image(hub: Registry) -> Manifest:
-    """What another upstream has."""
+    """An image of another upstream."""
     manifest = image(5)
     hub.publish("library/app", manifest, "v1")
     return manifest

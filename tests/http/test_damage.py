@@ -1,4 +1,4 @@
-"""What the disk damages, and what somebody does to the cache directory while the mirror runs or before it starts."""
+"""Damage to the cache directory, by the disk or by other programs, during a run or before the start."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ import pytest
 
 from tests.fake.content import Blob, Manifest, image, index
 from tests.fake.registry import Registry
-from tests.http.client import Client, kept, settled
+from tests.http.client import Client, poll_until, wait_until_cached
 from tests.http.upstreams import CALM, Upstream
 from tests.real.mirror import COMMAND, Mirror, environment
 from tests.real.mirror import mirror as running_mirror
@@ -42,11 +42,11 @@ async def mirrors(
 
 
 async def pull(client: Client, upstream: Upstream, manifest: Manifest) -> None:
-    """A whole image, by tag; until all of it is stored."""
+    """Pull a whole image by tag, and wait until it is stored."""
     assert (await client.get(upstream.manifest("v1"))).body == manifest.content
     for blob in manifest.blobs:
         assert (await client.get(upstream.blob(blob))).body == blob.content
-    await kept(client, *(upstream.blob(blob) for blob in manifest.blobs))
+    await wait_until_cached(client, *(upstream.blob(blob) for blob in manifest.blobs))
 
 
 def file_of(directory: Path, content: Blob | Manifest) -> Path:
@@ -55,48 +55,48 @@ def file_of(directory: Path, content: Blob | Manifest) -> Path:
 
 
 def damage(file: Path, *, at: int = -1) -> None:
-    """One bit of it is another. A new file, as a running mirror may have the old one in its memory."""
+    """Flip one bit, in a new file, since a running mirror may have the old one mapped."""
     content = bytearray(file.read_bytes())
     content[at] ^= 1
     file.unlink()
     file.write_bytes(content)
 
 
-async def format_count(mirror: Mirror, metric: str, at_least: float) -> None:
+async def metric_reaches(mirror: Mirror, metric: str, at_least: float) -> None:
     async with asyncio.timeout(20):
-        while await mirror.total(metric) < at_least:  # noqa: ASYNC110 - figures announce nothing
+        while await mirror.total(metric) < at_least:  # noqa: ASYNC110 - metrics have no event
             await asyncio.sleep(0.05)
 
 
-async def damaged(mirror: Mirror) -> list[object]:
-    """The digests that it says are damaged, once it says one."""
+async def damaged_digests(mirror: Mirror) -> list[object]:
+    """Return the digests in the blob_damaged events, once there is one."""
     await mirror.program.until(lambda: bool(mirror.events("blob_damaged")))
     return [event["digest"] for event in mirror.events("blob_damaged")]
 
 
-# Damage
+# Damaged files
 
 
 @pytest.mark.parametrize("by", [-10, 10])
-async def test_a_file_of_another_size_is_never_served(tmp_path: Path, upstream: Upstream, by: int) -> None:
-    """Shorter or longer than what was stored: it is removed, and fetched again."""
+async def test_blob_file_of_wrong_size_is_not_served(tmp_path: Path, upstream: Upstream, by: int) -> None:
+    """A file shorter or longer than stored is removed, and the blob is downloaded again."""
     blob = upstream.publish_blob(Blob.noise(MIB))
     async with mirrors(tmp_path, upstream) as (mirror, client):
         await client.get(upstream.blob(blob))
-        await kept(client, upstream.blob(blob))
+        await wait_until_cached(client, upstream.blob(blob))
         file = file_of(tmp_path, blob)
         file.chmod(0o644)
         os.truncate(file, blob.size + by)
         reply = await client.get(upstream.blob(blob))
         assert (reply.status, reply.whole, reply.body) == (200, True, blob.content), reply
-        await kept(client, upstream.blob(blob))
+        await wait_until_cached(client, upstream.blob(blob))
         assert file.read_bytes() == blob.content
-        assert await damaged(mirror) == [blob.digest]
+        assert await damaged_digests(mirror) == [blob.digest]
         assert await mirror.total("mirror_cache_bytes") == blob.size
 
 
-async def test_a_damaged_manifest_is_not_served(tmp_path: Path, upstream: Upstream) -> None:
-    """It is small enough to be checked whenever it comes from the disk."""
+async def test_damaged_manifest_is_not_served(tmp_path: Path, upstream: Upstream) -> None:
+    """Manifests are small enough to be verified on every read from the disk."""
     manifest = upstream.publish(image(1000), "v1")
     async with mirrors(tmp_path, upstream) as (_, client):
         await pull(client, upstream, manifest)
@@ -108,41 +108,41 @@ async def test_a_damaged_manifest_is_not_served(tmp_path: Path, upstream: Upstre
         assert file_of(tmp_path, manifest).read_bytes() == manifest.content
 
 
-async def test_the_scrub_finds_a_flipped_bit(tmp_path: Path, upstream: Upstream) -> None:
-    """By itself, in a blob that nobody asked for; it is gone then, and comes anew from upstream."""
+async def test_scrub_finds_a_flipped_bit(tmp_path: Path, upstream: Upstream) -> None:
+    """The scrub finds it in a blob without requests; the file is removed, and the blob downloaded again."""
     manifest = upstream.publish(image(100_000, 3 * MIB), "v1")
     async with mirrors(tmp_path, upstream) as (_, client):
         await pull(client, upstream, manifest)
     layer = manifest.blobs[2]
     damage(file_of(tmp_path, layer), at=MIB)
     async with mirrors(tmp_path, upstream, scrub_rate="40MiB") as (mirror, client):
-        await format_count(mirror, "mirror_blobs_damaged_total", 1)
-        assert await damaged(mirror) == [layer.digest]
+        await metric_reaches(mirror, "mirror_blobs_damaged_total", 1)
+        assert await damaged_digests(mirror) == [layer.digest]
         assert not file_of(tmp_path, layer).exists()
         assert (await client.get(upstream.blob(layer))).body == layer.content
-        await format_count(mirror, "mirror_scrubbed_bytes_total", 3 * MIB)
+        await metric_reaches(mirror, "mirror_scrubbed_bytes_total", 3 * MIB)
         for blob in manifest.blobs[:2]:
             assert (await client.get(upstream.blob(blob))).cache_status == "mirror; hit"
 
 
-async def test_the_scrub_keeps_to_its_rate(tmp_path: Path, upstream: Upstream) -> None:
-    """Of 8 MiB at 2 MiB a second, a good part is left after a second."""
+async def test_scrub_keeps_to_scrub_rate(tmp_path: Path, upstream: Upstream) -> None:
+    """At 2 MiB/s, a good part of 8 MiB is left after a second."""
     blob = upstream.publish_blob(Blob.noise(8 * MIB))
     async with mirrors(tmp_path, upstream) as (_, client):
         await client.get(upstream.blob(blob))
-        await kept(client, upstream.blob(blob))
+        await wait_until_cached(client, upstream.blob(blob))
     async with mirrors(tmp_path, upstream, scrub_rate="2MiB") as (mirror, _):
         began = asyncio.get_running_loop().time()
-        await format_count(mirror, "mirror_scrubbed_bytes_total", MIB)
+        await metric_reaches(mirror, "mirror_scrubbed_bytes_total", MIB)
         read = await mirror.total("mirror_scrubbed_bytes_total")
         assert read <= 2 * MIB * (asyncio.get_running_loop().time() - began + 2)
 
 
-# What a crash left
+# Leftovers of a crash
 
 
-async def test_a_download_that_was_all_here_is_not_fetched_again(tmp_path: Path, upstream: Upstream) -> None:
-    """Killed between its last byte and its commit: upstream is asked for one byte, as it has to let whoever asks."""
+async def test_complete_ingest_is_committed_without_download(tmp_path: Path, upstream: Upstream) -> None:
+    """After a kill between last byte and commit, one byte is requested, so that upstream authorises the client."""
     blob, private = Blob.noise(MIB), Blob.noise(MIB)
     upstream.publish_blob(blob)
     (tmp_path / "cache" / "ingest").mkdir(parents=True)
@@ -151,14 +151,14 @@ async def test_a_download_that_was_all_here_is_not_fetched_again(tmp_path: Path,
     async with mirrors(tmp_path, upstream) as (mirror, client):
         reply = await client.get(upstream.blob(blob))
         assert (reply.status, reply.whole, reply.body) == (200, True, blob.content), reply
-        await kept(client, upstream.blob(blob))
+        await wait_until_cached(client, upstream.blob(blob))
         (seen,) = upstream.registry.of_blob(blob)
         assert seen.range == f"bytes={MIB - 1}-"
         assert (await client.get(upstream.blob(private))).status == 404
         assert await mirror.total("mirror_cache_bytes") == 2 * MIB
 
 
-# A ledger that is lost
+# A lost ledger
 
 
 def randomise(ledger: Path) -> None:
@@ -188,8 +188,8 @@ LOSSES: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-async def test_a_lost_ledger_is_rebuilt(tmp_path: Path, upstream: Upstream, loss: str) -> None:
-    """From the blobs, as far as they tell; what they don't is asked upstream, and no blob is fetched again for it."""
+async def test_lost_ledger_is_rebuilt(tmp_path: Path, upstream: Upstream, loss: str) -> None:
+    """Facts are rebuilt from the blobs as far as possible; the rest is requested, without downloading a blob again."""
     images = [image(1000), image(2000)]
     platforms = upstream.publish(index(*images), "v1")
     async with mirrors(tmp_path, upstream) as (_, client):
@@ -198,7 +198,7 @@ async def test_a_lost_ledger_is_rebuilt(tmp_path: Path, upstream: Upstream, loss
             assert (await client.get(upstream.manifest(child))).body == child.content
             for blob in child.blobs:
                 await client.get(upstream.blob(blob))
-            await kept(client, *(upstream.blob(blob) for blob in child.blobs))
+            await wait_until_cached(client, *(upstream.blob(blob) for blob in child.blobs))
     LOSSES[loss](tmp_path / "cache" / "ledger")
     asked = len(upstream.registry.journal)
     async with mirrors(tmp_path, upstream) as (mirror, client):
@@ -217,8 +217,8 @@ async def test_a_lost_ledger_is_rebuilt(tmp_path: Path, upstream: Upstream, loss
         assert not mirror.events("ledger_rebuilt")
 
 
-async def test_after_a_lost_ledger_nothing_is_served_on_a_guess(tmp_path: Path, upstream: Upstream) -> None:
-    """Which repository holds what is lost with it: with upstream down nobody gets anything, of another's or his own."""
+async def test_nothing_is_served_without_known_repository(tmp_path: Path, upstream: Upstream) -> None:
+    """Which repository holds a blob is lost with the ledger: with upstream down, nothing is served to any client."""
     manifest = upstream.publish(image(1000), "v1")
     async with mirrors(tmp_path, upstream) as (_, client):
         await pull(client, upstream, manifest)
@@ -233,11 +233,11 @@ async def test_after_a_lost_ledger_nothing_is_served_on_a_guess(tmp_path: Path, 
         assert (await client.get(upstream.blob(manifest.blobs[1]))).body == manifest.blobs[1].content
 
 
-# A directory that can't be used
+# An unusable directory
 
 
-async def refusal(directory: Path) -> str:
-    """What the mirror says when it does not start, with the status of what is no use to try again."""
+async def start_error(directory: Path) -> str:
+    """Return the error message of a mirror that does not start, with exit status 2."""
     argv = [*COMMAND, "--listen", "127.0.0.1:0", "--cache", str(directory / "cache"), "--log-format", "json"]
     result = await ran(*argv, env=environment())
     assert result.code == 2, result
@@ -246,30 +246,30 @@ async def refusal(directory: Path) -> str:
 
 
 @pytest.mark.parametrize("name", ["cache", "cache/blobs", "cache/ingest", "cache/blobs/sha256"])
-async def test_a_file_in_the_place_of_a_directory_stops_the_start(tmp_path: Path, name: str) -> None:
-    """With a message that says what and where, and what to do; status 2, which no supervisor should try again."""
+async def test_file_in_place_of_a_directory_stops_the_start(tmp_path: Path, name: str) -> None:
+    """The message names problem, path and remedy; with status 2 a supervisor should not restart."""
     (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
     (tmp_path / name).write_text("")
-    said = await refusal(tmp_path)
+    said = await start_error(tmp_path)
     assert str(tmp_path / "cache") in said
     assert "--cache" in said
 
 
 @pytest.mark.needs("mount", root=True)
-async def test_a_read_only_directory_stops_the_start(tmp_path: Path, upstream: Upstream) -> None:
-    """Also one that was used before: the same message, and no talk of damage."""
+async def test_read_only_cache_stops_the_start(tmp_path: Path, upstream: Upstream) -> None:
+    """The message is the same for a used cache directory, and does not mention damage."""
     async with mirrors(tmp_path, upstream):
         pass
     with read_only(tmp_path / "cache"):
-        said = await refusal(tmp_path)
+        said = await start_error(tmp_path)
     assert f"the cache directory {tmp_path / 'cache'} can't be used" in said
     assert "Read-only file system" in said
     assert "damaged" not in said
 
 
 @pytest.mark.needs("mount", root=True)
-async def test_a_directory_that_becomes_read_only(tmp_path: Path, upstream: Upstream) -> None:
-    """Hits stay hits, all else passes through, one warning tells of it; and then all is as before."""
+async def test_cache_becomes_read_only(tmp_path: Path, upstream: Upstream) -> None:
+    """Hits stay hits, misses pass through unstored, there is one warning; afterwards blobs are stored again."""
     manifest = upstream.publish(image(1000, MIB), "v1")
     lone = upstream.publish_blob(Blob.noise(MIB))
     async with mirrors(tmp_path, upstream) as (mirror, client):
@@ -288,15 +288,15 @@ async def test_a_directory_that_becomes_read_only(tmp_path: Path, upstream: Upst
             assert await mirror.total("mirror_cache_writable") == 0
 
         async def ask() -> None:
-            await settled(lambda: client.get(upstream.blob(lone)), lambda reply: reply.cache_status == "mirror; hit")
+            await poll_until(lambda: client.get(upstream.blob(lone)), lambda reply: reply.cache_status == "mirror; hit")
 
         await ask()
         assert await mirror.total("mirror_cache_writable") == 1
         assert b'"cache": "ok"' in (await client.get("/readyz")).body
 
 
-async def test_a_directory_that_vanishes(tmp_path: Path, upstream: Upstream) -> None:
-    """All of it is removed under the running mirror: pulls pass through, and soon are stored in a new one."""
+async def test_cache_directory_is_removed(tmp_path: Path, upstream: Upstream) -> None:
+    """Pulls pass through when the directory is removed under the running mirror, and are soon stored in a new one."""
     manifest = upstream.publish(image(1000, MIB), "v1")
     async with mirrors(tmp_path, upstream) as (mirror, client):
         await pull(client, upstream, manifest)
@@ -307,18 +307,18 @@ async def test_a_directory_that_vanishes(tmp_path: Path, upstream: Upstream) -> 
             assert (reply.status, reply.whole, reply.body) == (200, True, blob.content), reply
         for blob in manifest.blobs:
             target = upstream.blob(blob)
-            await settled(lambda: client.get(target), lambda reply: reply.cache_status == "mirror; hit")  # noqa: B023
+            await poll_until(lambda: client.get(target), lambda reply: reply.cache_status == "mirror; hit")  # noqa: B023
         assert file_of(tmp_path, manifest.blobs[1]).read_bytes() == manifest.blobs[1].content
         assert len(mirror.events("cache_failing")) <= 1
 
 
 @pytest.mark.parametrize("name", ["blobs", "ingest", "blobs/sha256"])
-async def test_a_file_takes_the_place_of_a_directory(tmp_path: Path, upstream: Upstream, name: str) -> None:
-    """While the mirror runs, and for a while: all is answered, and what was stored before is a hit again."""
+async def test_file_temporarily_in_place_of_a_directory(tmp_path: Path, upstream: Upstream, name: str) -> None:
+    """All requests succeed meanwhile, and afterwards stored blobs are hits again."""
     blob, later = upstream.publish_blob(Blob.noise(MIB)), upstream.publish_blob(Blob.noise(MIB))
     async with mirrors(tmp_path, upstream) as (_, client):
         await client.get(upstream.blob(blob))
-        await kept(client, upstream.blob(blob))
+        await wait_until_cached(client, upstream.blob(blob))
         place, aside = tmp_path / "cache" / name, tmp_path / "aside"
         place.rename(aside)
         place.write_text("")
@@ -329,4 +329,4 @@ async def test_a_file_takes_the_place_of_a_directory(tmp_path: Path, upstream: U
         aside.rename(place)
         for one in (later, blob):
             target = upstream.blob(one)
-            await settled(lambda: client.get(target), lambda reply: reply.cache_status == "mirror; hit")  # noqa: B023
+            await poll_until(lambda: client.get(target), lambda reply: reply.cache_status == "mirror; hit")  # noqa: B023

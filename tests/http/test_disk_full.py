@@ -1,4 +1,4 @@
-"""A disk that others fill: the mirror makes room, or passes on what it can't store; nobody's pull fails for it."""
+"""A disk filled by other programs: the mirror evicts, or serves without storing; no pull fails because of it."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from tests.fake.answers import Valve
 from tests.fake.content import Blob, image
 from tests.fake.faults import Cut, Hold, Wrong
 from tests.fake.registry import Registry
-from tests.http.client import Client, kept, settled
+from tests.http.client import Client, poll_until, wait_until_cached
 from tests.http.upstreams import CALM, Upstream
 from tests.real.mirror import Mirror
 from tests.real.mirror import mirror as running_mirror
@@ -34,24 +34,24 @@ class Scene:
     client: Client
     upstream: Upstream
 
-    def held(self, size: int, at: int) -> tuple[Blob, Valve]:
-        """A blob that stops in the middle, once."""
+    def hold_blob(self, size: int, at: int) -> tuple[Blob, Valve]:
+        """Publish a blob whose first response stops at this byte."""
         blob = self.upstream.publish_blob(Blob.noise(size))
         valve = Valve()
         self.upstream.registry.inject(Hold(valve, at=at), times=1)
         return blob, valve
 
-    async def arriving(self, blob: Blob, valve: Valve) -> None:
-        """Wait until it stops in the middle, and its begin is on the disk."""
+    async def wait_for_ingest(self, blob: Blob, valve: Valve) -> None:
+        """Wait until the response has stopped and the first bytes are on the disk."""
         await valve.reached()
         file = self.cache / "ingest" / blob.digest.replace(":", "-")
         async with asyncio.timeout(20):
-            while not (file.exists() and file.stat().st_size):  # noqa: ASYNC110 - a file announces nothing
+            while not (file.exists() and file.stat().st_size):  # noqa: ASYNC110 - a file has no event
                 await asyncio.sleep(0.01)
 
     @contextmanager
-    def filled(self) -> Iterator[None]:
-        """Others take all that is free."""
+    def disk_filled(self) -> Iterator[None]:
+        """Fill the disk, as another program would."""
         filler = self.cache / "of-others"
         with filler.open("wb", buffering=0) as file, suppress_full():
             while file.write(bytes(4096)) == 4096:
@@ -63,17 +63,17 @@ class Scene:
         disk = os.statvfs(self.cache)
         return disk.f_bavail * disk.f_frsize
 
-    async def stores_again(self) -> None:
-        """A new blob becomes a hit."""
+    async def assert_stores_again(self) -> None:
+        """Check that a new blob is stored."""
         blob = self.upstream.publish_blob(Blob.noise(MIB))
         assert (await self.client.get(self.upstream.blob(blob))).body == blob.content
 
-        await settled(
+        await poll_until(
             lambda: self.client.get(self.upstream.blob(blob)), lambda reply: reply.cache_status == "mirror; hit"
         )
 
-    async def nothing_is_left(self, blob: Blob) -> None:
-        """No part of it takes room, and no room is counted for it."""
+    async def assert_nothing_stored(self, blob: Blob) -> None:
+        """Check that no part of the blob is stored, and that no bytes are counted for it."""
         assert not (self.cache / "ingest" / blob.digest.replace(":", "-")).exists()
         assert not (self.cache / "blobs" / "sha256" / blob.hex).exists()
         assert await self.mirror.total("mirror_cache_bytes") == content_in(self.cache)
@@ -81,7 +81,7 @@ class Scene:
 
 @contextmanager
 def suppress_full() -> Iterator[None]:
-    """The end of filling."""
+    """Expect ENOSPC."""
     try:
         yield
     except OSError as error:
@@ -89,7 +89,7 @@ def suppress_full() -> Iterator[None]:
 
 
 def content_in(cache: Path) -> int:
-    """Bytes in blobs/ and ingest/."""
+    """Return the bytes in blobs/ and ingest/."""
     files = [*(cache / "blobs").rglob("*"), *(cache / "ingest").iterdir()]
     return sum(file.stat().st_size for file in files if file.is_file())
 
@@ -102,7 +102,7 @@ async def upstream() -> AsyncIterator[Upstream]:
 
 @asynccontextmanager
 async def scenes(directory: Path, upstream: Upstream, size: int = DISK) -> AsyncIterator[Scene]:
-    """max_size is far above what the disk has."""
+    """Run a mirror on a small disk, with a max_size far above its size."""
     config = directory / "mirror.toml"
     config.write_text(f'{CALM}\n[cache]\nmin_free = "0"\n')
     with small_disk(directory / "cache", size) as cache:
@@ -124,75 +124,75 @@ async def scene(tmp_path: Path, upstream: Upstream) -> AsyncIterator[Scene]:
 @pytest.mark.parametrize(
     ("size", "at"), [(4 * MIB, 2 * MIB), (4 * MIB, 1000), (50_000, 20_000), (4 * MIB, 4 * MIB - 9000)]
 )
-async def test_a_disk_that_fills_in_mid_download(scene: Scene, size: int, at: int) -> None:
-    """Whoever follows gets all bytes, whole and in parts; nothing of it is left, and later all is stored as ever."""
-    blob, valve = scene.held(size, at)
+async def test_disk_fills_during_a_download(scene: Scene, size: int, at: int) -> None:
+    """Readers of the whole and of ranges get all bytes; nothing is left on the disk; later blobs are stored."""
+    blob, valve = scene.hold_blob(size, at)
     target = scene.upstream.blob(blob)
     whole = [asyncio.create_task(scene.client.get(target)) for _ in range(8)]
     begin = asyncio.create_task(scene.client.get(target, {"Range": f"bytes=0-{size - 2}"}))
     end = asyncio.create_task(scene.client.get(target, {"Range": "bytes=-5000"}))
-    await scene.arriving(blob, valve)
-    with scene.filled():
+    await scene.wait_for_ingest(blob, valve)
+    with scene.disk_filled():
         valve.open()
         for reply in await asyncio.gather(*whole):
             assert (reply.status, reply.whole, reply.body) == (200, True, blob.content), reply
         assert (await begin).body == blob.content[:-1]
         assert (await end).body == blob.content[-5000:]
         assert (await scene.client.get(target)).body == blob.content
-        await scene.nothing_is_left(blob)
+        await scene.assert_nothing_stored(blob)
         assert b'"cache": "failing' in (await scene.client.get("/readyz")).body
-    await scene.stores_again()
+    await scene.assert_stores_again()
     assert b'"cache": "ok"' in (await scene.client.get("/readyz")).body
 
 
-async def test_old_content_goes_first(scene: Scene) -> None:
-    """Before a download stops being stored, what was not used for longer makes room for it."""
+async def test_old_blobs_are_evicted_first(scene: Scene) -> None:
+    """Least recently used blobs are evicted before a download stops being stored."""
     old = scene.upstream.publish_blob(Blob.noise(5 * MIB))
     await scene.client.get(scene.upstream.blob(old))
-    await kept(scene.client, scene.upstream.blob(old))
-    blob, valve = scene.held(4 * MIB, MIB)
+    await wait_until_cached(scene.client, scene.upstream.blob(old))
+    blob, valve = scene.hold_blob(4 * MIB, MIB)
     getting = asyncio.create_task(scene.client.get(scene.upstream.blob(blob)))
-    await scene.arriving(blob, valve)
-    with scene.filled():
+    await scene.wait_for_ingest(blob, valve)
+    with scene.disk_filled():
         valve.open()
         assert (await getting).body == blob.content
-        await kept(scene.client, scene.upstream.blob(blob))
+        await wait_until_cached(scene.client, scene.upstream.blob(blob))
         assert not (scene.cache / "blobs" / "sha256" / old.hex).exists()
     assert len(scene.upstream.registry.of_blob(blob)) == 1
     assert await scene.mirror.total("mirror_cache_bytes") == content_in(scene.cache)
 
 
 @pytest.mark.parametrize("size", [4 * MIB, 50_000])
-async def test_what_passes_through_is_verified_over_its_whole_length(scene: Scene, size: int) -> None:
-    """The begin came from the disk and the end from upstream: with wrong bytes in either, nobody has all."""
-    blob, valve = scene.held(size, size // 2)
+async def test_unstored_stream_is_verified_as_a_whole(scene: Scene, size: int) -> None:
+    """The beginning is on the disk, the end comes from upstream: with wrong bytes, no reader gets a complete body."""
+    blob, valve = scene.hold_blob(size, size // 2)
     scene.upstream.registry.inject(Wrong())
     getting = [asyncio.create_task(scene.client.get(scene.upstream.blob(blob))) for _ in range(3)]
-    await scene.arriving(blob, valve)
-    with scene.filled():
+    await scene.wait_for_ingest(blob, valve)
+    with scene.disk_filled():
         valve.open()
         for reply in await asyncio.gather(*getting):
             assert not (reply.status == 200 and reply.whole), reply
             assert blob.content.startswith(reply.body) or reply.status != 200
 
 
-async def test_a_passage_in_place_of_a_download_is_resumed(scene: Scene) -> None:
-    """As any other."""
-    blob, valve = scene.held(6 * MIB, 2 * MIB)
+async def test_unstored_stream_is_resumed_after_a_disconnect(scene: Scene) -> None:
+    """A download continued as an unstored stream is resumed like any other."""
+    blob, valve = scene.hold_blob(6 * MIB, 2 * MIB)
     getting = asyncio.create_task(scene.client.get(scene.upstream.blob(blob)))
-    await scene.arriving(blob, valve)
+    await scene.wait_for_ingest(blob, valve)
     scene.upstream.registry.inject(Cut(at=4 * MIB), times=1)
-    with scene.filled():
+    with scene.disk_filled():
         valve.open()
         reply = await getting
         assert (reply.whole, reply.body) == (True, blob.content), reply
 
 
-async def test_a_full_disk_is_not_tried_with_every_pull(scene: Scene) -> None:
-    """Blobs and manifests, cold and by tag, with upstream's sizes or without: all are answered, none is stored."""
+async def test_full_disk_is_not_retried_with_every_pull(scene: Scene) -> None:
+    """Cached or cold, blobs and manifests are served; none is stored, and there are few warnings."""
     manifest = scene.upstream.publish(image(MIB, 2 * MIB), "v1")
     lone = scene.upstream.publish_blob(Blob.noise(MIB))
-    with scene.filled():
+    with scene.disk_filled():
         for _ in range(20):
             reply = await scene.client.get(scene.upstream.manifest("v1"))
             assert (reply.status, reply.body) == (200, manifest.content), reply
@@ -200,24 +200,24 @@ async def test_a_full_disk_is_not_tried_with_every_pull(scene: Scene) -> None:
                 reply = await scene.client.get(scene.upstream.blob(blob))
                 assert (reply.status, reply.whole, reply.body) == (200, True, blob.content), reply
         for blob in (*manifest.blobs, lone):
-            await scene.nothing_is_left(blob)
+            await scene.assert_nothing_stored(blob)
         assert all(len(scene.upstream.registry.of_blob(blob)) <= 21 for blob in manifest.blobs)
         warned = [event for event in scene.mirror.events() if event["level"] == "warning"]
         assert len(warned) < 10, warned
-    await scene.stores_again()
+    await scene.assert_stores_again()
 
 
 async def test_facts_survive_a_full_disk(scene: Scene) -> None:
-    """What upstream said while nothing could be written down is known, and is written down when there is room."""
+    """Facts learned while the disk was full are used, and written once there is space."""
     manifest = scene.upstream.publish(image(1000), "v1")
-    with scene.filled():
+    with scene.disk_filled():
         assert (await scene.client.get(scene.upstream.manifest("v1"))).body == manifest.content
-    await scene.stores_again()
+    await scene.assert_stores_again()
     assert (await scene.client.get(scene.upstream.manifest("v1"))).body == manifest.content
 
 
-async def test_a_start_on_a_full_disk(tmp_path: Path, upstream: Upstream) -> None:
-    """Old content goes for it, the oldest first; the ledger stays, and tells what of the rest may be served."""
+async def test_start_on_a_full_disk(tmp_path: Path, upstream: Upstream) -> None:
+    """The oldest blobs are evicted to make space; the ledger stays intact, so that the rest can be served."""
     old, young = (upstream.publish_blob(Blob.noise(2 * MIB)) for _ in range(2))
     config = tmp_path / "mirror.toml"
     config.write_text(f'{CALM}\n[cache]\nmin_free = "0"\n')
@@ -230,10 +230,10 @@ async def test_a_start_on_a_full_disk(tmp_path: Path, upstream: Upstream) -> Non
         ):
             for blob in (old, young):
                 await client.get(upstream.blob(blob))
-                await kept(client, upstream.blob(blob))
+                await wait_until_cached(client, upstream.blob(blob))
         scene = Scene(cache, mirror, client, upstream)
         asked = len(upstream.registry.journal)
-        with scene.filled():
+        with scene.disk_filled():
             async with (
                 running_mirror(tmp_path, *arguments, upstreams=upstreams) as again,
                 Client.of(again.url) as client,

@@ -1,4 +1,4 @@
-"""Logins from a config.json: as docker writes it, and written anew while the mirror runs."""
+"""Logins from a config.json in Docker's format, which may change while the mirror runs."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from tests.fake.content import image
 from tests.fake.tokens import Basic, Bearer, TokenServer, basic
-from tests.http.client import Client, settled
+from tests.http.client import Client, poll_until
 from tests.http.upstreams import Upstream
 from tests.real.mirror import Mirror
 
@@ -39,37 +39,37 @@ def host(upstream: Upstream) -> str:
 
 
 def write(directory: Path, **members: object) -> None:
-    """As docker does: another file, put in its place."""
+    """Replace the file atomically, as docker does."""
     new = directory / "config.json.new"
     new.write_text(json.dumps(members))
     new.rename(directory / "config.json")
 
 
-async def comes(client: Client, target: str) -> None:
-    """It is pulled, as soon as the file was looked at."""
-    await settled(lambda: client.get(target), lambda reply: reply.status == 200 and "Warning" not in reply.headers)
+async def becomes_available(client: Client, target: str) -> None:
+    """Wait until the target is served and not stale; the file is read again after a moment."""
+    await poll_until(lambda: client.get(target), lambda reply: reply.status == 200 and "Warning" not in reply.headers)
 
 
-async def test_a_login_in_the_file(client: Client, upstream: Upstream, directory: Path) -> None:
-    """Under any spelling of the host; without it, the message names the file."""
+async def test_login_from_docker_config(client: Client, upstream: Upstream, directory: Path) -> None:
+    """Any spelling of the host matches; without a login the error message names the file."""
     upstream.registry.gate = Basic("me", "secret")
     upstream.publish(image(1), "v1")
     write(directory)
-    refused = await settled(lambda: client.get(upstream.manifest("v1")), lambda reply: reply.status == 404)
+    refused = await poll_until(lambda: client.get(upstream.manifest("v1")), lambda reply: reply.status == 404)
     assert "config.json" in str(refused.error["message"])
     write(directory, auths={f"https://{host(upstream)}/v1/": auth("me", "secret"), "other.test": auth("x", "y")})
-    await comes(client, upstream.manifest("v1"))
+    await becomes_available(client, upstream.manifest("v1"))
 
 
-async def test_an_identity_token_in_the_file(
+async def test_identity_token_from_docker_config(
     client: Client, upstream: Upstream, directory: Path, tokens: TokenServer
 ) -> None:
-    """What `docker login` keeps of a service that gives them."""
+    """The token that `docker login` stores for services that issue one."""
     upstream.registry.gate = Bearer(tokens=tokens)
     tokens.refresh_tokens = {"identity"}
     upstream.publish(image(1), "v1")
     write(directory, auths={host(upstream): {**auth("<token>", ""), "identitytoken": "identity"}})
-    await comes(client, upstream.manifest("v1"))
+    await becomes_available(client, upstream.manifest("v1"))
     assert tokens.forms[-1]["refresh_token"] == "identity"
 
 
@@ -77,28 +77,28 @@ async def test_an_identity_token_in_the_file(
     ("store", "own", "user"),
     [("none", "one", "one"), ("all", None, "all"), ("all", "", "file"), ("none", None, "file"), (None, "one", "one")],
 )
-async def test_helpers_in_the_file(
+async def test_helpers_in_docker_config(
     client: Client, upstream: Upstream, directory: Path, store: str | None, own: str | None, user: str
 ) -> None:
-    """A host's own helper, else the one for all, else the file; also where the helper knows nothing."""
+    """The host's own helper, else the default helper, else the file; also if the helper has no login."""
     upstream.registry.gate = Basic(user, "secret")
     upstream.publish(image(1), "v1")
     helpers = {} if own is None else {host(upstream): own}
     write(directory, auths={host(upstream): auth("file", "secret")}, credsStore=store, credHelpers=helpers)
-    await comes(client, upstream.manifest("v1"))
+    await becomes_available(client, upstream.manifest("v1"))
 
 
-async def test_a_token_goes_with_its_login(
+async def test_changed_login_invalidates_its_tokens(
     client: Client, upstream: Upstream, directory: Path, tokens: TokenServer
 ) -> None:
-    """Another login in the file: tokens that the former one had open nothing any more."""
+    """After a change of the login, tokens obtained with the old one are not used."""
     upstream.registry.gate = Bearer(tokens=tokens)
     tokens.logins = {"first": "secret", "second": "secret"}
     upstream.publish(image(1), "v1")
     for user in tokens.logins:
         write(directory, auths={host(upstream): auth(user, "secret")})
-        await comes(client, upstream.manifest("v1"))
-        await settled(
+        await becomes_available(client, upstream.manifest("v1"))
+        await poll_until(
             lambda: client.get(upstream.manifest("v1")),
             lambda _: tokens.asked[-1].headers["Authorization"] == basic(user, "secret"),  # noqa: B023
         )
@@ -106,20 +106,20 @@ async def test_a_token_goes_with_its_login(
     assert shown == [basic("first", "secret"), basic("second", "secret")]
 
 
-async def test_a_file_that_breaks_is_as_it_was(
+async def test_broken_docker_config_keeps_the_last_version(
     client: Client, upstream: Upstream, directory: Path, mirror: Mirror
 ) -> None:
-    """What it said last holds; the log says once what is wrong; when it is whole again, it counts."""
+    """The last valid content applies; the log reports the error once; a repaired file takes effect."""
     upstream.registry.gate = Basic("me", "secret")
     manifest = upstream.publish(image(1), "v1")
     write(directory, auths={host(upstream): auth("me", "secret")})
-    await comes(client, upstream.manifest("v1"))
+    await becomes_available(client, upstream.manifest("v1"))
     (directory / "config.json").write_text('{"auths": {"secret')
-    await settled(lambda: client.get(upstream.manifest("v1")), lambda _: bool(mirror.events("secret_file_broken")))
+    await poll_until(lambda: client.get(upstream.manifest("v1")), lambda _: bool(mirror.events("secret_file_broken")))
     assert (await client.get(upstream.blob(manifest.blobs[0]))).status == 200
     (event,) = mirror.events("secret_file_broken")
     assert "config.json" in str(event["reason"])
     assert '"secret' not in str(event)
     upstream.registry.gate = Basic("me", "other")
     write(directory, auths={host(upstream): auth("me", "other")})
-    await comes(client, upstream.manifest("v1"))
+    await becomes_available(client, upstream.manifest("v1"))

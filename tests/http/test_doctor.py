@@ -1,4 +1,4 @@
-"""`mirror doctor`: each kind of problem is found, and what cures it is said in the same line."""
+"""`mirror doctor`: each kind of problem is found, and reported with its fix."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def free_port() -> int:
 
 
 class Doctor:
-    """The command, with a configuration of its own and the files of no client but the test's."""
+    """Runs the command with its own configuration, and with the test's client files only."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -37,8 +37,8 @@ class Doctor:
         self.root.mkdir()
         self.config = directory / "mirror.toml"
 
-    async def asked(self, config: str, *arguments: str) -> Ran:
-        """With the port free and 1 GiB of room, if *config* does not say otherwise."""
+    async def run(self, config: str, *arguments: str) -> Ran:
+        """Run with a free port and 1 MiB cache, unless *arguments* say otherwise."""
         self.config.write_text(config)
         own = {"--cache": str(self.directory / "cache"), "--listen": f"127.0.0.1:{free_port()}", "--max-size": "1MiB"}
         flags = [word for name, value in own.items() if name not in arguments for word in (name, value)]
@@ -52,33 +52,33 @@ def doctor(tmp_path: Path) -> Doctor:
 
 
 def upstreams(url: str, more: str = "", *, name: str = "docker.io") -> str:
-    """A configuration in which every upstream is at *url*, so that nobody asks beyond this machine."""
+    """Return a configuration with every upstream at *url*, so that no request leaves this machine."""
     others = "".join(section(other, url) for other in ("docker.io", *ONLY) if other != name)
     return IMPATIENT + "[cache]\nmin_free = 0\n" + others + section(name, url, more)
 
 
 def lines(said: Ran, subject: str) -> list[str]:
-    """The lines about *subject*, each a verdict first."""
+    """Return the lines about *subject*; each begins with a verdict."""
     return [line for line in said.output.splitlines() if line[9:].startswith(f"{subject}: ")]
 
 
-async def test_where_all_is_well_it_says_so(doctor: Doctor) -> None:
-    """Every line begins with ok, no finding has a fix, and the status is 0."""
+async def test_healthy_setup_is_all_ok(doctor: Doctor) -> None:
+    """Every line begins with ok, none has a fix, and the status is 0."""
     async with Registry.running() as registry:
-        said = await doctor.asked(upstreams(registry.url))
+        said = await doctor.run(upstreams(registry.url))
 
     assert said.code == 0, str(said)
     told = [
         line for line in said.output.splitlines() if "does not outlive it" not in line
-    ]  # the tests' disk may be such
+    ]  # the disk of tests may be one
     assert {line.split()[0] for line in told} == {"ok"}
     assert not any(" -> " in line for line in told)
     assert "is free" in lines(said, "port")[0]
 
 
-async def test_as_json_it_is_for_programs(doctor: Doctor) -> None:
-    """The same findings, with the verdict on all of them."""
-    said = await doctor.asked(upstreams("http://127.0.0.1:9"), "--json")
+async def test_json_output(doctor: Doctor) -> None:
+    """The same findings as JSON, with an overall verdict."""
+    said = await doctor.run(upstreams("http://127.0.0.1:9"), "--json")
 
     told = json.loads(said.output)
     assert (said.code, told["verdict"]) == (1, "problem")
@@ -87,9 +87,9 @@ async def test_as_json_it_is_for_programs(doctor: Doctor) -> None:
     assert all(one["fix"] for one in told["findings"] if one["verdict"] == "warning")
 
 
-async def test_a_configuration_that_stops_the_start_is_a_problem(doctor: Doctor) -> None:
-    """In the words of serve, with the key; nothing else is checked with settings that are not in force."""
-    said = await doctor.asked("[tags]\nfresh = 1\n")
+async def test_invalid_configuration_is_a_problem(doctor: Doctor) -> None:
+    """The message of serve, with the key; nothing else is checked, since the settings would not be in force."""
+    said = await doctor.run("[tags]\nfresh = 1\n")
 
     assert said.code == 1
     (line,) = said.output.splitlines()
@@ -97,11 +97,9 @@ async def test_a_configuration_that_stops_the_start_is_a_problem(doctor: Doctor)
     assert "tags.fresh: unknown key" in line
 
 
-async def test_a_file_that_the_configuration_names_is_read(doctor: Doctor) -> None:
-    """The users' file is not there: serve would not start."""
-    said = await doctor.asked(
-        upstreams("http://127.0.0.1:9") + '[clients]\nusers_file = "/nowhere/users"\n', "--offline"
-    )
+async def test_missing_configured_file_is_a_problem(doctor: Doctor) -> None:
+    """The users file is missing: serve would not start."""
+    said = await doctor.run(upstreams("http://127.0.0.1:9") + '[clients]\nusers_file = "/nowhere/users"\n', "--offline")
 
     assert said.code == 1
     (line,) = lines(said, "configuration")
@@ -109,11 +107,11 @@ async def test_a_file_that_the_configuration_names_is_read(doctor: Doctor) -> No
     assert "/nowhere/users" in line
 
 
-async def test_each_file_that_the_configuration_names_is_read(doctor: Doctor) -> None:
-    """One that is not there hides no other one."""
+async def test_every_configured_file_is_checked(doctor: Doctor) -> None:
+    """One missing file does not hide another."""
     files = "[server]\ncertificate_file = '/nowhere/cert'\nkey_file = '/nowhere/key'\n"
     files += "[clients]\nusers_file = '/nowhere/users'\n"
-    said = await doctor.asked(upstreams("http://127.0.0.1:9") + files, "--offline")
+    said = await doctor.run(upstreams("http://127.0.0.1:9") + files, "--offline")
 
     assert said.code == 1
     certificate, users = lines(said, "configuration")
@@ -123,20 +121,20 @@ async def test_each_file_that_the_configuration_names_is_read(doctor: Doctor) ->
     assert "/nowhere/users" in users
 
 
-async def test_offline_no_upstream_is_asked(doctor: Doctor) -> None:
-    """Whoever has no network wants to hear of the rest."""
+async def test_offline_sends_no_request_upstream(doctor: Doctor) -> None:
+    """Without a network, the other checks still run."""
     async with Registry.running() as registry:
-        said = await doctor.asked(upstreams(registry.url), "--offline")
+        said = await doctor.run(upstreams(registry.url), "--offline")
 
         assert not registry.journal.entries
     assert said.code == 0
     assert lines(said, "upstreams") == ["ok       upstreams: not checked (offline)"]
 
 
-async def test_a_directory_that_can_not_be_used(doctor: Doctor) -> None:
-    """A file stands where the directory should be made."""
+async def test_unusable_cache_directory_is_a_problem(doctor: Doctor) -> None:
+    """A file is in the place of the directory."""
     (doctor.directory / "file").write_text("")
-    said = await doctor.asked(upstreams("http://127.0.0.1:9"), "--offline", "--cache", str(doctor.directory / "file"))
+    said = await doctor.run(upstreams("http://127.0.0.1:9"), "--offline", "--cache", str(doctor.directory / "file"))
 
     assert said.code == 1
     (line,) = lines(said, "disk")
@@ -144,37 +142,37 @@ async def test_a_directory_that_can_not_be_used(doctor: Doctor) -> None:
     assert "set cache.path" in line
 
 
-async def test_a_disk_without_room(doctor: Doctor) -> None:
-    """What may not be used up is more than there is: nothing could be stored."""
+async def test_disk_without_free_space_is_a_problem(doctor: Doctor) -> None:
+    """min_free is more than the disk has: nothing could be stored."""
     config = upstreams("http://127.0.0.1:9").replace("min_free = 0", 'min_free = "9999TiB"')
-    said = await doctor.asked(config, "--offline")
+    said = await doctor.run(config, "--offline")
 
     assert said.code == 1
     assert any(line.startswith("problem") and "lower cache.min_free" in line for line in lines(said, "disk"))
 
 
-async def test_a_limit_above_what_the_disk_has_is_a_warning(doctor: Doctor) -> None:
-    """It works until the disk is full; a limit that fits is named. Warnings are no failure."""
-    said = await doctor.asked(upstreams("http://127.0.0.1:9"), "--offline", "--max-size", "9999TiB")
+async def test_max_size_above_the_disk_size_is_a_warning(doctor: Doctor) -> None:
+    """The mirror works until the disk is full; the fix names a fitting limit. Warnings do not fail the command."""
+    said = await doctor.run(upstreams("http://127.0.0.1:9"), "--offline", "--max-size", "9999TiB")
 
     assert said.code == 0
     assert any(line.startswith("warning") and "set cache.max_size to" in line for line in lines(said, "disk"))
 
 
 @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no /dev/shm here")
-async def test_a_cache_in_memory_is_a_warning(doctor: Doctor) -> None:
-    """It is gone with the next start."""
-    said = await doctor.asked(upstreams("http://127.0.0.1:9"), "--offline", "--cache", "/dev/shm/not-made-by-doctor")
+async def test_cache_in_memory_is_a_warning(doctor: Doctor) -> None:
+    """Such a cache is lost at the next boot."""
+    said = await doctor.run(upstreams("http://127.0.0.1:9"), "--offline", "--cache", "/dev/shm/not-made-by-doctor")
 
     assert any(line.startswith("warning") and "is in memory" in line for line in lines(said, "disk"))
     assert not os.path.exists("/dev/shm/not-made-by-doctor")
 
 
-async def test_a_port_that_another_program_has(doctor: Doctor) -> None:
-    """Whatever it is, it does not answer as a mirror does."""
+async def test_port_in_use_is_a_problem(doctor: Doctor) -> None:
+    """The other program does not answer like a mirror."""
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        said = await doctor.asked(upstreams("http://127.0.0.1:9"), "--offline", "--listen", listen)
+        said = await doctor.run(upstreams("http://127.0.0.1:9"), "--offline", "--listen", listen)
 
     assert said.code == 1
     (line,) = lines(said, "port")
@@ -182,19 +180,19 @@ async def test_a_port_that_another_program_has(doctor: Doctor) -> None:
     assert "ss -ltnp" in line
 
 
-async def test_an_address_of_another_machine(doctor: Doctor) -> None:
-    """192.0.2.1 is nobody's (RFC 5737)."""
-    said = await doctor.asked(upstreams("http://127.0.0.1:9"), "--offline", "--listen", "192.0.2.1:5000")
+async def test_foreign_listen_address_is_a_problem(doctor: Doctor) -> None:
+    """192.0.2.1 is reserved for documentation (RFC 5737)."""
+    said = await doctor.run(upstreams("http://127.0.0.1:9"), "--offline", "--listen", "192.0.2.1:5000")
 
     (line,) = lines(said, "port")
     assert line.startswith("problem")
     assert "an address of this machine" in line
 
 
-async def test_a_mirror_that_runs_is_recognised(doctor: Doctor) -> None:
-    """With its version, and how its cache is."""
+async def test_running_mirror_is_recognised(doctor: Doctor) -> None:
+    """The finding names its version and the state of its cache."""
     async with running_mirror(doctor.directory / "running", upstreams={"docker.io": "http://127.0.0.1:9"}) as mirror:
-        said = await doctor.asked(upstreams("http://127.0.0.1:9"), "--offline", "--listen", mirror.host)
+        said = await doctor.run(upstreams("http://127.0.0.1:9"), "--offline", "--listen", mirror.host)
 
     (line,) = lines(said, "port")
     assert line.startswith("ok")
@@ -209,9 +207,9 @@ async def test_a_mirror_that_runs_is_recognised(doctor: Doctor) -> None:
         ("http://127.0.0.1:9", "connect", "allow the mirror to connect to it (firewall)"),
     ],
 )
-async def test_an_upstream_that_is_out_of_reach(doctor: Doctor, url: str, step: str, fix: str) -> None:
-    """At which step it ends, and what to look at there."""
-    said = await doctor.asked(upstreams(url))
+async def test_unreachable_upstream_is_a_problem(doctor: Doctor, url: str, step: str, fix: str) -> None:
+    """The finding names the failed step and its fix."""
+    said = await doctor.run(upstreams(url))
 
     assert said.code == 1
     (line,) = lines(said, "upstream docker.io")
@@ -219,16 +217,16 @@ async def test_an_upstream_that_is_out_of_reach(doctor: Doctor, url: str, step: 
     assert fix in line
 
 
-async def test_an_upstream_whose_certificate_is_not_believed(doctor: Doctor) -> None:
-    """The key that names its authority is named, and with it all is well."""
+async def test_untrusted_upstream_certificate_is_a_problem(doctor: Doctor) -> None:
+    """The fix names ca_file, with which the check succeeds."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     file = doctor.directory / "ca.pem"
     authority.cert_pem.write_to_path(str(file))
     async with Registry.running(tls=context) as registry:
-        without = await doctor.asked(upstreams(registry.url))
-        believing = await doctor.asked(upstreams(registry.url, f'ca_file = "{file}"'))
+        without = await doctor.run(upstreams(registry.url))
+        believing = await doctor.run(upstreams(registry.url, f'ca_file = "{file}"'))
 
     (line,) = lines(without, "upstream docker.io")
     assert line.startswith("problem  upstream docker.io: TLS: ")
@@ -236,25 +234,25 @@ async def test_an_upstream_whose_certificate_is_not_believed(doctor: Doctor) -> 
     assert lines(believing, "upstream docker.io")[0].startswith("ok")
 
 
-async def test_an_upstream_that_answers_with_failures(doctor: Doctor) -> None:
-    """It is reached, and no use."""
+async def test_upstream_with_5xx_is_a_problem(doctor: Doctor) -> None:
+    """The upstream is reachable, but useless."""
     async with Registry.running() as registry:
         registry.inject(Status(500))
-        said = await doctor.asked(upstreams(registry.url))
+        said = await doctor.run(upstreams(registry.url))
 
     assert lines(said, "upstream docker.io")[0].startswith("problem  upstream docker.io: HTTP: ")
 
 
-async def test_a_login_that_is_wrong_is_a_problem_and_none_a_warning(doctor: Doctor) -> None:
-    """Whoever set a login wants it to work; whoever set none may pull what is public. The password is not told."""
+async def test_wrong_login_is_a_problem_and_missing_login_a_warning(doctor: Doctor) -> None:
+    """Without a login, public images can still be pulled. The password is not printed."""
     (doctor.directory / "password").write_text("wrong-secret")
     login = f'username = "me"\npassword_file = "{doctor.directory}/password"'
     async with Registry.running() as registry:
         registry.gate = Basic("me", "right")
-        wrong = await doctor.asked(upstreams(registry.url, login))
-        none = await doctor.asked(upstreams(registry.url))
+        wrong = await doctor.run(upstreams(registry.url, login))
+        none = await doctor.run(upstreams(registry.url))
         (doctor.directory / "password").write_text("right")
-        right = await doctor.asked(upstreams(registry.url, login))
+        right = await doctor.run(upstreams(registry.url, login))
 
     assert lines(wrong, "upstream docker.io")[0].startswith("problem")
     assert "docker login" in lines(wrong, "upstream docker.io")[0]
@@ -264,23 +262,23 @@ async def test_a_login_that_is_wrong_is_a_problem_and_none_a_warning(doctor: Doc
     assert "secret" not in wrong.output + wrong.errors
 
 
-async def test_a_token_service_that_gives_tokens_to_anybody_is_fine(doctor: Doctor) -> None:
-    """As those of Docker Hub, ghcr.io and quay.io are."""
+async def test_anonymous_token_service_is_ok(doctor: Doctor) -> None:
+    """As those of Docker Hub, ghcr.io and quay.io."""
     async with Registry.running() as registry, TokenServer.running() as tokens:
         registry.gate = Bearer(tokens=tokens)
-        said = await doctor.asked(upstreams(registry.url))
+        said = await doctor.run(upstreams(registry.url))
 
     assert lines(said, "upstream docker.io")[0].startswith("ok"), str(said)
 
 
 @pytest.mark.parametrize(("left", "verdict"), [("76;w=21600", "ok"), ("3;w=21600", "warning")])
-async def test_the_pulls_that_are_left(doctor: Doctor, left: str, verdict: str) -> None:
-    """By a HEAD, which counts as no pull; below a tenth there is something to do."""
+async def test_pull_quota(doctor: Doctor, left: str, verdict: str) -> None:
+    """Read by HEAD, which does not count as a pull; a warning if less than a tenth is left."""
     async with Registry.running() as registry:
         registry.publish("ratelimitpreview/test", image(), "latest")
         registry.inject(Header("RateLimit-Limit", "100;w=21600"))
         registry.inject(Header("RateLimit-Remaining", left))
-        said = await doctor.asked(upstreams(registry.url))
+        said = await doctor.run(upstreams(registry.url))
 
         assert {seen.method for seen in registry.journal.entries if "/manifests/" in seen.path} == {"HEAD"}
     (line,) = lines(said, "pulls left at docker.io")
@@ -288,11 +286,11 @@ async def test_the_pulls_that_are_left(doctor: Doctor, left: str, verdict: str) 
     assert ("username" in line) == (verdict == "warning")
 
 
-async def test_each_of_several_addresses_is_asked(doctor: Doctor) -> None:
-    """One that answers hides none that does not."""
+async def test_every_endpoint_is_checked(doctor: Doctor) -> None:
+    """A working endpoint does not hide a failing one."""
     async with Registry.running() as registry:
         more = f'[upstreams."many.test"]\nurls = ["{registry.url}", "http://127.0.0.1:9"]\n'
-        said = await doctor.asked(upstreams(registry.url) + more)
+        said = await doctor.run(upstreams(registry.url) + more)
 
     assert lines(said, f"upstream many.test at 127.0.0.1:{registry.port}")[0].startswith("ok")
     assert lines(said, "upstream many.test at 127.0.0.1:9")[0].startswith("problem")
@@ -306,8 +304,8 @@ CLIENTS = {
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-async def test_clients_are_seen_to_use_the_mirror_or_not(doctor: Doctor, client: str) -> None:
-    """By what they read: named there it is ok, or else the command for it is said; what is broken is a problem."""
+async def test_client_configurations_are_checked(doctor: Doctor, client: str) -> None:
+    """ok if the client's file names the mirror, else the command to configure it; a broken file is a problem."""
     path, text = CLIENTS[client]
     configuration = doctor.root / "etc/containerd/config.toml"
     for file in (doctor.root / path, configuration):
@@ -316,7 +314,7 @@ async def test_clients_are_seen_to_use_the_mirror_or_not(doctor: Doctor, client:
     verdicts = {}
     for name, content in (("uses", text), ("does not", text.replace("5000", "6000")), ("broken", "{[")):
         (doctor.root / path).write_text(content)
-        said = await doctor.asked(upstreams("http://127.0.0.1:9"), "--offline", "--listen", "127.0.0.1:5000")
+        said = await doctor.run(upstreams("http://127.0.0.1:9"), "--offline", "--listen", "127.0.0.1:5000")
         (verdicts[name],) = lines(said, client)
 
     assert verdicts["uses"].startswith("ok")
@@ -326,13 +324,13 @@ async def test_clients_are_seen_to_use_the_mirror_or_not(doctor: Doctor, client:
     assert str(doctor.root / path) in verdicts["broken"]
 
 
-async def test_a_hosts_file_that_containerd_does_not_read_is_a_warning(doctor: Doctor) -> None:
-    """Its CRI side reads the directory only where config.toml names it."""
+async def test_unread_hosts_toml_is_a_warning(doctor: Doctor) -> None:
+    """containerd's CRI plugin reads the directory only if config.toml names it."""
     path, text = CLIENTS["containerd"]
     (doctor.root / path).parent.mkdir(parents=True)
     (doctor.root / path).write_text(text)
 
-    said = await doctor.asked(upstreams("http://127.0.0.1:9"), "--offline", "--listen", "127.0.0.1:5000")
+    said = await doctor.run(upstreams("http://127.0.0.1:9"), "--offline", "--listen", "127.0.0.1:5000")
 
     (line,) = lines(said, "containerd")
     assert line.startswith("warning")

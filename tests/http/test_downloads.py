@@ -1,4 +1,4 @@
-"""One download for any number of readers, each of whom streams, leaves or dawdles without the others noticing."""
+"""One download per blob for any number of readers, which stream, disconnect or stall independently."""
 
 import asyncio
 
@@ -8,17 +8,17 @@ from tests.fake.answers import Valve
 from tests.fake.content import Blob, image
 from tests.fake.faults import Hold
 from tests.fake.journal import Ending
-from tests.http.client import WITHIN, Client, rest_of
+from tests.http.client import WITHIN, Client, read_rest
 from tests.http.upstreams import Upstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MIB = 2**20
-AT_ONCE = 64  # blobs that are fetched from one upstream, by default
+AT_ONCE = 64  # default limit of concurrent blob downloads per upstream
 
 
-def held(upstream: Upstream, size: int, at: int) -> tuple[Blob, Valve]:
-    """A new blob of which upstream sends *at* bytes and then waits."""
+def hold_blob(upstream: Upstream, size: int, at: int) -> tuple[Blob, Valve]:
+    """Publish a blob of which upstream sends *at* bytes and then blocks."""
     blob = upstream.publish_blob(Blob.noise(size))
     valve = Valve()
     upstream.registry.inject(Hold(valve, at=at))
@@ -26,13 +26,13 @@ def held(upstream: Upstream, size: int, at: int) -> tuple[Blob, Valve]:
 
 
 async def status_of(client: Client, target: str) -> int:
-    """The status, as soon as the headers are there."""
+    """Return the status as soon as the headers are received."""
     async with client.open(target) as answer:
         return answer.status
 
 
-async def test_fifty_at_once_are_one_request_upstream(client: Client, upstream: Upstream) -> None:
-    """Fifty cold GETs of one digest: one GET upstream, fifty whole blobs."""
+async def test_concurrent_pulls_are_one_upstream_request(client: Client, upstream: Upstream) -> None:
+    """Fifty cold GETs of one digest: one GET upstream, fifty complete blobs."""
     blob = upstream.publish_blob(Blob.noise(2 * MIB))
     replies = await asyncio.gather(*(client.get(upstream.blob(blob)) for _ in range(50)))
     assert all((reply.status, reply.whole, reply.body) == (200, True, blob.content) for reply in replies)
@@ -40,9 +40,9 @@ async def test_fifty_at_once_are_one_request_upstream(client: Client, upstream: 
     assert sum(seen.sent for seen in upstream.registry.of_blob(blob)) == blob.size
 
 
-async def test_nobody_gets_a_status_before_upstreams_first_byte(client: Client, upstream: Upstream) -> None:
-    """200 and then nothing is what clients can't recover from."""
-    blob, valve = held(upstream, MIB, at=0)
+async def test_no_status_before_upstreams_first_byte(client: Client, upstream: Upstream) -> None:
+    """Clients cannot recover from a 200 without a body."""
+    blob, valve = hold_blob(upstream, MIB, at=0)
     asking = [asyncio.create_task(status_of(client, upstream.blob(blob))) for _ in range(2)]
     await valve.reached()
     done, _ = await asyncio.wait(asking, timeout=0.4)
@@ -51,9 +51,9 @@ async def test_nobody_gets_a_status_before_upstreams_first_byte(client: Client, 
     assert await asyncio.gather(*asking) == [200, 200]
 
 
-async def test_a_follower_streams_while_the_blob_arrives(client: Client, upstream: Upstream) -> None:
-    """Who comes at half-time has the first half at once, from the start, though upstream holds the second."""
-    blob, valve = held(upstream, 8 * MIB, at=4 * MIB)
+async def test_second_reader_joins_a_running_download(client: Client, upstream: Upstream) -> None:
+    """A reader that joins at half-time gets the first half at once, while upstream holds the second."""
+    blob, valve = hold_blob(upstream, 8 * MIB, at=4 * MIB)
     async with client.open(upstream.blob(blob)) as leader:
         assert leader.headers["Cache-Status"] == "mirror; fwd=uri-miss; stored"
         first = await leader.content.readexactly(3 * MIB)
@@ -65,13 +65,13 @@ async def test_a_follower_streams_while_the_blob_arrives(client: Client, upstrea
             assert head == first == blob.content[: 3 * MIB]
             valve.open()
             for answer in (leader, follower):
-                assert await rest_of(answer) == (blob.content[3 * MIB :], True)
+                assert await read_rest(answer) == (blob.content[3 * MIB :], True)
     assert len(upstream.registry.of_blob(blob)) == 1
 
 
-async def test_one_who_leaves_takes_nothing_along(client: Client, upstream: Upstream) -> None:
-    """The first asker leaves at a tenth; the second has everything, from the same one request."""
-    blob, valve = held(upstream, 4 * MIB, at=2 * MIB)
+async def test_disconnect_of_the_first_reader_does_not_stop_the_download(client: Client, upstream: Upstream) -> None:
+    """The first reader disconnects at a tenth; the second gets the whole blob from the same request."""
+    blob, valve = hold_blob(upstream, 4 * MIB, at=2 * MIB)
     async with client.open(upstream.blob(blob)) as leader:
         await leader.content.readexactly(400_000)
         follower = asyncio.create_task(client.get(upstream.blob(blob)))
@@ -83,9 +83,9 @@ async def test_one_who_leaves_takes_nothing_along(client: Client, upstream: Upst
     assert seen.ending is Ending.COMPLETE
 
 
-async def test_a_download_outlives_all_who_asked(client: Client, upstream: Upstream) -> None:
-    """The only asker leaves; the blob is in the cache soon after."""
-    blob, valve = held(upstream, 4 * MIB, at=2 * MIB)
+async def test_download_completes_without_readers(client: Client, upstream: Upstream) -> None:
+    """The only reader disconnects; the blob is stored soon after."""
+    blob, valve = hold_blob(upstream, 4 * MIB, at=2 * MIB)
     async with client.open(upstream.blob(blob)) as leader:
         await leader.content.readexactly(10)
     valve.open()
@@ -95,9 +95,9 @@ async def test_a_download_outlives_all_who_asked(client: Client, upstream: Upstr
     assert len(upstream.registry.of_blob(blob)) == 1
 
 
-async def test_one_who_leaves_before_the_headers(client: Client, upstream: Upstream) -> None:
-    """Gone before any answer: the download goes on all the same."""
-    blob, valve = held(upstream, MIB, at=0)
+async def test_disconnect_before_the_headers_does_not_stop_the_download(client: Client, upstream: Upstream) -> None:
+    """The only reader disconnects before the response; the download continues."""
+    blob, valve = hold_blob(upstream, MIB, at=0)
     asking = asyncio.create_task(client.get(upstream.blob(blob)))
     await valve.reached()
     asking.cancel()
@@ -108,20 +108,20 @@ async def test_one_who_leaves_before_the_headers(client: Client, upstream: Upstr
     assert len(upstream.registry.of_blob(blob)) == 1
 
 
-async def test_one_who_dawdles_holds_up_nobody(client: Client, upstream: Upstream) -> None:
-    """A reader that doesn't read: another is served to the end meanwhile, and the first still gets all."""
+async def test_stalled_reader_does_not_block_others(client: Client, upstream: Upstream) -> None:
+    """While one reader does not read, another gets the whole blob; the first still gets everything later."""
     blob = upstream.publish_blob(Blob.noise(24 * MIB))
     async with client.open(upstream.blob(blob)) as slow:
         reply = await client.get(upstream.blob(blob))
         assert (reply.whole, reply.body) == (True, blob.content)
         assert upstream.registry.of_blob(blob)[0].ending is Ending.COMPLETE
-        assert await rest_of(slow) == (blob.content, True)
+        assert await read_rest(slow) == (blob.content, True)
     assert len(upstream.registry.of_blob(blob)) == 1
 
 
-async def test_readers_come_at_any_time(client: Client, upstream: Upstream) -> None:
-    """Thirty that come one after another while the blob arrives and after: one request, right bytes."""
-    blob, valve = held(upstream, 2 * MIB, at=MIB)
+async def test_readers_join_at_any_time(client: Client, upstream: Upstream) -> None:
+    """Thirty readers join one after another, during the download and after: one request, right bytes."""
+    blob, valve = hold_blob(upstream, 2 * MIB, at=MIB)
     readers = []
     for number in range(30):
         readers.append(asyncio.create_task(client.get(upstream.blob(blob))))
@@ -136,9 +136,9 @@ async def test_readers_come_at_any_time(client: Client, upstream: Upstream) -> N
     assert len(upstream.registry.of_blob(blob)) == 1
 
 
-async def test_a_cold_head_beside_a_running_download(client: Client, upstream: Upstream) -> None:
-    """HEAD of a blob that is arriving is answered while it arrives."""
-    blob, valve = held(upstream, 2 * MIB, at=MIB)
+async def test_head_during_a_download(client: Client, upstream: Upstream) -> None:
+    """The HEAD of a blob that is being downloaded is answered at once."""
+    blob, valve = hold_blob(upstream, 2 * MIB, at=MIB)
     asking = asyncio.create_task(client.get(upstream.blob(blob)))
     await valve.reached()
     reply = await client.head(upstream.blob(blob))
@@ -148,8 +148,8 @@ async def test_a_cold_head_beside_a_running_download(client: Client, upstream: U
     assert len(upstream.registry.of_blob(blob)) == 1
 
 
-async def test_a_crowd_of_slow_downloads_is_no_outage(client: Client, upstream: Upstream) -> None:
-    """A hundred and fifty layers trickle in: upstream is well, and whatever else is asked of it is answered."""
+async def test_many_slow_downloads_are_not_an_outage(client: Client, upstream: Upstream) -> None:
+    """With 150 slow layers the upstream stays up, and other requests to it are answered."""
     manifest = upstream.publish(image(10), "v1")
     valve = Valve()
     upstream.registry.inject(Hold(valve, at=1000), "*/blobs/*")
@@ -163,8 +163,8 @@ async def test_a_crowd_of_slow_downloads_is_no_outage(client: Client, upstream: 
     assert [task.result().body for task in asking] == [blob.content for blob in blobs]
 
 
-async def test_downloads_do_not_wait_for_each_other(client: Client, upstream: Upstream) -> None:
-    """Twenty blobs hang upstream; the twenty-first is served."""
+async def test_downloads_are_independent(client: Client, upstream: Upstream) -> None:
+    """Twenty downloads hang; the twenty-first is served."""
     valve = Valve()
     upstream.registry.inject(Hold(valve, at=1000))
     hanging = [upstream.publish_blob(Blob.noise(2000)) for _ in range(20)]

@@ -1,4 +1,4 @@
-"""Several addresses of one upstream, tried in order: what one of them can't bring the next one does, soon and whole."""
+"""Several endpoints of one upstream, tried in order: where one fails, the next answers, soon and completely."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from tests.fake.answers import Valve
 from tests.fake.content import Blob, Manifest, image
 from tests.fake.faults import Cut, Fault, Hold, Reset, Status, Wrong
 from tests.fake.registry import Registry
-from tests.http.client import Client, kept, settled
+from tests.http.client import Client, poll_until, wait_until_cached
 from tests.http.upstreams import Upstream, by_ns
 from tests.real.mirror import Mirror
 from tests.real.mirror import mirror as running_mirror
@@ -40,7 +40,7 @@ shutdown = "2s"
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An upstream with two addresses; its targets are spelled as those of any other."""
+    """An upstream with two endpoints."""
 
     upstream: Upstream
     first: Registry
@@ -48,23 +48,23 @@ class Pair:
 
     @property
     def section(self) -> str:
-        """Its part of the configuration."""
+        """Its configuration section."""
         return f'[upstreams."{self.upstream.name}"]\nurls = ["{self.first.url}", "{self.second.url}"]\n'
 
     def publish(self, manifest: Manifest, *tags: str) -> Manifest:
-        """Push an image to both."""
+        """Push an image to both registries."""
         for registry in (self.first, self.second):
             registry.publish(self.upstream.repository, manifest, *tags)
         return manifest
 
     def publish_blob(self, blob: Blob) -> Blob:
-        """Push a blob to both."""
+        """Push a blob to both registries."""
         for registry in (self.first, self.second):
             registry.add(self.upstream.repository, blob)
         return blob
 
-    async def repaired(self) -> None:
-        """Both are as new."""
+    async def repair(self) -> None:
+        """Remove all faults of both registries."""
         for registry in (self.first, self.second):
             registry.heal()
             await registry.come_back()
@@ -72,7 +72,7 @@ class Pair:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pairs(request: pytest.FixtureRequest) -> AsyncIterator[list[Pair]]:
-    """As many pairs as the module has tests."""
+    """One pair for each test of the module."""
     tests = sum(item.getparent(pytest.Module) is request.node for item in request.session.items)
     async with contextlib.AsyncExitStack() as stack:
         found = []
@@ -95,23 +95,23 @@ async def mirror(pairs: list[Pair], tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def unused_pairs(pairs: list[Pair]) -> Iterator[Pair]:
-    """The pairs that no test has had yet."""
+    """The pairs that no test has used yet."""
     return iter(pairs)
 
 
 @pytest.fixture
 def pair(unused_pairs: Iterator[Pair]) -> Pair:
-    """An upstream of this test's own."""
+    """A pair for this test only."""
     return next(unused_pairs)
 
 
-async def refused(registry: Registry) -> None:
-    """Nobody listens."""
+async def refuse_connections(registry: Registry) -> None:
+    """Refuse connections."""
     await registry.go_down()
 
 
 def fault(fault: Fault) -> Callable[[Registry], Awaitable[None]]:
-    """All that is asked goes wrong in this way."""
+    """Return a failure that applies this fault to all requests."""
 
     async def broken(registry: Registry) -> None:
         registry.inject(fault)
@@ -120,7 +120,7 @@ def fault(fault: Fault) -> Callable[[Registry], Awaitable[None]]:
 
 
 FAILURES = {
-    "refused": refused,
+    "refused": refuse_connections,
     "reset": fault(Reset()),
     "silent": fault(Hold()),
     "404": fault(Status(404)),
@@ -134,8 +134,8 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-async def test_what_one_endpoint_does_not_bring_another_does(client: Client, pair: Pair, failure: str) -> None:
-    """Tag, digest and blob, GET and HEAD, and lists: within the time for a first byte, though the first is no help."""
+async def test_next_endpoint_answers_where_the_first_fails(client: Client, pair: Pair, failure: str) -> None:
+    """Tag, digest and blob by GET and HEAD, and lists: within the first-byte timeout, whatever the failure."""
     upstream, manifest = pair.upstream, pair.publish(image(100, 200), "v1")
     await FAILURES[failure](pair.first)
     began = time.monotonic()
@@ -147,13 +147,13 @@ async def test_what_one_endpoint_does_not_bring_another_does(client: Client, pai
     for blob in manifest.blobs[1:]:
         assert (await client.head(upstream.blob(blob))).status == 200
         reply = await client.get(upstream.blob(blob))
-        if failure == "no manifest":  # a page in the place of a blob is wrong bytes: found out when it has come
+        if failure == "no manifest":  # an HTML page instead of a blob is wrong bytes, detected at its end
             reply = await client.get(upstream.blob(blob))
         assert (reply.status, reply.body) == (200, blob.content), reply
 
 
-async def test_the_first_is_asked_as_long_as_it_answers(client: Client, pair: Pair) -> None:
-    """The order is the configuration's; who comes second hears nothing."""
+async def test_first_endpoint_is_preferred(client: Client, pair: Pair) -> None:
+    """The order is the configuration's; the second endpoint gets no request while the first answers."""
     manifest = pair.publish(image(100), "v1")
     await client.get(pair.upstream.manifest("v1"))
     assert (await client.get(pair.upstream.blob(manifest.blobs[1]))).status == 200
@@ -161,8 +161,8 @@ async def test_the_first_is_asked_as_long_as_it_answers(client: Client, pair: Pa
     assert len(pair.second.journal) == 0
 
 
-async def test_a_head_that_one_refuses_another_answers(client: Client, pair: Pair) -> None:
-    """Upstreams count GETs, so that no tag is to be asked for by GET as long as any endpoint tells by HEAD."""
+async def test_head_refused_by_one_endpoint_is_sent_to_the_next(client: Client, pair: Pair) -> None:
+    """Upstreams count GETs as pulls, so a tag is requested by GET only if no endpoint answers HEAD."""
     manifest = pair.publish(image(100), "v1")
     pair.first.inject(Status(403))
     for _ in range(3):
@@ -175,14 +175,14 @@ async def test_a_head_that_one_refuses_another_answers(client: Client, pair: Pai
     assert (await client.get(pair.upstream.manifest("v2"))).status == 503
 
 
-async def test_gone_is_what_all_of_them_say_is_gone(client: Client, pair: Pair) -> None:
-    """A tag outlives one endpoint's 404 while the other can't be asked; when both say 404 it is gone here too."""
+async def test_tag_is_gone_only_if_all_endpoints_say_so(client: Client, pair: Pair) -> None:
+    """A tag survives a 404 of one endpoint while the other is down; when both answer 404, it is removed."""
     upstream = pair.upstream
     manifest = pair.publish(image(100), "v1")
     assert (await client.get(upstream.manifest("v1"))).status == 200
     for blob in manifest.blobs:
         assert (await client.get(upstream.blob(blob))).status == 200
-    await kept(client, *(upstream.blob(blob) for blob in manifest.blobs))
+    await wait_until_cached(client, *(upstream.blob(blob) for blob in manifest.blobs))
     for registry in (pair.first, pair.second):
         registry.repository(upstream.repository).tags.clear()
     await pair.second.go_down()
@@ -191,7 +191,7 @@ async def test_gone_is_what_all_of_them_say_is_gone(client: Client, pair: Pair) 
     assert reply.cache_status.startswith("mirror; fwd=stale")
     assert (await client.get(upstream.manifest("v2"))).status == 503
     await pair.second.come_back()
-    gone = await settled(lambda: client.get(upstream.manifest("v1")), lambda reply: reply.status == 404)
+    gone = await poll_until(lambda: client.get(upstream.manifest("v1")), lambda reply: reply.status == 404)
     assert gone.error["code"] == "MANIFEST_UNKNOWN"
     await pair.first.go_down()
     await pair.second.go_down()
@@ -208,22 +208,24 @@ async def test_gone_is_what_all_of_them_say_is_gone(client: Client, pair: Pair) 
         ("silent", "404", 504, "UNAVAILABLE"),
     ],
 )
-async def test_where_none_answers_the_most_telling_failure_is_told(
+async def test_most_significant_failure_is_reported(
     client: Client, pair: Pair, first: str, second: str, status: int, code: str
 ) -> None:
-    """What may yet end before what is for good, in whichever order the two failed."""
+    """Temporary failures are reported before permanent ones, in whichever order the two occurred."""
     target = by_ns(pair.upstream.manifest("v1"))
     for one, other in ((pair.first, pair.second), (pair.second, pair.first)):
         await FAILURES[first](one)
         await FAILURES[second](other)
         reply = await client.get(target)
         assert (reply.status, reply.error["code"]) == (status, code), reply
-        await pair.repaired()
-        await settled(lambda: client.get(target), lambda reply: reply.status == 404 and "does not have" in str(reply))
+        await pair.repair()
+        await poll_until(
+            lambda: client.get(target), lambda reply: reply.status == 404 and "does not have" in str(reply)
+        )
 
 
-async def test_a_limit_is_told_before_an_outage(client: Client, pair: Pair) -> None:
-    """Where one is at its limit and the other is down; the one at its limit is not asked again before its time."""
+async def test_rate_limit_is_reported_before_an_outage(client: Client, pair: Pair) -> None:
+    """One endpoint is rate limited, the other down; the first is not asked again before Retry-After."""
     pair.first.inject(Status(429, {"Retry-After": "3600"}))
     await pair.second.go_down()
     for _ in range(3):
@@ -232,8 +234,8 @@ async def test_a_limit_is_told_before_an_outage(client: Client, pair: Pair) -> N
     assert len(pair.first.journal) == 1
 
 
-async def test_a_silent_one_leaves_the_other_its_time_and_is_soon_left_out(client: Client, pair: Pair) -> None:
-    """The first questions wait for a part of the time, the following for none of it, but for one that probes."""
+async def test_silent_endpoint_is_soon_skipped(client: Client, pair: Pair) -> None:
+    """The first requests wait a part of the timeout for it; later ones skip it, except for one probe."""
     manifest = pair.publish(image(*range(100, 130)), "v1")
     pair.first.inject(Hold())
     for _ in range(2):
@@ -247,8 +249,8 @@ async def test_a_silent_one_leaves_the_other_its_time_and_is_soon_left_out(clien
     assert len(pair.first.journal) - asked <= 5
 
 
-async def test_an_endpoint_that_is_back_is_asked_again(client: Client, pair: Pair, mirror: Mirror) -> None:
-    """Without a restart; /readyz and /metrics tell how each of them is, and that the upstream as a whole is up."""
+async def test_recovered_endpoint_is_used_again(client: Client, pair: Pair, mirror: Mirror) -> None:
+    """Without a restart; /readyz and /metrics show the state of each endpoint and of the upstream."""
     name = pair.upstream.name
     first, second = (registry.url.partition("://")[2] for registry in (pair.first, pair.second))
     pair.publish(image(100), "v1")
@@ -268,7 +270,7 @@ async def test_an_endpoint_that_is_back_is_asked_again(client: Client, pair: Pai
     await client.get(pair.upstream.manifest("v2"))
     assert await states() == ("down", {first: "down", second: "down"}, [0, 0])
     await pair.first.come_back()
-    await settled(
+    await poll_until(
         lambda: client.get(pair.upstream.manifest("v1")),
         lambda reply: reply.status == 200 and "Warning" not in reply.headers,
     )
@@ -276,10 +278,10 @@ async def test_an_endpoint_that_is_back_is_asked_again(client: Client, pair: Pai
 
 
 @pytest.mark.parametrize("size", [4 * MIB, 10 * MIB], ids=["stored", "passed"])
-async def test_a_blob_that_one_breaks_off_goes_on_at_the_other(client: Client, pair: Pair, size: int) -> None:
-    """From the byte where it stopped, within one answer, stored or not; even if the one would bring the rest."""
+async def test_interrupted_blob_continues_at_the_next_endpoint(client: Client, pair: Pair, size: int) -> None:
+    """From the byte of the disconnect, within one response, stored or not; even if the first could deliver the rest."""
     blob = pair.publish_blob(Blob.noise(size))
-    if size > CACHE:  # that it can't be stored is found out by trying, once
+    if size > CACHE:  # the first attempt finds out that it is too large to be stored
         assert (await client.get(pair.upstream.blob(blob))).whole
     pair.first.inject(Cut(at=size // 2), times=1)
     reply = await client.get(pair.upstream.blob(blob))
@@ -293,8 +295,8 @@ async def test_a_blob_that_one_breaks_off_goes_on_at_the_other(client: Client, p
 
 
 @pytest.mark.parametrize("size", [4 * MIB, 10 * MIB], ids=["stored", "passed"])
-async def test_after_wrong_bytes_the_other_is_asked(client: Client, pair: Pair, size: int) -> None:
-    """They never make a whole blob, and who asks again gets the right ones, though the first answers as ever."""
+async def test_next_endpoint_is_used_after_wrong_bytes(client: Client, pair: Pair, size: int) -> None:
+    """Wrong bytes never form a complete blob, and the next request for it uses the second endpoint."""
     blob = pair.publish_blob(Blob.noise(size))
     pair.first.inject(Wrong(at=size // 2), "*/blobs/*")
     reply = await client.get(pair.upstream.blob(blob))
@@ -310,8 +312,8 @@ async def test_after_wrong_bytes_the_other_is_asked(client: Client, pair: Pair, 
     assert len(pair.first.of_blob(other)) == 1, "other blobs are the first one's as before"
 
 
-async def test_a_failing_endpoint_costs_its_neighbours_client_nothing(client: Client, pair: Pair) -> None:
-    """A hundred at once while the first refuses: each gets its bytes, and none waits a time-out."""
+async def test_endpoint_failure_is_hidden_from_concurrent_clients(client: Client, pair: Pair) -> None:
+    """A hundred clients while the first endpoint refuses: each gets its bytes, and none waits for a timeout."""
     blobs = [pair.publish_blob(Blob.noise(1000)) for _ in range(100)]
     await pair.first.go_down()
     began = time.monotonic()
@@ -320,8 +322,8 @@ async def test_a_failing_endpoint_costs_its_neighbours_client_nothing(client: Cl
     assert time.monotonic() - began < 10
 
 
-async def test_a_probe_takes_little_of_anybodys_time(client: Client, pair: Pair) -> None:
-    """One that was down and is now silent holds a question up for a fraction of the time, and one question only."""
+async def test_probe_of_a_silent_endpoint_delays_one_request_briefly(client: Client, pair: Pair) -> None:
+    """The probe takes a fraction of the timeout, and affects one request only."""
     pair.publish(image(100), "v1")
     await pair.first.go_down()
     assert (await client.get(pair.upstream.manifest("v1"))).status == 200

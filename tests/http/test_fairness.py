@@ -1,4 +1,4 @@
-"""An upstream is asked for so many blobs at once and no more, and who asks for much makes nobody else wait for it."""
+"""Limit of concurrent blob downloads per upstream, and fairness between the repositories that wait for it."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from tests.fake.content import Blob, image
 from tests.fake.faults import Cut, Hold, Status
 from tests.fake.journal import Ending, Journal
 from tests.fake.registry import Registry
-from tests.http.client import Client, Reply, kept, settled
+from tests.http.client import Client, Reply, poll_until, wait_until_cached
 from tests.http.upstreams import Upstream
 from tests.real.mirror import Mirror
 from tests.real.mirror import mirror as running_mirror
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MIB = 2**20
 AT_ONCE = 16
-CROWD = 500
+MANY = 500
 CONFIG = """
 [cache]
 max_size = "16MiB"
@@ -35,7 +35,7 @@ UPSTREAM = f"connections = {AT_ONCE}"
 
 
 def bodies(journal: Journal) -> int:
-    """How many blobs are being sent at this moment."""
+    """Return the number of blobs being sent at this moment."""
     return sum(
         seen.ending is Ending.RUNNING and seen.method == "GET" and fnmatchcase(seen.path, "*/blobs/*")
         for seen in journal.entries
@@ -43,7 +43,7 @@ def bodies(journal: Journal) -> int:
 
 
 class Watch:
-    """Counts what an upstream sends at once, for as long as a block lasts."""
+    """Records the maximum of concurrently sent blobs while a block lasts."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._journal = upstream.registry.journal
@@ -64,33 +64,33 @@ class Watch:
         return False
 
 
-async def waiting(mirror: Mirror, upstream: Upstream) -> float:
-    """How many blobs wait for their turn, as /metrics has it."""
+async def waiting_blobs(mirror: Mirror, upstream: Upstream) -> float:
+    """Return the number of blobs that wait for a slot, according to /metrics."""
     name = f'mirror_upstream_blobs{{state="waiting",upstream="{upstream.name}"}}'
     return (await mirror.metrics())[name]
 
 
-async def queued(mirror: Mirror, upstream: Upstream, count: int) -> None:
-    """Wait until so many blobs wait for their turn."""
+async def wait_until_queued(mirror: Mirror, upstream: Upstream, count: int) -> None:
+    """Wait until that many blobs wait for a slot."""
 
     async def enough() -> bool:
-        return await waiting(mirror, upstream) >= count
+        return await waiting_blobs(mirror, upstream) >= count
 
     await eventually(enough, within=30)
 
 
-async def test_a_crowd_of_pulls_is_served_in_turns(client: Client, upstream: Upstream, mirror: Mirror) -> None:
-    """Five hundred blobs at once: sixteen at a time; another repository's blob comes in between, a manifest at once."""
+async def test_waiting_downloads_share_the_slots(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """Of 500 blobs 16 at a time are sent; another repository's blob comes in between, its manifest at once."""
     other = Upstream(upstream.name, upstream.registry, "other/app")
     manifest = other.publish(image(100), "v1")
-    crowd = [upstream.publish_blob(Blob.noise(1000)) for _ in range(CROWD)]
+    blobs_waiting = [upstream.publish_blob(Blob.noise(1000)) for _ in range(MANY)]
     valve = Valve()
     upstream.registry.inject(Hold(valve, at=500), "*/team/app/blobs/*")
     async with Watch(upstream) as watch:
-        pulls = [asyncio.create_task(client.get(upstream.blob(blob))) for blob in crowd]
-        await queued(mirror, upstream, CROWD - AT_ONCE)
+        pulls = [asyncio.create_task(client.get(upstream.blob(blob))) for blob in blobs_waiting]
+        await wait_until_queued(mirror, upstream, MANY - AT_ONCE)
         lone = asyncio.create_task(client.get(other.blob(manifest.blobs[1])))
-        await queued(mirror, upstream, CROWD - AT_ONCE + 1)
+        await wait_until_queued(mirror, upstream, MANY - AT_ONCE + 1)
         began = time.monotonic()
         assert (await client.get(other.manifest("v1"))).body == manifest.content
         assert (await client.head(other.blob(manifest.blobs[0]))).status == 200
@@ -100,16 +100,16 @@ async def test_a_crowd_of_pulls_is_served_in_turns(client: Client, upstream: Ups
         valve.open()
         assert (await lone).body == manifest.blobs[1].content
         replies = await asyncio.gather(*pulls)
-    assert [reply.body for reply in replies] == [blob.content for blob in crowd]
+    assert [reply.body for reply in replies] == [blob.content for blob in blobs_waiting]
     assert watch.most == AT_ONCE
     order = [seen.path for seen in upstream.registry.journal.of("GET", "*/blobs/*")]
-    assert len(order) == CROWD + 1
+    assert len(order) == MANY + 1
     assert order.index(f"/v2/other/app/blobs/{manifest.blobs[1].digest}") <= AT_ONCE + 1
-    assert await waiting(mirror, upstream) == 0
+    assert await waiting_blobs(mirror, upstream) == 0
 
 
-async def test_turns_come_back_from_whatever_ends(client: Client, upstream: Upstream, mirror: Mirror) -> None:
-    """Bodies that are cut, refused, wrong or too many: after all of them as many are fetched at once as before."""
+async def test_slots_are_released_after_every_failure(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """After interrupted, refused, wrong and rate limited downloads, the limit is as before."""
     for fault in (Cut(at=10), Status(404), Status(500), Status(429)):
         blobs = [upstream.publish_blob(Blob.noise(1000)) for _ in range(2 * AT_ONCE)]
         upstream.registry.inject(fault, "*/blobs/*")
@@ -121,7 +121,7 @@ async def test_turns_come_back_from_whatever_ends(client: Client, upstream: Upst
         async def works() -> Reply:
             return await client.get(upstream.blob(upstream.publish_blob(Blob.noise(1000))))
 
-        await settled(works, lambda reply: reply.status == 200)
+        await poll_until(works, lambda reply: reply.status == 200)
     valve = Valve()
     blobs = [upstream.publish_blob(Blob.noise(1000)) for _ in range(AT_ONCE)]
     upstream.registry.inject(Hold(valve, at=500), "*/blobs/*")
@@ -131,30 +131,28 @@ async def test_turns_come_back_from_whatever_ends(client: Client, upstream: Upst
     assert [reply.body for reply in await asyncio.gather(*pulls)] == [blob.content for blob in blobs]
 
 
-async def test_clients_that_pass_something_through_do_not_take_all_turns(
-    client: Client, upstream: Upstream, mirror: Mirror
-) -> None:
-    """What can't be stored goes at its client's pace: half of the turns are not for that, and go on being passed."""
+async def test_unstored_streams_use_half_of_the_slots(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """They run at the pace of their clients, so half of the slots are reserved for stored downloads."""
     large = [upstream.publish_blob(Blob.noise(20 * MIB)) for _ in range(AT_ONCE)]
     small = upstream.publish_blob(Blob.noise(1000))
     async with asyncio.TaskGroup() as clients:
         leave = asyncio.Event()
 
-        async def dawdle(blob: Blob) -> None:
+        async def read_nothing(blob: Blob) -> None:
             async with client.open(upstream.blob(blob)) as answer:
                 assert answer.status == 200
                 await leave.wait()
 
         for blob in large:
-            clients.create_task(dawdle(blob))
-        await queued(mirror, upstream, AT_ONCE // 2)
+            clients.create_task(read_nothing(blob))
+        await wait_until_queued(mirror, upstream, AT_ONCE // 2)
         await upstream.registry.journal.until(lambda journal: bodies(journal) == AT_ONCE // 2)
         assert (await client.get(upstream.blob(small))).body == small.content
         leave.set()
 
 
-async def test_an_outage_is_heard_of_without_a_turn(client: Client, upstream: Upstream) -> None:
-    """All turns are taken by bodies that don't move: who asks an upstream that is known to be down waits for none."""
+async def test_outage_is_reported_without_a_slot(client: Client, upstream: Upstream) -> None:
+    """All slots are taken by stalled downloads: a request to an upstream that is down still fails at once."""
     held = [upstream.publish_blob(Blob.noise(100_000)) for _ in range(AT_ONCE)]
     upstream.registry.inject(Hold(at=500), "*/blobs/*")
     async with asyncio.TaskGroup() as clients:
@@ -174,8 +172,8 @@ async def test_an_outage_is_heard_of_without_a_turn(client: Client, upstream: Up
         leave.set()
 
 
-async def test_who_waits_too_long_for_a_turn_hears_so(tmp_path: Path) -> None:
-    """A client that wants a blob passed is told of the limit; a download waits on without it, and is had later."""
+async def test_timeout_while_waiting_for_a_slot_is_reported(tmp_path: Path) -> None:
+    """A client of an unstored stream gets a message about the limit; a download keeps waiting, and is stored later."""
     config = tmp_path / "mirror.toml"
     async with Registry.running() as registry:
         lines = f'[upstreams."r.test"]\nurl = "{registry.url}"\nconnections = 2\n'
@@ -199,5 +197,5 @@ async def test_who_waits_too_long_for_a_turn_hears_so(tmp_path: Path) -> None:
             assert not registry.of_blob(small[1])
             valve.open()
             assert (await first).body == small[0].content
-            await kept(client, upstream.blob(small[1]))
+            await wait_until_cached(client, upstream.blob(small[1]))
             assert len(registry.of_blob(small[1])) == 1

@@ -1,16 +1,16 @@
-"""Tags within their time of freshness, which is the default of a minute here: upstream is left alone."""
+"""Tags within fresh_for, which has its default of a minute: no upstream requests."""
 
 import pytest
 
 from tests.fake.content import image, index
-from tests.http.client import Client, kept
+from tests.http.client import Client, wait_until_cached
 from tests.http.upstreams import Upstream, by_ns
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_a_fresh_tag_asks_nothing_upstream(client: Client, upstream: Upstream) -> None:
-    """Once pulled, GET and HEAD, by tag and by digest, by path and by ns are answered from the cache."""
+async def test_fresh_tag_needs_no_upstream_request(client: Client, upstream: Upstream) -> None:
+    """After a pull, GET and HEAD by tag and digest, by path and by ns, are served from the cache."""
     manifest = upstream.publish(image(10), "v1")
     first = await client.get(upstream.manifest("v1"))
     assert first.cache_status == "mirror; fwd=uri-miss; stored"
@@ -25,8 +25,8 @@ async def test_a_fresh_tag_asks_nothing_upstream(client: Client, upstream: Upstr
     assert len(upstream.registry.journal) == asked
 
 
-async def test_containerds_pull_costs_a_head_and_a_get(client: Client, upstream: Upstream) -> None:
-    """HEAD by tag, GET by digest; then the tag is known and its manifest is here."""
+async def test_containerd_pull_costs_one_head_and_one_get(client: Client, upstream: Upstream) -> None:
+    """After a HEAD by tag and a GET by digest, the tag is a hit."""
     manifest = upstream.publish(image(10), "v1")
     await client.head(upstream.manifest("v1"))
     await client.get(upstream.manifest(manifest))
@@ -34,16 +34,16 @@ async def test_containerds_pull_costs_a_head_and_a_get(client: Client, upstream:
     assert [seen.method for seen in upstream.registry.journal.entries] == ["HEAD", "GET"]
 
 
-async def test_a_move_is_noticed_only_later(client: Client, upstream: Upstream) -> None:
-    """Within fresh_for the tag is what it was."""
+async def test_fresh_tag_is_not_revalidated(client: Client, upstream: Upstream) -> None:
+    """A moved tag is not noticed within fresh_for."""
     old = upstream.publish(image(10), "v1")
     await client.get(upstream.manifest("v1"))
     upstream.publish(image(20), "v1")
     assert (await client.get(upstream.manifest("v1"))).body == old.content
 
 
-async def test_a_fresh_tag_does_not_notice_an_outage(client: Client, upstream: Upstream) -> None:
-    """It is no stale answer: nobody had to be asked."""
+async def test_fresh_tag_during_an_outage_is_not_stale(client: Client, upstream: Upstream) -> None:
+    """The response is not marked as stale, since no upstream request was due."""
     manifest = upstream.publish(image(10), "v1")
     await client.get(upstream.manifest("v1"))
     await upstream.registry.go_down()
@@ -52,8 +52,8 @@ async def test_a_fresh_tag_does_not_notice_an_outage(client: Client, upstream: U
     assert "Warning" not in reply.headers
 
 
-async def test_tags_are_known_one_by_one(client: Client, upstream: Upstream) -> None:
-    """Another tag of the same image is asked upstream, and its manifest isn't fetched again."""
+async def test_freshness_is_per_tag(client: Client, upstream: Upstream) -> None:
+    """Another tag of the same image is requested upstream, but not its manifest again."""
     manifest = upstream.publish(image(10), "v1", "v2")
     await client.get(upstream.manifest("v1"))
     reply = await client.get(upstream.manifest("v2"))
@@ -62,8 +62,8 @@ async def test_tags_are_known_one_by_one(client: Client, upstream: Upstream) -> 
     assert len(upstream.registry.of_manifest("*", "GET")) <= 2
 
 
-async def test_only_the_platform_that_is_asked_for_is_fetched(client: Client, upstream: Upstream) -> None:
-    """An index brings none of its images with it, and keeps its digest."""
+async def test_index_fetches_no_platform_manifests(client: Client, upstream: Upstream) -> None:
+    """Only the requested platform's manifest is fetched; the index keeps its digest."""
     wanted, other = image(10), image(20)
     both = upstream.publish(index(wanted, other), "v1")
     assert (await client.get(upstream.manifest("v1"))).body == both.content
@@ -74,17 +74,15 @@ async def test_only_the_platform_that_is_asked_for_is_fetched(client: Client, up
     assert not upstream.registry.of_blob(other.blobs[1], method=None)
 
 
-async def test_an_index_that_was_pulled_is_pulled_by_digest_without_upstream(
-    client: Client, upstream: Upstream
-) -> None:
-    """The index as it was pushed, the platform that was pulled, and its layers: nothing converted, nothing missing."""
+async def test_cached_index_is_served_by_digest_during_an_outage(client: Client, upstream: Upstream) -> None:
+    """The index as pushed, the pulled platform and its layers: nothing converted, nothing missing."""
     ours, theirs = image(1000), image(2000)
     both = upstream.publish(index(ours, theirs), "v1")
     targets = [(upstream.manifest(both), both.content), (upstream.manifest(ours), ours.content)]
     targets += [(upstream.blob(blob), blob.content) for blob in ours.blobs]
     for target, content in targets:
         assert (await client.get(target)).body == content
-        await kept(client, target)
+        await wait_until_cached(client, target)
     await upstream.registry.go_down()
     for target, content in targets:
         reply = await client.get(target)

@@ -1,4 +1,4 @@
-"""Who says no more may still be listening; who is gone is noticed."""
+"""Half-closed connections are served to the end; disconnected clients are detected."""
 
 import asyncio
 
@@ -7,8 +7,8 @@ import pytest
 from tests.fake.answers import Valve
 from tests.fake.content import Blob, image
 from tests.fake.faults import Hold
-from tests.http.client import Client, kept
-from tests.http.lines import Line
+from tests.http.client import Client, wait_until_cached
+from tests.http.raw_connection import RawConnection
 from tests.http.resources import MIB, descriptors
 from tests.http.upstreams import Upstream
 from tests.real.mirror import Mirror
@@ -17,62 +17,62 @@ from tests.real.program import eventually
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_the_whole_answer_after_a_half_close(client: Client, upstream: Upstream, mirror: Mirror) -> None:
-    """Of a manifest and of a blob, cold and warm; and then the mirror closes its side."""
+async def test_response_is_complete_after_a_half_close(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """A manifest and a blob, cold and cached; then the mirror closes its side."""
     manifest = upstream.publish(image(1000, 6 * MIB), "v1")
     for target, content in (
         (upstream.manifest("v1"), manifest.content),
         (upstream.blob(manifest.blobs[-1]), manifest.blobs[-1].content),
     ):
         for _ in range(2):
-            async with Line.to(mirror, window=2**20) as line:
-                await line.get(target)
-                line.say_no_more()
-                head, _, body = (await line.rest()).partition(b"\r\n\r\n")
+            async with RawConnection.to(mirror, window=2**20) as connection:
+                await connection.get(target)
+                connection.close_sending()
+                head, _, body = (await connection.rest()).partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200 "), head
             assert body == content
-            await kept(client, target)
+            await wait_until_cached(client, target)
 
 
-async def test_all_that_was_asked_before_it(upstream: Upstream, mirror: Mirror) -> None:
-    """Several requests at once and then no more, as scripts with a pipe do: as many answers."""
+async def test_pipelined_requests_are_answered_after_a_half_close(upstream: Upstream, mirror: Mirror) -> None:
+    """Several requests followed by a half-close, as scripts with a pipe send them: as many responses."""
     manifest = upstream.publish(image(1000), "v1")
-    async with Line.to(mirror, window=2**20) as line:
+    async with RawConnection.to(mirror, window=2**20) as connection:
         for _ in range(5):
-            await line.get(upstream.manifest("v1"))
-        line.say_no_more()
-        assert (await line.rest()).count(manifest.content) == 5
+            await connection.get(upstream.manifest("v1"))
+        connection.close_sending()
+        assert (await connection.rest()).count(manifest.content) == 5
 
 
-async def test_half_a_request_is_no_request(mirror: Mirror) -> None:
-    """Nothing is to come of it: closed at once."""
-    async with Line.to(mirror) as line:
-        await line.send(b"GET /v2/ HTTP/1.1\r\nHost: mirr")
-        line.say_no_more()
-        assert await line.rest() == b""
+async def test_half_close_within_a_request_ends_the_connection(mirror: Mirror) -> None:
+    """An incomplete request can not be completed any more: closed at once."""
+    async with RawConnection.to(mirror) as connection:
+        await connection.send(b"GET /v2/ HTTP/1.1\r\nHost: mirr")
+        connection.close_sending()
+        assert await connection.rest() == b""
 
 
 async def test_http_1_0_with_a_half_close(mirror: Mirror) -> None:
-    """The oldest scripts there are."""
-    async with Line.to(mirror) as line:
-        await line.send(b"GET /healthz HTTP/1.0\r\n\r\n")
-        line.say_no_more()
-        answer = await line.rest()
+    """As the oldest scripts send it."""
+    async with RawConnection.to(mirror) as connection:
+        await connection.send(b"GET /healthz HTTP/1.0\r\n\r\n")
+        connection.close_sending()
+        answer = await connection.rest()
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert answer.endswith(b'{"status":"alive"}')
 
 
-async def test_who_is_gone_is_noticed(client: Client, upstream: Upstream, mirror: Mirror) -> None:
-    """Readers of a download that have left let go of it when the next bytes come; it goes on without them."""
+async def test_client_disconnect_is_detected(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """Disconnected readers of a download are removed when the next bytes come; the download continues."""
     blob = upstream.publish_blob(Blob.noise(8 * MIB))
     valve = Valve()
     upstream.registry.inject(Hold(valve, at=2 * MIB), f"*{blob.digest}", times=1)
     before = descriptors(mirror.program.pid)
     async with asyncio.TaskGroup() as group:
         for _ in range(20):
-            group.create_task(_begun(mirror, upstream.blob(blob)))
+            group.create_task(_read_a_little(mirror, upstream.blob(blob)))
     valve.open()
-    await kept(client, upstream.blob(blob))
+    await wait_until_cached(client, upstream.blob(blob))
 
     async def all_gone() -> bool:
         left = [
@@ -83,17 +83,17 @@ async def test_who_is_gone_is_noticed(client: Client, upstream: Upstream, mirror
     await eventually(all_gone)
 
 
-async def _begun(mirror: Mirror, target: str) -> None:
-    """Ask, read what there is of the beginning, and close both sides."""
-    async with Line.to(mirror, window=2**20) as line:
-        await line.get(target)
-        while await _has_more(line):
+async def _read_a_little(mirror: Mirror, target: str) -> None:
+    """Send a GET, read the available bytes, and close both sides."""
+    async with RawConnection.to(mirror, window=2**20) as connection:
+        await connection.get(target)
+        while await _has_more(connection):
             pass
 
 
-async def _has_more(line: Line) -> bool:
+async def _has_more(connection: RawConnection) -> bool:
     try:
         async with asyncio.timeout(0.5):
-            return bool(await line.receive())
+            return bool(await connection.receive())
     except TimeoutError:
         return False

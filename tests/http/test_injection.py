@@ -1,4 +1,4 @@
-"""What upstream writes into its headers: read, checked, and written anew; nothing of it gets to clients as it came."""
+"""Header injection by an upstream: its headers are parsed, checked and written again, never copied to clients."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ SETTLED = {
 
 
 class Stage:
-    """A mirror whose upstream has one header too many."""
+    """A mirror whose upstream sends one extra header."""
 
     def __init__(self) -> None:
         self.client: Client
@@ -53,8 +53,8 @@ class Stage:
         kept = [line for line in lines if line.partition(b":")[0].lower() != name]
         return Response(b"\r\n".join((first, *kept, self.header)) + b"\r\n\r\n" + right.partition(b"\r\n\r\n")[2])
 
-    async def said(self, kind: str) -> Reply:
-        """The answer to a request that no earlier one has made known."""
+    async def reply_to(self, kind: str) -> Reply:
+        """Return the reply to a request for a new name, which is not cached."""
         self._names += 1
         path = f"/v2/u{self._names}.test/a/{kind}"
         (reply,) = replies(
@@ -79,12 +79,12 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
 
 @pytest.mark.parametrize("kind", ["manifests/latest", f"blobs/{CONTENT.layers[0]}", "tags/list"])
 @pytest.mark.parametrize("case", SETTLED)
-async def test_no_header_gets_through(stage: Stage, case: str, kind: str) -> None:
-    """Whether it was understood or refused: the answer is one, well formed, and its head has no word of upstream's."""
+async def test_upstream_header_is_not_copied(stage: Stage, case: str, kind: str) -> None:
+    """Whether upstream's header is valid or refused, the response is well formed and contains none of its text."""
     stage.header, stage.status = SETTLED[case], 200
-    reply = await stage.said(kind)
+    reply = await stage.reply_to(kind)
     assert reply.status in {200, 502, 503, 504}, reply
-    link = reply.headers.pop("link", "</v2/")  # to the mirror's own next page, with a query of upstream's
+    link = reply.headers.pop("link", "</v2/")  # to the mirror's own next page, with upstream's query
     assert link.startswith("</v2/")
     assert link.count("<") == 1
     assert MARK not in str(reply.headers)
@@ -93,10 +93,10 @@ async def test_no_header_gets_through(stage: Stage, case: str, kind: str) -> Non
 
 
 @pytest.mark.parametrize("status", [401, 403, 429, 500])
-async def test_no_header_of_a_refusal_gets_through(stage: Stage, status: int) -> None:
-    """A challenge would draw the client's login to the mirror; a date or a text in Retry-After would confuse it."""
+async def test_upstream_header_of_an_error_is_not_copied(stage: Stage, status: int) -> None:
+    """A challenge would make clients send their login to the mirror; Retry-After must be a plain number."""
     stage.header, stage.status = b"Retry-After: " + MARK.encode() + b"\r\nWWW-Authenticate: Basic", status
-    reply = await stage.said("manifests/latest")
+    reply = await stage.reply_to("manifests/latest")
     assert reply.status in {404, 429, 503}, reply
     assert "www-authenticate" not in reply.headers
     assert reply.headers.get("retry-after", "1").isdecimal()

@@ -1,4 +1,4 @@
-"""What a client may take of the mirror: time, memory, connections. Small limits here, so that they are soon reached."""
+"""Limits on the time, memory and connections that a client may use; small values, so that they are reached soon."""
 
 import asyncio
 import contextlib
@@ -7,21 +7,21 @@ import time
 import pytest
 
 from tests.fake.content import Blob, image
-from tests.http.client import Client, kept
-from tests.http.lines import Line
-from tests.http.resources import MIB, descriptors, forget_most_resident, most_resident
+from tests.http.client import Client, wait_until_cached
+from tests.http.raw_connection import RawConnection
+from tests.http.resources import MIB, descriptors, peak_memory, reset_peak_memory
 from tests.http.upstreams import CALM, Upstream
 from tests.real.mirror import COMMAND, Mirror, environment
 from tests.real.program import eventually, running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-MOST = 40
+LIMIT = 40
 CONFIG = (
     CALM
     + f"""
 [limits]
-connections = {MOST}
+connections = {LIMIT}
 head = "2s"
 idle = "6s"
 unread = "2s"
@@ -30,106 +30,106 @@ head_size = 4096
 )
 
 
-async def closes(line: Line, *, after: float, before: float, began: float) -> None:
-    """The mirror closes the connection, and not too early; how much too late is a matter of the machine."""
-    await eventually(line.ended, within=before)
+async def assert_closes(connection: RawConnection, *, after: float, before: float, began: float) -> None:
+    """Check that the mirror closes the connection, not too early, and not much too late."""
+    await eventually(connection.is_closed, within=before)
     assert time.monotonic() - began > after
 
 
-async def test_a_head_has_its_time(mirror: Mirror) -> None:
-    """Nothing at all, and one byte now and then: both are over after `head`."""
+async def test_head_timeout_closes_slow_requests(mirror: Mirror) -> None:
+    """Connections that send nothing, or single bytes, are closed after `limits.head`."""
     began = time.monotonic()
-    async with Line.to(mirror) as silent, Line.to(mirror) as slow, asyncio.TaskGroup() as group:
-        drip = group.create_task(_drip(slow))
-        await closes(silent, after=1.9, before=15, began=began)
-        await closes(slow, after=1.9, before=15, began=began)
+    async with RawConnection.to(mirror) as silent, RawConnection.to(mirror) as slow, asyncio.TaskGroup() as group:
+        drip = group.create_task(_send_slowly(slow))
+        await assert_closes(silent, after=1.9, before=15, began=began)
+        await assert_closes(slow, after=1.9, before=15, began=began)
         drip.cancel()
 
 
-async def _drip(line: Line) -> None:
+async def _send_slowly(connection: RawConnection) -> None:
     with contextlib.suppress(ConnectionError):
         for byte in b"GET /v2/ HTTP/1.1\r\n" + b"X: y\r\n" * 1000:
-            await line.send(bytes([byte]))
+            await connection.send(bytes([byte]))
             await asyncio.sleep(0.2)
 
 
-async def test_the_next_head_has_its_time_too(mirror: Mirror) -> None:
-    """From its first byte on."""
-    async with Line.to(mirror) as line:
-        await line.get("/healthz")
-        await line.answer()
+async def test_head_timeout_applies_to_the_next_request(mirror: Mirror) -> None:
+    """The timeout counts from the request's first byte."""
+    async with RawConnection.to(mirror) as connection:
+        await connection.get("/healthz")
+        await connection.answer()
         await asyncio.sleep(1)
         began = time.monotonic()
-        await line.send(b"GET /healthz HT")
-        await closes(line, after=1.9, before=15, began=began)
+        await connection.send(b"GET /healthz HT")
+        await assert_closes(connection, after=1.9, before=15, began=began)
 
 
-async def test_idle_connections_stay_for_idle(mirror: Mirror) -> None:
-    """And each request begins the time anew."""
-    async with Line.to(mirror) as line:
+async def test_idle_timeout_restarts_with_each_request(mirror: Mirror) -> None:
+    """Idle connections are closed `limits.idle` after their last request."""
+    async with RawConnection.to(mirror) as connection:
         for _ in range(2):
-            await line.get("/healthz")
-            await line.answer()
+            await connection.get("/healthz")
+            await connection.answer()
             await asyncio.sleep(3.5)
         began = time.monotonic() - 3.5
-        assert not await line.ended()
-        await closes(line, after=5.9, before=15, began=began)
+        assert not await connection.is_closed()
+        await assert_closes(connection, after=5.9, before=15, began=began)
 
 
-async def test_above_the_limit_the_longest_idle_goes(client: Client, mirror: Mirror) -> None:
-    """Whoever comes is let in for whoever has been idle longest; who is being answered or came later stays."""
+async def test_connection_limit_closes_the_longest_idle(client: Client, mirror: Mirror) -> None:
+    """A new connection replaces the longest idle one; busy and more recently used ones stay open."""
     async with contextlib.AsyncExitStack() as stack:
-        lines = [await stack.enter_async_context(Line.to(mirror)) for _ in range(MOST)]
-        for line in lines:
-            await line.get("/healthz")
-            await line.answer()
-            await asyncio.sleep(0.005)  # the mirror's clock knows milliseconds
-        figures = await mirror.metrics()  # by a connection of its own, for which one of the lines goes
-        assert figures["mirror_connections"] == figures["mirror_connections_limit"] == MOST
+        connections = [await stack.enter_async_context(RawConnection.to(mirror)) for _ in range(LIMIT)]
+        for connection in connections:
+            await connection.get("/healthz")
+            await connection.answer()
+            await asyncio.sleep(0.005)  # the mirror's clock has a resolution of milliseconds
+        figures = await mirror.metrics()  # over a connection of its own, which replaces another one
+        assert figures["mirror_connections"] == figures["mirror_connections_limit"] == LIMIT
         assert (await client.get("/healthz")).status == 200
-        await eventually(lines[0].ended, within=3)
-        assert not await lines[-1].ended()
-        assert not await lines[MOST // 2].ended()
+        await eventually(connections[0].is_closed, within=3)
+        assert not await connections[-1].is_closed()
+        assert not await connections[LIMIT // 2].is_closed()
     await mirror.program.until(lambda: bool(mirror.events("connections_full")))
 
 
-async def test_above_the_limit_of_busy_ones_the_new_one_is_refused(
+async def test_connection_limit_refuses_new_ones_if_all_are_busy(
     client: Client, upstream: Upstream, mirror: Mirror
 ) -> None:
-    """What runs goes on; and there is room again as soon as somebody leaves."""
+    """Responses in flight continue; new connections are accepted as soon as one has ended."""
     blob = upstream.publish_blob(Blob.noise(16 * MIB))
     assert (await client.get(upstream.blob(blob))).whole
-    await kept(client, upstream.blob(blob))
+    await wait_until_cached(client, upstream.blob(blob))
     async with contextlib.AsyncExitStack() as stack:
-        lines = []
-        for _ in range(MOST):  # each busy before the next one comes, which may find an earlier client still leaving
-            line = await stack.enter_async_context(Line.to(mirror))
-            await line.get(upstream.blob(blob))
-            assert (await line.receive(64)).startswith(b"HTTP/1.1 200 ")
-            lines.append(line)
-        async with Line.to(mirror) as late:
+        connections = []
+        for _ in range(LIMIT):  # one by one, since an earlier client may still be disconnecting
+            connection = await stack.enter_async_context(RawConnection.to(mirror))
+            await connection.get(upstream.blob(blob))
+            assert (await connection.receive(64)).startswith(b"HTTP/1.1 200 ")
+            connections.append(connection)
+        async with RawConnection.to(mirror) as late:
             await late.get("/healthz")
             assert await late.rest() == b""
-        for line in lines:
-            assert await line.receive(64)
+        for connection in connections:
+            assert await connection.receive(64)
 
     async def has_room() -> bool:
-        async with Line.to(mirror) as line:
-            await line.get("/healthz")
-            return (await line.receive()).startswith(b"HTTP/1.1 200 ")
+        async with RawConnection.to(mirror) as connection:
+            await connection.get("/healthz")
+            return (await connection.receive()).startswith(b"HTTP/1.1 200 ")
 
     await eventually(has_room)
 
 
-async def test_a_client_that_reads_nothing_goes(client: Client, upstream: Upstream, mirror: Mirror) -> None:
-    """After `unread`; so does one that left a whole answer where it was and asks for nothing more."""
+async def test_client_that_reads_nothing_is_disconnected(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """After `limits.unread`; also a client that leaves a complete response unread."""
     blob = upstream.publish_blob(Blob.noise(16 * MIB))
     large = upstream.publish(image(10, tail=3 * MIB), "large")
     assert (await client.get(upstream.manifest("large"))).body == large.content
     assert (await client.get(upstream.blob(blob))).whole
-    await kept(client, upstream.blob(blob))
+    await wait_until_cached(client, upstream.blob(blob))
     before = descriptors(mirror.program.pid)
-    async with Line.to(mirror) as of_blob, Line.to(mirror) as of_manifest:
+    async with RawConnection.to(mirror) as of_blob, RawConnection.to(mirror) as of_manifest:
         await of_blob.get(upstream.blob(blob))
         assert (await of_blob.receive(64)).startswith(b"HTTP/1.1 200 ")
         for _ in range(4):
@@ -147,16 +147,16 @@ async def test_a_client_that_reads_nothing_goes(client: Client, upstream: Upstre
     await mirror.program.until(it_left)
 
 
-async def test_a_client_that_reads_slowly_stays(client: Client, upstream: Upstream, mirror: Mirror) -> None:
-    """A KiB now and then, for longer than any of the limits: it still gets the next one."""
+async def test_client_that_reads_slowly_is_not_disconnected(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """A client that reads a KiB now and then may take longer than any limit."""
     blob = upstream.publish_blob(Blob.noise(16 * MIB))
     assert (await client.get(upstream.blob(blob))).whole
-    await kept(client, upstream.blob(blob))
-    async with Line.to(mirror) as line:
-        await line.get(upstream.blob(blob))
+    await wait_until_cached(client, upstream.blob(blob))
+    async with RawConnection.to(mirror) as connection:
+        await connection.get(upstream.blob(blob))
         received = b""
         for _ in range(50):
-            piece = await line.receive(1024)
+            piece = await connection.receive(1024)
             assert piece, f"cut after {len(received)} bytes"
             received += piece
             await asyncio.sleep(0.2)
@@ -179,49 +179,49 @@ async def test_a_client_that_reads_slowly_stays(client: Client, upstream: Upstre
     ],
     ids=["long target", "long header", "many headers", "two lengths", "space in a name", "junk"],
 )
-async def test_heads_that_are_none(mirror: Mirror, head: bytes) -> None:
-    """400 or 431, and closed (with a reset that may outrun it); the log has a line for it, and no traceback."""
+async def test_malformed_heads_are_refused(mirror: Mirror, head: bytes) -> None:
+    """400 or 431, then closed (a reset may overtake the response); one log event, and no traceback."""
     before = len(mirror.events("request_malformed"))
-    async with Line.to(mirror) as line:
-        await line.send(head)
-        answer = await line.rest()
+    async with RawConnection.to(mirror) as connection:
+        await connection.send(head)
+        answer = await connection.rest()
     assert not answer or answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 ")), answer[:100]
     await mirror.program.until(lambda: len(mirror.events("request_malformed")) > before)
     assert "Traceback" not in mirror.program.said()
 
 
-async def test_headers_without_end_take_no_memory(mirror: Mirror) -> None:
-    """Thirty clients send headers for as long as they may; what is kept of each is little, and they are cut off."""
-    forget_most_resident(mirror.program.pid)
-    before = most_resident(mirror.program.pid)
+async def test_endless_headers_take_no_memory(mirror: Mirror) -> None:
+    """Thirty clients send endless headers; little of each is kept, and they are disconnected."""
+    reset_peak_memory(mirror.program.pid)
+    before = peak_memory(mirror.program.pid)
     async with asyncio.TaskGroup() as group:
         for _ in range(30):
             group.create_task(_flood(mirror))
-    assert most_resident(mirror.program.pid) - before < 30 * MIB
+    assert peak_memory(mirror.program.pid) - before < 30 * MIB
 
 
 async def _flood(mirror: Mirror) -> None:
     header = b"X-%05d: " + b"y" * 3000 + b"\r\n"
-    async with Line.to(mirror) as line:
+    async with RawConnection.to(mirror) as connection:
         with contextlib.suppress(ConnectionError):
-            await line.send(b"GET /v2/ HTTP/1.1\r\nHost: m\r\n")
+            await connection.send(b"GET /v2/ HTTP/1.1\r\nHost: m\r\n")
             for number in range(10_000):
-                await line.send(header % number)
+                await connection.send(header % number)
             raise AssertionError("30 MB of headers were taken")
 
 
-async def test_a_body_is_not_read_and_takes_no_memory(mirror: Mirror) -> None:
-    """The answer says that this is a mirror, also to who sends a large one."""
-    before = most_resident(mirror.program.pid)
-    async with Line.to(mirror) as line:
-        await line.send(b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: m\r\nContent-Length: 100000000\r\n\r\n")
-        answer = await line.answer()
+async def test_request_body_is_not_read(mirror: Mirror) -> None:
+    """A large request body is refused without reading it into memory."""
+    before = peak_memory(mirror.program.pid)
+    async with RawConnection.to(mirror) as connection:
+        await connection.send(b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: m\r\nContent-Length: 100000000\r\n\r\n")
+        answer = await connection.answer()
         assert answer.startswith(b"HTTP/1.1 405 "), answer
-    assert most_resident(mirror.program.pid) - before < 8 * MIB
+    assert peak_memory(mirror.program.pid) - before < 8 * MIB
 
 
-async def test_few_descriptors(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The limit of connections follows what the system allows, with a warning; a crowd beyond it does no harm."""
+async def test_low_descriptor_limit_lowers_the_connection_limit(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The connection limit follows the system's descriptor limit, with a warning; more connections do no harm."""
     directory = tmp_path_factory.mktemp("few")
     argv = [
         *COMMAND,
@@ -245,8 +245,8 @@ async def test_few_descriptors(tmp_path_factory: pytest.TempPathFactory) -> None
         assert 8 <= possible < 64
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(200):
-                await stack.enter_async_context(Line.to(mirror))
-            async with Line.to(mirror) as line:
-                await line.get("/healthz")
-                assert (await line.answer()).startswith(b"HTTP/1.1 200 ")
+                await stack.enter_async_context(RawConnection.to(mirror))
+            async with RawConnection.to(mirror) as connection:
+                await connection.get("/healthz")
+                assert (await connection.answer()).startswith(b"HTTP/1.1 200 ")
         assert "Traceback" not in program.said()

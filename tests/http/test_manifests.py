@@ -1,4 +1,4 @@
-"""Manifests: bytes, media types, digests and headers exactly, whatever upstream's manners are."""
+"""Manifests: exact bytes, media types, digests and headers, for every kind of registry."""
 
 import asyncio
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from tests.http.upstreams import Upstream, by_ns
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ALL_TYPES = (OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST)
-PASSING = {"Date", "Cache-Status", "Age", "Connection"}  # headers in which two right answers may differ
+PASSING = {"Date", "Cache-Status", "Age", "Connection"}  # headers that may differ between two correct responses
 
 KINDS = {
     "OCI image": image(40),
@@ -41,7 +41,7 @@ KINDS = {
 
 
 def check(reply: Reply, manifest: Manifest, body: bool = True) -> None:
-    """An answer is exactly this manifest."""
+    """Check that a response is exactly this manifest."""
     assert reply.status == 200, reply
     assert reply.headers["Content-Type"] == manifest.media_type
     assert reply.headers["Docker-Content-Digest"] == manifest.digest
@@ -53,8 +53,8 @@ def check(reply: Reply, manifest: Manifest, body: bool = True) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_every_kind_by_tag_and_by_digest_cold_and_warm(client: Client, upstream: Upstream, kind: str) -> None:
-    """Bytes and media type are upstream's, also by digest and out of the cache."""
+async def test_manifest_of_every_kind_cold_and_cached(client: Client, upstream: Upstream, kind: str) -> None:
+    """By tag and by digest, cold and cached, bytes and media type are upstream's."""
     manifest = upstream.publish(KINDS[kind], "v1")
     for reference in ("v1", manifest.digest, "v1", manifest.digest):
         check(await client.get(upstream.manifest(reference)), manifest)
@@ -62,8 +62,8 @@ async def test_every_kind_by_tag_and_by_digest_cold_and_warm(client: Client, ups
     assert len(upstream.registry.of_manifest("*", "GET")) == 1
 
 
-async def test_by_digest_first(client: Client, upstream: Upstream) -> None:
-    """A pull by digest needs no tag; it is asked once."""
+async def test_pull_by_digest_needs_no_tag(client: Client, upstream: Upstream) -> None:
+    """A manifest requested by digest is fetched once."""
     manifest = upstream.publish(image(10))
     for outcome in ("mirror; fwd=uri-miss; stored", "mirror; hit"):
         reply = await client.get(upstream.manifest(manifest))
@@ -73,10 +73,10 @@ async def test_by_digest_first(client: Client, upstream: Upstream) -> None:
 
 
 @pytest.mark.parametrize("spelled", [str, by_ns])
-async def test_a_cold_head_is_complete_and_downloads_nothing(
+async def test_cold_head_is_complete_and_downloads_nothing(
     client: Client, upstream: Upstream, spelled: Callable[[str], str]
 ) -> None:
-    """containerd begins with HEAD by tag: exact length, type and digest; a GET would count against limits."""
+    """containerd begins with HEAD by tag: exact length, type and digest; a GET would count against the pull quota."""
     manifest = upstream.publish(image(10), "v1")
     check(await client.head(spelled(upstream.manifest("v1"))), manifest, body=False)
     assert [seen.method for seen in upstream.registry.journal.entries] == ["HEAD"]
@@ -86,12 +86,12 @@ async def test_a_cold_head_is_complete_and_downloads_nothing(
 
 @pytest.mark.parametrize("by_digest", [False, True])
 async def test_head_and_get_have_the_same_headers(client: Client, upstream: Upstream, by_digest: bool) -> None:
-    """Cold or warm, HEAD says what GET says."""
+    """Cold or cached, HEAD and GET have equal headers."""
     manifest = upstream.publish(image(10), "v1")
     target = upstream.manifest(manifest if by_digest else "v1")
     replies = [await client.head(target), await client.get(target), await client.head(target)]
-    kept = [{name: value for name, value in reply.headers.items() if name not in PASSING} for reply in replies]
-    assert kept[0] == kept[1] == kept[2]
+    compared = [{name: value for name, value in reply.headers.items() if name not in PASSING} for reply in replies]
+    assert compared[0] == compared[1] == compared[2]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ async def test_head_and_get_have_the_same_headers(client: Client, upstream: Upst
     ],
 )
 @pytest.mark.parametrize("manners", [None, ghcr, quay])
-async def test_upstream_is_asked_for_every_type_whatever_the_client_accepts(
+async def test_upstream_accept_lists_every_media_type(
     client: Client, upstream: Upstream, accept: list[str], manners: Callable[[Manifest], Answer] | None
 ) -> None:
     """A narrow Accept would be answered with 404 (GHCR) or with a converted manifest (Quay)."""
@@ -135,10 +135,8 @@ async def test_upstream_is_asked_for_every_type_whatever_the_client_accepts(
         [Header("Docker-Content-Digest", "nonsense")],
     ],
 )
-async def test_a_head_is_complete_where_upstreams_is_not(
-    client: Client, upstream: Upstream, faults: list[Fault]
-) -> None:
-    """HEAD refused, or without digest or length: the mirror asks by GET and knows."""
+async def test_head_is_completed_by_a_get(client: Client, upstream: Upstream, faults: list[Fault]) -> None:
+    """If the upstream HEAD is refused, or lacks digest or length, the mirror sends a GET."""
     manifest = upstream.publish(image(10), "v1")
     for fault in faults:
         upstream.registry.inject(fault, method="HEAD")
@@ -147,22 +145,22 @@ async def test_a_head_is_complete_where_upstreams_is_not(
 
 
 @pytest.mark.parametrize("method", ["HEAD", "GET"])
-async def test_a_digest_that_upstream_leaves_out_is_computed(client: Client, upstream: Upstream, method: str) -> None:
-    """ECR sends no Docker-Content-Digest on GET, others on neither."""
+async def test_missing_digest_header_is_computed(client: Client, upstream: Upstream, method: str) -> None:
+    """ECR sends no Docker-Content-Digest for GET, other registries for neither method."""
     manifest = upstream.publish(image(10), "v1")
     upstream.registry.inject(Without("Docker-Content-Digest"))
     check(await client.ask(method, upstream.manifest("v1")), manifest, body=method == "GET")
 
 
-async def test_a_chunked_manifest_gets_its_length(client: Client, upstream: Upstream) -> None:
-    """Manifests are never sent chunked, even if they came so."""
+async def test_chunked_manifest_is_sent_with_its_length(client: Client, upstream: Upstream) -> None:
+    """The mirror never sends manifests chunked."""
     manifest = upstream.publish(image(10), "v1")
     upstream.registry.inject(Unframed())
     check(await client.get(upstream.manifest("v1")), manifest)
 
 
-async def test_no_charset(client: Client, upstream: Upstream) -> None:
-    """Clients compare the media type as a string: parameters are dropped."""
+async def test_media_type_parameters_are_dropped(client: Client, upstream: Upstream) -> None:
+    """Clients compare the media type as a string."""
     manifest = upstream.publish(image(10), "v1")
     upstream.registry.inject(Header("Content-Type", f"{manifest.media_type}; charset=utf-8"))
     check(await client.get(upstream.manifest("v1")), manifest)
@@ -170,8 +168,8 @@ async def test_no_charset(client: Client, upstream: Upstream) -> None:
 
 
 @pytest.mark.parametrize("fault", [Wrong(at=5), Resized(-1), Resized(1)])
-async def test_a_manifest_that_is_not_its_digest_is_no_answer(client: Client, upstream: Upstream, fault: Fault) -> None:
-    """Never 200, never stored; when upstream is right again, so is the mirror."""
+async def test_manifest_with_a_wrong_digest_is_502(client: Client, upstream: Upstream, fault: Fault) -> None:
+    """Never 200, never stored; once upstream is right again, the manifest is served."""
     manifest = upstream.publish(image(10))
     upstream.registry.inject(fault)
     reply = await client.get(upstream.manifest(manifest))
@@ -181,8 +179,8 @@ async def test_a_manifest_that_is_not_its_digest_is_no_answer(client: Client, up
     check(await client.get(upstream.manifest(manifest)), manifest)
 
 
-async def test_a_tags_digest_is_what_its_bytes_are(client: Client, upstream: Upstream) -> None:
-    """Upstream's header may lie about a tag; no answer has a digest that its bytes don't have."""
+async def test_digest_of_a_tag_matches_its_bytes(client: Client, upstream: Upstream) -> None:
+    """Whatever upstream's header says, the digest sent is that of the bytes."""
     manifest = upstream.publish(image(10), "v1")
     upstream.registry.inject(Wrong(at=5), method="GET", times=1)
     reply = await client.get(upstream.manifest("v1"))
@@ -190,8 +188,8 @@ async def test_a_tags_digest_is_what_its_bytes_are(client: Client, upstream: Ups
     assert (await client.get(upstream.manifest(manifest))).body == manifest.content
 
 
-async def test_sha512_manifests(client: Client, upstream: Upstream) -> None:
-    """Asked by sha512, verified by it, and answered with that digest."""
+async def test_sha512_manifest(client: Client, upstream: Upstream) -> None:
+    """Requested by sha512, verified with it, and served with that digest."""
     manifest = upstream.publish(image(10, algorithm="sha512"))
     assert manifest.digest.startswith("sha512:")
     for _ in range(2):
@@ -200,15 +198,15 @@ async def test_sha512_manifests(client: Client, upstream: Upstream) -> None:
     assert len(upstream.registry.of_manifest("*", "GET")) == 1
 
 
-async def test_a_manifest_of_four_megabytes(client: Client, upstream: Upstream) -> None:
-    """The largest that containerd takes."""
+async def test_manifest_of_four_mib(client: Client, upstream: Upstream) -> None:
+    """The largest size that containerd accepts."""
     manifest = upstream.publish(image(10, tail=4_193_000), "v1")
     assert 4_190_000 < manifest.size < 4_194_304
     check(await client.get(upstream.manifest("v1")), manifest)
 
 
-async def test_conditions(client: Client, upstream: Upstream) -> None:
-    """304 for the client that has it, with the validator and no body; 200 for all others."""
+async def test_if_none_match_on_a_manifest(client: Client, upstream: Upstream) -> None:
+    """304 with ETag and without body if the client has the manifest, else 200."""
     manifest = upstream.publish(image(10), "v1")
     etag = f'"{manifest.digest}"'
     for target in (upstream.manifest("v1"), upstream.manifest(manifest)):
@@ -221,8 +219,8 @@ async def test_conditions(client: Client, upstream: Upstream) -> None:
         check(await client.get(target), manifest)
 
 
-async def test_fifty_at_once_are_one_request_upstream(client: Client, upstream: Upstream) -> None:
-    """Whoever asks for a tag that is being fetched waits for it."""
+async def test_concurrent_pulls_of_a_tag_are_one_upstream_request(client: Client, upstream: Upstream) -> None:
+    """Clients that request a tag being fetched wait for that request."""
     manifest = upstream.publish(image(10), "v1")
     for reply in await asyncio.gather(*(client.get(upstream.manifest("v1")) for _ in range(50))):
         check(reply, manifest)
@@ -230,8 +228,8 @@ async def test_fifty_at_once_are_one_request_upstream(client: Client, upstream: 
     assert len(upstream.registry.journal) <= 2
 
 
-async def test_one_who_leaves_takes_nothing_along(client: Client, upstream: Upstream) -> None:
-    """The first asker of a cold tag leaves before its answer; the second has it, from the same one request."""
+async def test_disconnect_of_the_first_client_does_not_stop_the_fetch(client: Client, upstream: Upstream) -> None:
+    """The first client of a cold tag disconnects before the response; the second gets it from the same request."""
     manifest = upstream.publish(image(10), "v1")
     valve = Valve()
     upstream.registry.inject(Hold(valve), method="GET")
@@ -244,8 +242,8 @@ async def test_one_who_leaves_takes_nothing_along(client: Client, upstream: Upst
     assert len(upstream.registry.of_manifest("*", "GET")) == 1
 
 
-async def test_an_encoding_is_neither_asked_nor_given(client: Client, upstream: Upstream) -> None:
-    """Clients that would take gzip or zstd get the bytes that the digest is of."""
+async def test_content_encoding_is_neither_requested_nor_sent(client: Client, upstream: Upstream) -> None:
+    """Clients that accept gzip or zstd get the bytes of the digest."""
     manifest = upstream.publish(image(10), "v1")
     headers = {"Accept-Encoding": "zstd;q=1.0, gzip;q=0.8, deflate;q=0.5"}
     check(await client.get(upstream.manifest("v1"), headers), manifest)
@@ -254,10 +252,10 @@ async def test_an_encoding_is_neither_asked_nor_given(client: Client, upstream: 
 
 @pytest.mark.parametrize("by_digest", [False, True])
 @pytest.mark.parametrize("bare", [False, True])
-async def test_an_encoding_that_nobody_asked_for(
+async def test_unrequested_content_encoding_of_a_manifest(
     client: Client, upstream: Upstream, by_digest: bool, bare: bool
 ) -> None:
-    """gzip, its digest told or not: decoded or refused, but never bytes that aren't the digest's, and none are kept."""
+    """gzip from upstream is decoded or refused; bytes other than the digest's are never served or stored."""
     if bare:
         upstream.registry.inject(Without("Docker-Content-Digest"))
     manifest = upstream.publish(image(10), "v1")
@@ -273,8 +271,8 @@ async def test_an_encoding_that_nobody_asked_for(
     check(await client.get(target), manifest)
 
 
-async def test_a_range_of_a_manifest_is_all_of_it(client: Client, upstream: Upstream) -> None:
-    """Manifests are answered whole (or, rightly, in part): never a part that passes for the whole."""
+async def test_range_of_a_manifest(client: Client, upstream: Upstream) -> None:
+    """Manifests are served whole, or correctly as 206: never a part with status 200."""
     manifest = upstream.publish(image(10), "v1")
     reply = await client.get(upstream.manifest("v1"), {"Range": "bytes=0-9"})
     expected = {200: manifest.content, 206: manifest.content[:10]}

@@ -1,4 +1,4 @@
-"""Which upstream and which repository a name means, and which names mean none."""
+"""Resolution of request names to upstream and repository, and refusal of invalid names."""
 
 import re
 from pathlib import Path
@@ -18,14 +18,14 @@ ZEROS = "sha256:" + "0" * 64
 PROPER = re.compile(r"/v2/[a-z0-9]+([._/-]+[a-z0-9]+)*/(manifests|blobs)/[A-Za-z0-9_][A-Za-z0-9._:-]*")
 
 
-def fresh_name() -> str:
-    """A repository name that no other test uses."""
+def unused_name() -> str:
+    """Return a repository name that no other test uses."""
     return f"n{noise(6).hex()}"
 
 
-async def test_all_spellings_of_one_image_are_one_cache_entry(client: Client, hub: Registry) -> None:
-    """With and without library/, docker.io by path or ns, and its other host names: asked upstream once."""
-    name = fresh_name()
+async def test_all_spellings_of_an_image_share_a_cache_entry(client: Client, hub: Registry) -> None:
+    """With and without library/, docker.io in the path or in ns, and its other host names: one upstream request."""
+    name = unused_name()
     manifest = image(100)
     hub.publish(f"library/{name}", manifest, "v1")
     spellings = [
@@ -49,35 +49,35 @@ async def test_all_spellings_of_one_image_are_one_cache_entry(client: Client, hu
     assert {entry.path for entry in seen} == {f"/v2/library/{name}/manifests/{seen[0].path.rpartition('/')[2]}"}
 
 
-async def test_library_is_docker_ios_alone(client: Client, upstream: Upstream, hub: Registry) -> None:
+async def test_library_prefix_applies_to_docker_io_only(client: Client, upstream: Upstream, hub: Registry) -> None:
     """Other registries have repositories of one component."""
     manifest = image(10)
-    name = fresh_name()
+    name = unused_name()
     upstream.registry.publish(name, manifest, "v1")
     for target in (f"/v2/{upstream.name}/{name}/manifests/v1", f"/v2/{name}/manifests/v1?ns={upstream.name}"):
         assert (await client.get(target)).body == manifest.content
     assert not hub.journal.of(path=f"*{name}*")
 
 
-async def test_what_goes_upstream_has_no_ns(client: Client, upstream: Upstream) -> None:
-    """ns tells the mirror where to ask; the registry itself isn't told."""
+async def test_ns_is_not_sent_upstream(client: Client, upstream: Upstream) -> None:
+    """ns selects the upstream; the registry itself does not receive it."""
     manifest = upstream.publish(image(10), "v1")
     assert (await client.get(by_ns(upstream.manifest("v1")))).body == manifest.content
     assert all("ns=" not in seen.target for seen in upstream.registry.journal.entries)
 
 
-async def test_the_path_names_the_registry_also_beside_ns(client: Client, upstream: Upstream) -> None:
-    """A configured first component is stripped whether ns agrees with it or not: the path was written by the admin."""
+async def test_registry_in_the_path_takes_precedence_over_ns(client: Client, upstream: Upstream) -> None:
+    """A configured first path component is stripped whether ns agrees or not: the operator configured the path."""
     manifest = upstream.publish(image(10), "v1")
     for ns in (upstream.name, "docker.io"):
         reply = await client.get(f"{upstream.manifest(manifest)}?ns={ns}")
         assert (reply.status, reply.body) == (200, manifest.content), reply
 
 
-async def test_equal_names_of_two_registries_are_two(client: Client, upstream: Upstream, hub: Registry) -> None:
-    """team/app:v1 here isn't team/app:v1 there, by tag, and by digest neither has the other's."""
+async def test_same_name_in_two_registries(client: Client, upstream: Upstream, hub: Registry) -> None:
+    """team/app:v1 of one registry is not that of the other, and neither serves the other's digests."""
     here, there = image(10), image(20)
-    name = f"{fresh_name()}/app"
+    name = f"{unused_name()}/app"
     upstream.registry.publish(name, here, "v1")
     hub.publish(name, there, "v1")
     for _ in range(2):
@@ -103,8 +103,8 @@ async def test_equal_names_of_two_registries_are_two(client: Client, upstream: U
         "x" * 200,
     ],
 )
-async def test_lawful_names_however_odd(client: Client, upstream: Upstream, name: str) -> None:
-    """Route words may be components of a name: parsed from the right."""
+async def test_unusual_valid_names(client: Client, upstream: Upstream, name: str) -> None:
+    """Route words may be components of a name, so names are parsed from the right."""
     manifest = image(30)
     upstream.registry.publish(name, manifest, "v1")
     prefix = f"/v2/{upstream.name}/{name}"
@@ -114,7 +114,7 @@ async def test_lawful_names_however_odd(client: Client, upstream: Upstream, name
 
 
 @pytest.mark.parametrize("tag", ["v1.0-rc_2", "_x", "A" * 128, "manifests", "sha256-" + "a" * 64])
-async def test_lawful_tags(client: Client, upstream: Upstream, tag: str) -> None:
+async def test_valid_tags(client: Client, upstream: Upstream, tag: str) -> None:
     """Up to 128 characters."""
     manifest = upstream.publish(image(30), tag)
     assert (await client.get(upstream.manifest(tag))).body == manifest.content
@@ -168,8 +168,8 @@ async def test_lawful_tags(client: Client, upstream: Upstream, tag: str) -> None
         "team/app/referrers/v1",
     ],
 )
-async def test_unlawful_names_are_refused_here(client: Client, hub: Registry, rest: str) -> None:
-    """400 or 404 as JSON; no upstream is asked with anything that isn't a proper name."""
+async def test_invalid_names_are_refused(client: Client, hub: Registry, rest: str) -> None:
+    """400 or 404 as JSON; upstream requests contain valid names only."""
     reply = await client.get(f"/v2/{rest}")
     assert reply.status in (400, 404), reply
     assert reply.error["message"]
@@ -189,8 +189,8 @@ async def test_unlawful_names_are_refused_here(client: Client, hub: Registry, re
         b"/v2/team/app/manifests/v1 HTTP/1.1\r\nHost: evil\r\nX-Junk: ",
     ],
 )
-async def test_targets_that_are_no_http_harm_nobody(client: Client, hub: Registry, target: bytes) -> None:
-    """Whatever the answer is, it is no success and no crash, and the mirror goes on."""
+async def test_malformed_targets_are_refused(client: Client, hub: Registry, target: bytes) -> None:
+    """No success and no crash, and the mirror continues to serve."""
     came = await client.raw(b"GET " + target + b" HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n")
     assert came == b"" or re.match(rb"HTTP/1\.[01] 4\d\d ", came), came
     assert (await client.get("/v2/")).status == 200
@@ -213,9 +213,9 @@ async def test_targets_that_are_no_http_harm_nobody(client: Client, hub: Registr
         "docker.io&ns=docker.io%40evil",
     ],
 )
-async def test_ns_is_looked_up_and_nothing_else(client: Client, hub: Registry, ns: str) -> None:
-    """What isn't configured is 404 (400), not the default upstream's image under another registry's name."""
-    name = f"{fresh_name()}/app"
+async def test_unknown_ns_is_refused(client: Client, hub: Registry, ns: str) -> None:
+    """400 or 404, not the default upstream's image under another registry's name."""
+    name = f"{unused_name()}/app"
     hub.publish(name, image(10), "v1")
     reply = await client.get(f"/v2/{name}/manifests/v1?ns={ns}")
     assert reply.status in (400, 404), reply
@@ -223,8 +223,8 @@ async def test_ns_is_looked_up_and_nothing_else(client: Client, hub: Registry, n
     assert not hub.journal.of(path=f"*{name}*")
 
 
-async def test_ns_is_never_dialled(client: Client) -> None:
-    """A registry that listens, but isn't configured, sees no connection."""
+async def test_ns_is_never_connected_to(client: Client) -> None:
+    """A registry that listens but is not configured gets no connection."""
     async with Registry.running() as stranger:
         stranger.publish("team/app", image(10), "v1")
         for ns in (f"127.0.0.1:{stranger.port}", f"127.0.0.1%3A{stranger.port}"):
@@ -234,8 +234,8 @@ async def test_ns_is_never_dialled(client: Client) -> None:
         assert len(stranger.journal) == 0
 
 
-async def test_ns_may_have_a_port(tmp_path: Path) -> None:
-    """A registry's name is its host and port as image names have them, escaped in a query or not."""
+async def test_ns_with_a_port(tmp_path: Path) -> None:
+    """The name of a registry is host and port as in image names, escaped in the query or not."""
     manifest = image(10)
     async with Registry.running() as registry:
         registry.publish("team/app", manifest, "v1")
@@ -252,8 +252,8 @@ async def test_ns_may_have_a_port(tmp_path: Path) -> None:
             assert (await client.get("/v2/team/app/manifests/v1?ns=registry.test%3A5001")).status == 404
 
 
-async def test_nothing_is_written_outside_the_layout(mirror: Mirror, client: Client, upstream: Upstream) -> None:
-    """After all these names the cache directory holds an OCI layout and what is the mirror's own, and nothing else."""
+async def test_no_file_is_written_outside_the_layout(mirror: Mirror, client: Client, upstream: Upstream) -> None:
+    """After all these names the cache directory contains only the OCI layout and the mirror's own files."""
     upstream.publish_blob(blob := Blob.noise(10))
     assert (await client.get(upstream.blob(blob))).status == 200
     cache = mirror.program.log.parent / "cache"

@@ -1,4 +1,4 @@
-"""A mirror without an uplink: what was carried there is served, what wasn't is 404, and nobody is dialled."""
+"""An offline mirror: cached content is served, everything else is 404, and no connection is opened."""
 
 import asyncio
 import contextlib
@@ -11,14 +11,14 @@ import pytest
 
 from tests.fake.content import OCI_INDEX, Blob, Manifest, artifact, descriptor, image, index
 from tests.fake.registry import Registry
-from tests.http.client import Client, kept
+from tests.http.client import Client, wait_until_cached
 from tests.http.upstreams import CALM, Upstream, section
 from tests.real.mirror import mirror as running_mirror
 
 
 @contextlib.asynccontextmanager
 async def started(directory: Path, url: str, *arguments: str) -> AsyncIterator[Client]:
-    """A mirror over this directory whose r.test is there, with tags that are never fresh."""
+    """Run a mirror over this directory with upstream r.test, whose tags are never fresh."""
     config = directory / "mirror.toml"
     config.write_text(f'{CALM}[tags]\nfresh_for = "0s"\n{section("r.test", url, "default = true")}')
     async with (
@@ -30,21 +30,21 @@ async def started(directory: Path, url: str, *arguments: str) -> AsyncIterator[C
 
 @contextlib.asynccontextmanager
 async def listening() -> AsyncIterator[tuple[str, list[int]]]:
-    """An address, and whoever connects to it."""
-    came: list[int] = []
+    """Yield the address of a listener, and a list with one entry per connection."""
+    connections: list[int] = []
 
     async def note(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        came.append(1)
+        connections.append(1)
         writer.close()
 
     server = await asyncio.start_server(note, "127.0.0.1", 0)
     async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", came
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", connections
 
 
 @pytest.mark.parametrize("by_digest", [False, True])
-async def test_a_cache_carried_to_an_empty_machine_serves_the_same_pulls(tmp_path: Path, by_digest: bool) -> None:
-    """Index, platform, layers and what is attached, by tag and by digest; every miss is 404; no socket is opened."""
+async def test_copied_cache_serves_the_same_pulls_offline(tmp_path: Path, by_digest: bool) -> None:
+    """Index, platform, layers, referrers, by tag and digest; every miss is 404; no connection is opened."""
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
@@ -61,9 +61,9 @@ async def test_a_cache_carried_to_an_empty_machine_serves_the_same_pulls(tmp_pat
         async with started(here, registry.url) as client:
             for target, content in pulls.items():
                 assert (await client.get(target)).body == content
-                await kept(client, *([target] if "/blobs/" in target else []))
+                await wait_until_cached(client, *([target] if "/blobs/" in target else []))
     shutil.copytree(here / "cache", there / "cache")
-    async with listening() as (url, came), started(there, url, "--offline") as client:
+    async with listening() as (url, connections), started(there, url, "--offline") as client:
         for target, content in pulls.items():
             reply = await client.get(target)
             assert (reply.status, reply.body) == (200, content), reply
@@ -77,14 +77,14 @@ async def test_a_cache_carried_to_an_empty_machine_serves_the_same_pulls(tmp_pat
             reply = await client.get(f"/v2/r.test/team/app/{what}")
             assert reply.status == 404, reply
             assert "offline" in str(reply.error["message"])
-        for nobodys in ("manifests/v1", "tags/list", f"referrers/{both.digest}"):  # of another repository nothing shows
-            assert (await client.get(f"/v2/elsewhere/app/{nobodys}")).status == 404
-        await listed(client, both, sbom, f"{both.digest.replace(':', '-')}.sig", tagged=not by_digest)
-        assert came == []
+        for unlisted in ("manifests/v1", "tags/list", f"referrers/{both.digest}"):  # other repositories are not listed
+            assert (await client.get(f"/v2/elsewhere/app/{unlisted}")).status == 404
+        await assert_listed(client, both, sbom, f"{both.digest.replace(':', '-')}.sig", tagged=not by_digest)
+        assert connections == []
 
 
-async def listed(client: Client, subject: Manifest, sbom: Manifest, *tags: str, tagged: bool) -> None:
-    """What is there of the repository, as lists of tags and of referrers have it."""
+async def assert_listed(client: Client, subject: Manifest, sbom: Manifest, *tags: str, tagged: bool) -> None:
+    """Check the tag list and the referrers list of the cached content."""
     reply = await client.get("/v2/r.test/team/app/tags/list")
     assert json.loads(reply.body) == {"name": "team/app", "tags": [*tags, *(["v1"] if tagged else [])]}
     assert reply.cache_status == "mirror; hit"
@@ -98,6 +98,6 @@ async def listed(client: Client, subject: Manifest, sbom: Manifest, *tags: str, 
 
 
 def targets_of(upstream: Upstream, manifest: Manifest, *, by_digest: bool) -> dict[str, bytes]:
-    """What a client asks for to have this, with the answers."""
+    """Return the targets that a client requests for this manifest, with their content."""
     blobs = {upstream.blob(blob): blob.content for blob in manifest.blobs}
     return {upstream.manifest(manifest if by_digest else "v1"): manifest.content, **blobs}

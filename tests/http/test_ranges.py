@@ -1,4 +1,4 @@
-"""Parts of blobs, cached: single, several, unsatisfiable, conditional."""
+"""Byte ranges of cached blobs: single, several, unsatisfiable, conditional."""
 
 import re
 
@@ -6,7 +6,7 @@ import pytest
 import pytest_asyncio
 
 from tests.fake.content import Blob
-from tests.http.client import Client, Reply, kept
+from tests.http.client import Client, Reply, wait_until_cached
 from tests.http.upstreams import Upstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -16,16 +16,16 @@ SIZE = 100_000
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def blob(client: Client, upstream: Upstream) -> Blob:
-    """A blob that is in the cache."""
+    """A cached blob."""
     blob = upstream.publish_blob(Blob.noise(SIZE))
     assert (await client.get(upstream.blob(blob))).body == blob.content
-    await kept(client, upstream.blob(blob))
+    await wait_until_cached(client, upstream.blob(blob))
     upstream.registry.journal.entries.clear()
     return blob
 
 
 def parts(reply: Reply) -> list[tuple[str, bytes]]:
-    """Content-Range and bytes of each part of a multipart/byteranges body, taken apart to the last byte."""
+    """Return Content-Range and bytes of each part of a multipart/byteranges body, parsed strictly."""
     kind = re.fullmatch(r"multipart/byteranges; ?boundary=\"?([^\"]+)\"?", reply.headers["Content-Type"])
     assert kind, reply
     boundary = kind[1].encode()
@@ -58,8 +58,8 @@ def parts(reply: Reply) -> list[tuple[str, bytes]]:
         ("0-99999999999999999999999", 0, SIZE),
     ],
 )
-async def test_one_range(client: Client, upstream: Upstream, blob: Blob, asked: str, first: int, stop: int) -> None:
-    """206 with exactly these bytes, their place and their length; HEAD with Range is a HEAD of the whole."""
+async def test_single_range(client: Client, upstream: Upstream, blob: Blob, asked: str, first: int, stop: int) -> None:
+    """206 with exactly these bytes, Content-Range and length; HEAD ignores Range."""
     reply = await client.get(upstream.blob(blob), {"Range": f"bytes={asked}"})
     assert (reply.status, reply.whole) == (206, True), reply
     assert reply.headers["Content-Range"] == f"bytes {first}-{stop - 1}/{SIZE}"
@@ -74,8 +74,8 @@ async def test_one_range(client: Client, upstream: Upstream, blob: Blob, asked: 
 
 
 @pytest.mark.parametrize("asked", ["bytes=100000-", "bytes=100000-100001", "bytes=999999-", "bytes=-0"])
-async def test_a_range_that_holds_no_byte(client: Client, upstream: Upstream, blob: Blob, asked: str) -> None:
-    """416 and the size, so that the client can ask again."""
+async def test_unsatisfiable_range_is_416(client: Client, upstream: Upstream, blob: Blob, asked: str) -> None:
+    """416 with the size, so that the client can send a valid range."""
     reply = await client.get(upstream.blob(blob), {"Range": asked})
     assert reply.status == 416, reply
     assert reply.headers["Content-Range"] == f"bytes */{SIZE}"
@@ -86,8 +86,8 @@ async def test_a_range_that_holds_no_byte(client: Client, upstream: Upstream, bl
     "asked",
     ["bytes=9-3", "bytes=abc", "bytes=", "bytes=-", "bytes=1-2-3", "bytes=0x1-2", "items=0-1", "bytes 0-1", "0-1"],
 )
-async def test_a_range_that_is_none_is_ignored(client: Client, upstream: Upstream, blob: Blob, asked: str) -> None:
-    """RFC 9110, 14.2: an invalid Range or a unit that isn't known is as if it weren't there."""
+async def test_invalid_range_is_ignored(client: Client, upstream: Upstream, blob: Blob, asked: str) -> None:
+    """RFC 9110, 14.2: an invalid Range or an unknown unit is ignored."""
     reply = await client.get(upstream.blob(blob), {"Range": asked})
     assert (reply.status, reply.whole, reply.body) == (200, True, blob.content), reply
 
@@ -104,7 +104,7 @@ async def test_a_range_that_is_none_is_ignored(client: Client, upstream: Upstrea
     ],
 )
 async def test_several_ranges(client: Client, upstream: Upstream, blob: Blob, spans: list[tuple[int, int]]) -> None:
-    """podman, stargz and SOCI: each part as asked, in the order asked, none merged and none left out."""
+    """As sent by podman, stargz and SOCI: every part, in the requested order, without merging."""
     reply = await client.get(upstream.blob(blob), {"Range": "bytes=" + ",".join(f"{a}-{b}" for a, b in spans)})
     assert (reply.status, reply.whole) == (206, True), reply
     assert reply.length == len(reply.body)
@@ -113,7 +113,7 @@ async def test_several_ranges(client: Client, upstream: Upstream, blob: Blob, sp
 
 
 async def test_several_ranges_of_every_form(client: Client, upstream: Upstream, blob: Blob) -> None:
-    """Open ended, suffix, blanks around the comma; one that holds no byte is left out."""
+    """Open ended, suffix, blanks around the comma; unsatisfiable ones are left out."""
     reply = await client.get(upstream.blob(blob), {"Range": "bytes=99998-, -3,0-0 , 100000-"})
     assert reply.status == 206, reply
     assert parts(reply) == [
@@ -123,14 +123,14 @@ async def test_several_ranges_of_every_form(client: Client, upstream: Upstream, 
     ]
 
 
-async def test_several_ranges_of_which_none_holds_a_byte(client: Client, upstream: Upstream, blob: Blob) -> None:
-    """416, as for one."""
+async def test_several_unsatisfiable_ranges_are_416(client: Client, upstream: Upstream, blob: Blob) -> None:
+    """416 if none of the ranges is satisfiable."""
     reply = await client.get(upstream.blob(blob), {"Range": "bytes=100000-,200000-"})
     assert (reply.status, reply.headers.get("Content-Range")) == (416, f"bytes */{SIZE}"), reply
 
 
-async def test_a_thousand_ranges_are_no_attack(client: Client, upstream: Upstream, blob: Blob) -> None:
-    """Overlapping ranges: 400 or the whole, but never 416, and never a thousand times the blob."""
+async def test_thousand_ranges_are_not_amplified(client: Client, upstream: Upstream, blob: Blob) -> None:
+    """Overlapping ranges give 400 or the whole blob, but never 416, and never a thousand copies."""
     asked = ",".join(["0-"] * 1000)
     reply = await client.get(upstream.blob(blob), {"Range": f"bytes={asked}"})
     assert reply.status in (200, 400), reply.status
@@ -140,28 +140,28 @@ async def test_a_thousand_ranges_are_no_attack(client: Client, upstream: Upstrea
 
 @pytest.mark.parametrize("matches", [True, False])
 async def test_if_range(client: Client, upstream: Upstream, blob: Blob, matches: bool) -> None:
-    """The part if it is still the same blob, else the whole."""
+    """The range if the validator matches, else the whole blob."""
     validator = f'"{blob.digest}"' if matches else '"something-else"'
     reply = await client.get(upstream.blob(blob), {"Range": "bytes=5-9", "If-Range": validator})
     assert (reply.status, reply.body) == ((206, blob.content[5:10]) if matches else (200, blob.content)), reply
 
 
-async def test_if_none_match_goes_before_range(client: Client, upstream: Upstream, blob: Blob) -> None:
+async def test_if_none_match_takes_precedence_over_range(client: Client, upstream: Upstream, blob: Blob) -> None:
     """RFC 9110, 13.2.2."""
     reply = await client.get(upstream.blob(blob), {"Range": "bytes=5-9", "If-None-Match": f'"{blob.digest}"'})
     assert reply.status == 304
 
 
-async def test_a_part_of_nothing(client: Client, upstream: Upstream) -> None:
-    """No range of an empty blob holds a byte."""
+async def test_range_of_an_empty_blob_is_416(client: Client, upstream: Upstream) -> None:
+    """No range of an empty blob is satisfiable."""
     empty = upstream.publish_blob(Blob.of(b""))
     await client.get(upstream.blob(empty))
     reply = await client.get(upstream.blob(empty), {"Range": "bytes=0-"})
     assert (reply.status, reply.headers.get("Content-Range")) == (416, "bytes */0"), reply
 
 
-async def test_parts_add_up_to_the_whole(client: Client, upstream: Upstream, blob: Blob) -> None:
-    """A client that fetches chunk by chunk has the blob."""
+async def test_consecutive_ranges_form_the_whole_blob(client: Client, upstream: Upstream, blob: Blob) -> None:
+    """A client that fetches chunk by chunk gets the blob."""
     chunks = [
         (await client.get(upstream.blob(blob), {"Range": f"bytes={first}-{first + 9_999}"})).body
         for first in range(0, SIZE, 10_000)

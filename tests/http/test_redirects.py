@@ -1,4 +1,4 @@
-"""Registries that send one elsewhere: followed to the letter, and without our login."""
+"""Redirects of registries: followed exactly as spelled, and without the mirror's login on other origins."""
 
 import time
 
@@ -20,8 +20,8 @@ FILES = {"password": "secret"}
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
-async def test_a_blob_from_a_cdn(client: Client, upstream: Upstream, cdn: Cdn, code: int) -> None:
-    """The presigned address arrives as it was spelled and without Authorization, else the CDN refuses."""
+async def test_blob_redirected_to_a_cdn(client: Client, upstream: Upstream, cdn: Cdn, code: int) -> None:
+    """The presigned URL is requested as spelled and without Authorization, otherwise the CDN refuses."""
     upstream.registry.gate = Basic("me", "secret")
     upstream.registry.blobs_at, upstream.registry.redirect_code = cdn, code
     blob = upstream.publish_blob(Blob.noise(MIB))
@@ -35,8 +35,8 @@ async def test_a_blob_from_a_cdn(client: Client, upstream: Upstream, cdn: Cdn, c
     assert all("Authorization" not in seen.headers for seen in cdn.journal.entries)
 
 
-async def test_a_way_back_from_elsewhere_is_without_our_login(client: Client, upstream: Upstream, cdn: Cdn) -> None:
-    """An address that another host made up may do something at the registry that the login opens."""
+async def test_redirect_back_to_the_registry_is_without_login(client: Client, upstream: Upstream, cdn: Cdn) -> None:
+    """A URL made up by another host may point at something at the registry that the login permits."""
     upstream.registry.gate = Basic("me", "secret")
     blob = upstream.publish_blob(Blob.noise(1000))
     back = f"{upstream.registry.url}/v2/private/secret/blobs/{blob.digest}"
@@ -49,8 +49,10 @@ async def test_a_way_back_from_elsewhere_is_without_our_login(client: Client, up
 
 
 @pytest.mark.parametrize("redirects_heads", [False, True])
-async def test_head_of_a_blob_from_a_cdn(client: Client, upstream: Upstream, cdn: Cdn, redirects_heads: bool) -> None:
-    """An address presigned for GET refuses HEAD: complete all the same, and without the download."""
+async def test_head_of_a_blob_redirected_to_a_cdn(
+    client: Client, upstream: Upstream, cdn: Cdn, redirects_heads: bool
+) -> None:
+    """A URL presigned for GET refuses HEAD: the reply is complete all the same, without a download."""
     upstream.registry.blobs_at, upstream.registry.redirects_heads = cdn, redirects_heads
     blob = upstream.publish_blob(Blob.noise(8 * MIB))
     reply = await client.head(upstream.blob(blob))
@@ -60,10 +62,10 @@ async def test_head_of_a_blob_from_a_cdn(client: Client, upstream: Upstream, cdn
 
 @pytest.mark.parametrize("heads_allowed", [True, False])
 @pytest.mark.parametrize("method", ["HEAD", "GET"])
-async def test_a_manifest_from_elsewhere(
+async def test_manifest_redirected_to_a_cdn(
     client: Client, upstream: Upstream, cdn: Cdn, heads_allowed: bool, method: str
 ) -> None:
-    """registry.k8s.io redirects manifests too; where the target refuses HEAD, GET tells."""
+    """registry.k8s.io redirects manifests too; if the target refuses HEAD, a GET is sent."""
     upstream.registry.gate = Basic("me", "secret")
     upstream.registry.manifests_at, cdn.heads_allowed = cdn, heads_allowed
     manifest = upstream.publish(image(10), "v1")
@@ -88,8 +90,8 @@ async def test_a_manifest_from_elsewhere(
         "/v2/hidden/place/blobs/{digest}#part",
     ],
 )
-async def test_a_location_of_any_form(client: Client, upstream: Upstream, spelling: str) -> None:
-    """Relative ones are resolved against the address that was asked; the same origin still gets our login."""
+async def test_location_of_every_form(client: Client, upstream: Upstream, spelling: str) -> None:
+    """Relative locations are resolved against the requested URL; the same origin still gets the login."""
     blob = Blob.noise(1000)
     upstream.registry.add("hidden/place", blob)
     upstream.registry.gate = Basic("me", "secret")
@@ -102,7 +104,7 @@ async def test_a_location_of_any_form(client: Client, upstream: Upstream, spelli
     ).replace(f"//127.0.0.1:{upstream.registry.port}", "").replace("../../../", "/v2/")
 
 
-async def test_a_few_redirects_one_after_another(client: Client, upstream: Upstream, cdn: Cdn) -> None:
+async def test_chain_of_redirects(client: Client, upstream: Upstream, cdn: Cdn) -> None:
     """Storage behind a regional host behind a registry."""
     blob = upstream.publish_blob(Blob.noise(1000))
     for number in range(4):
@@ -114,8 +116,8 @@ async def test_a_few_redirects_one_after_another(client: Client, upstream: Upstr
 
 
 @pytest.mark.parametrize("code", [302, 307])
-async def test_redirects_in_a_circle_end(client: Client, upstream: Upstream, code: int) -> None:
-    """An error, soon, after a limited number of steps."""
+async def test_redirect_loop_is_an_error(client: Client, upstream: Upstream, code: int) -> None:
+    """The error follows soon, after a limited number of redirects."""
     blob = upstream.publish_blob(Blob.noise(1000))
     upstream.registry.inject(Redirect(f"/v2/team/app/blobs/{blob.digest}", code))
     began = time.monotonic()
@@ -130,8 +132,8 @@ async def test_redirects_in_a_circle_end(client: Client, upstream: Upstream, cod
     "location",
     ["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://127.0.0.1/", "http://", "http://[::1", "", "https://"],
 )
-async def test_redirects_to_nowhere(client: Client, upstream: Upstream, location: str) -> None:
-    """What isn't http or https, or no address at all, isn't followed: an error, not a hang and not a file."""
+async def test_invalid_redirect_target_is_an_error(client: Client, upstream: Upstream, location: str) -> None:
+    """Other schemes than http and https, and malformed URLs, are not followed: an error, no hang, no file."""
     blob = upstream.publish_blob(Blob.noise(1000))
     upstream.registry.inject(Redirect(location))
     reply = await client.get(upstream.blob(blob))
@@ -139,15 +141,15 @@ async def test_redirects_to_nowhere(client: Client, upstream: Upstream, location
     assert reply.error["message"]
 
 
-async def test_a_redirect_without_a_location(client: Client, upstream: Upstream) -> None:
-    """As well an error, and never a redirect for the client."""
+async def test_redirect_without_a_location_is_an_error(client: Client, upstream: Upstream) -> None:
+    """The redirect itself is never passed to the client."""
     blob = upstream.publish_blob(Blob.noise(1000))
     upstream.registry.inject(Status(307))
     assert (await client.get(upstream.blob(blob))).status in (502, 503, 504)
 
 
-async def test_an_address_that_has_expired_when_the_body_is_cut(client: Client, upstream: Upstream, cdn: Cdn) -> None:
-    """The resumption asks the registry for a new address, and goes on where the old broke off."""
+async def test_expired_url_on_resumption_is_renewed(client: Client, upstream: Upstream, cdn: Cdn) -> None:
+    """The resumption requests a new URL from the registry, and continues at the byte of the disconnect."""
     upstream.registry.blobs_at = cdn
     cdn.single_use = True
     cdn.inject(Cut(at=MIB), times=1)
@@ -159,8 +161,8 @@ async def test_an_address_that_has_expired_when_the_body_is_cut(client: Client, 
     assert 0 < int(resumed.removeprefix("bytes=").removesuffix("-")) <= MIB
 
 
-async def test_a_cdn_that_refuses(client: Client, upstream: Upstream, cdn: Cdn) -> None:
-    """The storage's refusal isn't passed to the client, and no junk of it in a body."""
+async def test_refusal_of_a_cdn_is_not_passed_on(client: Client, upstream: Upstream, cdn: Cdn) -> None:
+    """Neither the CDN's challenge nor its error body reach the client."""
     upstream.registry.blobs_at = cdn
     cdn.inject(Status(403, {"WWW-Authenticate": "Basic"}))
     blob = upstream.publish_blob(Blob.noise(1000))
@@ -170,16 +172,16 @@ async def test_a_cdn_that_refuses(client: Client, upstream: Upstream, cdn: Cdn) 
     assert b"JUNK" not in reply.body
 
 
-async def test_a_part_of_a_cold_blob_from_a_cdn(client: Client, upstream: Upstream, cdn: Cdn) -> None:
-    """Range goes along with the redirect."""
+async def test_range_of_a_cold_blob_from_a_cdn(client: Client, upstream: Upstream, cdn: Cdn) -> None:
+    """Range is sent to the redirect's target."""
     upstream.registry.blobs_at = cdn
     blob = upstream.publish_blob(Blob.noise(2 * MIB))
     reply = await client.get(upstream.blob(blob), {"Range": "bytes=2097000-"})
     assert (reply.status, reply.body) == (206, blob.content[2_097_000:]), reply
 
 
-async def test_signed_addresses_are_not_logged(client: Client, upstream: Upstream, cdn: Cdn, mirror: Mirror) -> None:
-    """A presigned query is a login, in good times and in bad."""
+async def test_presigned_urls_are_not_logged(client: Client, upstream: Upstream, cdn: Cdn, mirror: Mirror) -> None:
+    """A presigned query is a credential, after successes and failures."""
     upstream.registry.blobs_at = cdn
     good, bad = (upstream.publish_blob(Blob.noise(1000)) for _ in range(2))
     await client.get(upstream.blob(good))

@@ -1,7 +1,7 @@
-"""One request is one request: to whoever stands in front of the mirror, and to the mirror (RFC 9112, 11.2).
+"""Request smuggling: mirror and intermediaries must agree on where a request ends (RFC 9112, 11.2).
 
-Each test sends bytes on one connection. Behind them comes a request that nobody sent: what is answered shows whether
-the mirror took it for one.
+Each test sends bytes on one connection, followed by a hidden request. The number of responses shows whether the mirror
+took it for a request.
 """
 
 import asyncio
@@ -53,15 +53,15 @@ AMBIGUOUS = {
 }
 
 
-async def said(client: Client, text: bytes) -> list[Reply]:
-    """All answers to these bytes, until the mirror closes."""
+async def replies_to(client: Client, text: bytes) -> list[Reply]:
+    """Return all responses to these bytes, until the mirror closes."""
     return replies(await client.raw(text))
 
 
 @pytest.mark.parametrize("case", AMBIGUOUS)
-async def test_what_can_be_read_in_two_ways_is_refused(client: Client, case: str) -> None:
-    """400 with an OCI error, and the end: what comes behind is not even looked at."""
-    (reply,) = await said(client, HEAD + AMBIGUOUS[case] + INNER)
+async def test_ambiguous_request_is_refused(client: Client, case: str) -> None:
+    """400 with an OCI error, then the connection is closed: the following bytes are not parsed."""
+    (reply,) = await replies_to(client, HEAD + AMBIGUOUS[case] + INNER)
     assert reply.status == 400, reply
     assert reply.headers["connection"] == "close"
 
@@ -90,9 +90,9 @@ async def test_what_can_be_read_in_two_ways_is_refused(client: Client, case: str
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 64,  # TLS
     ],
 )
-async def test_what_is_no_request_is_refused(client: Client, line: bytes) -> None:
-    """In the mirror's own words, none of the client's in them."""
-    (reply,) = await said(client, line + INNER)
+async def test_malformed_request_is_refused(client: Client, line: bytes) -> None:
+    """The error does not repeat the client's bytes."""
+    (reply,) = await replies_to(client, line + INNER)
     assert reply.status == 400, reply
     assert reply.headers["connection"] == "close"
     assert b"v2" not in reply.body
@@ -103,15 +103,15 @@ async def test_what_is_no_request_is_refused(client: Client, line: bytes) -> Non
 @pytest.mark.parametrize(
     "framed", [b"Content-Length: %d\r\n\r\n%s" % (len(INNER), INNER), b"Transfer-Encoding: chunked\r\n\r\n" + CHUNKED]
 )
-async def test_a_body_is_no_request(client: Client, method: bytes, framed: bytes) -> None:
-    """Nobody reads it; the request behind it is the next one."""
-    first, second = await said(client, b"%s /v2/ HTTP/1.1\r\nHost: mirror\r\n" % method + framed + INNER)
+async def test_request_body_is_not_parsed_as_a_request(client: Client, method: bytes, framed: bytes) -> None:
+    """The body is skipped; the next request follows it."""
+    first, second = await replies_to(client, b"%s /v2/ HTTP/1.1\r\nHost: mirror\r\n" % method + framed + INNER)
     assert first.status == (200 if method in {b"GET", b"HEAD"} else 405)
     assert (second.status, second.body) == (200, b'{"status":"alive"}')
 
 
-async def test_half_a_body_is_no_request(client: Client) -> None:
-    """What is behind a body that never comes whole is part of it."""
+async def test_incomplete_body_is_not_parsed_as_a_request(client: Client) -> None:
+    """Bytes within the declared length belong to the body."""
     address = urlsplit(client.base)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     writer.write(HEAD + b"Content-Length: 100000\r\n\r\n" + INNER)
@@ -122,32 +122,34 @@ async def test_half_a_body_is_no_request(client: Client) -> None:
     writer.close()
 
 
-async def test_requests_one_behind_the_other(client: Client) -> None:
-    """Pipelining: answered all, in their order (RFC 9112, 9.3.2)."""
+async def test_pipelined_requests_are_answered_in_order(client: Client) -> None:
+    """RFC 9112, 9.3.2."""
     paths = [b"/v2/", b"/healthz", b"/none"] * 10
-    found = await said(client, b"".join(b"GET %s HTTP/1.1\r\nHost: mirror\r\n\r\n" % path for path in paths) + INNER)
+    found = await replies_to(
+        client, b"".join(b"GET %s HTTP/1.1\r\nHost: mirror\r\n\r\n" % path for path in paths) + INNER
+    )
     assert [reply.status for reply in found] == [200, 200, 404] * 10 + [200]
 
 
-async def test_chunked_is_not_for_http_1_0(client: Client) -> None:
-    """It knows no codings; whoever stands before may have seen none, and the body for a request (RFC 9112, 6.1)."""
+async def test_chunked_in_http_1_0_is_refused(client: Client) -> None:
+    """An HTTP/1.0 intermediary ignores Transfer-Encoding and may take the body for a request (RFC 9112, 6.1)."""
     text = b"GET /v2/ HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
-    (reply,) = await said(client, text + INNER)
+    (reply,) = await replies_to(client, text + INNER)
     assert reply.status == 400, reply
 
 
 @pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"TLS/1.0"])
-async def test_nothing_follows_a_wish_for_another_protocol(client: Client, protocol: bytes) -> None:
-    """The wish is not granted; what came behind it, in whose language ever, is not answered."""
+async def test_upgrade_is_ignored(client: Client, protocol: bytes) -> None:
+    """The connection stays HTTP/1.1; bytes in another protocol get no response."""
     upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: %s\r\nHTTP2-Settings: AAMAAABk\r\n\r\n" % protocol
-    reply, *_ = await said(client, HEAD + upgrade + INNER)
+    reply, *_ = await replies_to(client, HEAD + upgrade + INNER)
     assert (reply.status, reply.body) == (200, b"{}")
 
 
 @pytest.mark.parametrize("text", [b"Expect: 100-continue\r\nContent-Length: 4\r\n\r\nabcd", b"Expect: tea\r\n\r\n"])
-async def test_an_expectation(client: Client, text: bytes) -> None:
-    """No body is wanted: the answer comes at once (RFC 9110, 10.1.1)."""
-    first, second = await said(client, HEAD + text + INNER)
+async def test_expect_is_answered_at_once(client: Client, text: bytes) -> None:
+    """The body is not needed, so the final response is sent without 100 (RFC 9110, 10.1.1)."""
+    first, second = await replies_to(client, HEAD + text + INNER)
     assert (first.status, second.status) == (200, 200)
 
 
@@ -169,9 +171,9 @@ async def test_an_expectation(client: Client, text: bytes) -> None:
         (b"/v2/169.254.169.254:80/a/manifests/x", 400),
     ],
 )
-async def test_a_target_is_no_address(client: Client, upstream: Upstream, target: bytes, status: int) -> None:
-    """Whatever it holds: it is looked up, and never dialled, and no path of it leads anywhere."""
-    (reply,) = await said(client, b"GET %s HTTP/1.1\r\nHost: mirror\r\nConnection: close\r\n\r\n" % target)
+async def test_target_is_never_connected_to(client: Client, upstream: Upstream, target: bytes, status: int) -> None:
+    """Addresses and paths in a target are looked up as names only."""
+    (reply,) = await replies_to(client, b"GET %s HTTP/1.1\r\nHost: mirror\r\nConnection: close\r\n\r\n" % target)
     assert reply.status in {status, 404}, reply
     assert not upstream.registry.journal.entries
 
@@ -185,20 +187,20 @@ async def test_a_target_is_no_address(client: Client, upstream: Upstream, target
         (HEAD + b"".join(b"X-%d: a\r\n" % number for number in range(500)) + b"\r\n", 400),
     ],
 )
-async def test_a_head_has_its_limits(client: Client, text: bytes, status: int) -> None:
-    """limits.head_size a line; refused, and not kept."""
-    (reply,) = await said(client, text)
+async def test_head_size_is_limited(client: Client, text: bytes, status: int) -> None:
+    """A line may have limits.head_size bytes; longer ones are refused and not kept."""
+    (reply,) = await replies_to(client, text)
     assert reply.status == status, reply
 
 
-async def test_a_head_without_an_end(client: Client) -> None:
-    """Is not waited for, and not kept in memory."""
+async def test_endless_head_is_not_kept(client: Client) -> None:
+    """The mirror neither waits for the end nor keeps the bytes in memory."""
     assert b"200 OK" not in await client.raw(HEAD + b"X: a")
     assert b"200 OK" not in await client.raw(b"GET /v2/" + b"a" * 5_000_000)
 
 
-async def test_what_a_client_sends_does_not_go_upstream(client: Client, upstream: Upstream) -> None:
-    """The mirror's requests are its own, to the last header."""
+async def test_client_headers_are_not_sent_upstream(client: Client, upstream: Upstream) -> None:
+    """All headers of upstream requests are the mirror's own."""
     blob = upstream.publish_blob(Blob.noise(1000))
     mark = "4ba4f6"
     names = (
@@ -220,8 +222,8 @@ async def test_what_a_client_sends_does_not_go_upstream(client: Client, upstream
         assert mark not in seen.target + str(dict(seen.headers))
 
 
-async def test_a_login_in_a_line_that_can_not_be_read_is_not_logged(client: Client, mirror: Mirror) -> None:
-    """The log says what was wrong, and not in which words."""
+async def test_malformed_authorization_is_not_logged(client: Client, mirror: Mirror) -> None:
+    """The log describes the error without the client's bytes."""
     secret = b"c2VjcmV0LXRoYXQtbm9ib2R5LXNlZXM"
     assert b" 400 " in await client.raw(HEAD + b"Authorization: Basic " + secret + b"\0\r\n\r\n")
     assert b" 431 " in await client.raw(HEAD + b"Authorization: Bearer " + secret * 300 + b"\r\n\r\n")

@@ -1,4 +1,4 @@
-"""The same image spelled otherwise, and other images spelled the same."""
+"""Spellings: one image in several spellings, and different images in the same spelling."""
 
 import json
 
@@ -12,14 +12,14 @@ from tests.http.upstreams import Upstream
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-def fresh_name() -> str:
-    """A repository name that no other test uses."""
+def unused_name() -> str:
+    """Return a repository name that no other test uses."""
     return f"n{noise(6).hex()}"
 
 
-async def test_every_clients_spelling_of_an_image_of_docker_hub(client: Client, hub: Registry) -> None:
-    """As dockerd, containerd, BuildKit, podman, crane and containerd with a path write it: one image, fetched once."""
-    name = fresh_name()
+async def test_docker_hub_image_in_every_clients_spelling(client: Client, hub: Registry) -> None:
+    """As sent by dockerd, containerd, BuildKit, podman, crane, and containerd with a path: fetched once."""
+    name = unused_name()
     manifest = image(100)
     hub.publish(f"library/{name}", manifest, "v1")
     for spelling in (
@@ -41,8 +41,10 @@ async def test_every_clients_spelling_of_an_image_of_docker_hub(client: Client, 
     }
 
 
-async def test_before_v2_only_an_upstream_that_is_configured(client: Client, upstream: Upstream, hub: Registry) -> None:
-    """containerd's hosts.toml may put a path there: it names the upstream, or it is 404, never the default one."""
+async def test_path_before_v2_must_name_a_configured_upstream(
+    client: Client, upstream: Upstream, hub: Registry
+) -> None:
+    """containerd's hosts.toml may contain a path: it names an upstream, or gets 404, never the default upstream."""
     manifest = upstream.publish(image(10), "v1")
     found = await client.get(f"/{upstream.name}/v2/team/app/manifests/v1")
     assert (found.status, found.body) == (200, manifest.content), found
@@ -63,10 +65,8 @@ async def test_before_v2_only_an_upstream_that_is_configured(client: Client, ups
         ("/{ns}/v2/team/app/tags/list?n=2", "/{ns}/v2/team/app/tags/list?"),
     ],
 )
-async def test_a_link_is_spelled_as_the_client_spelled(
-    client: Client, upstream: Upstream, spelled: str, link: str
-) -> None:
-    """Relative, with the registry where the client had it: following it is the second page, and the last."""
+async def test_link_is_spelled_like_the_request(client: Client, upstream: Upstream, spelled: str, link: str) -> None:
+    """Link is relative, with the registry where the client put it, and leads to the second and last page."""
     upstream.publish(image(1), "a", "b", "c")
     first = await client.get(spelled.format(ns=upstream.name))
     assert json.loads(first.body)["tags"] == ["a", "b"]
@@ -79,8 +79,8 @@ async def test_a_link_is_spelled_as_the_client_spelled(
 
 
 @pytest.mark.parametrize("length", [255, 256])
-async def test_a_name_has_at_most_255_characters(client: Client, upstream: Upstream, length: int) -> None:
-    """The longest is a name like any other; one more is 400, and isn't asked upstream."""
+async def test_name_length_is_limited_to_255(client: Client, upstream: Upstream, length: int) -> None:
+    """A name of 255 characters is valid; with one more it is 400, without an upstream request."""
     name = "/".join(["c" * 50] * 5)
     name += "c" * (length - len(name))
     manifest = image(10)
@@ -93,9 +93,9 @@ async def test_a_name_has_at_most_255_characters(client: Client, upstream: Upstr
         assert len(upstream.registry.journal) == 0
 
 
-async def test_host_names_the_mirror_and_no_upstream(client: Client, upstream: Upstream, hub: Registry) -> None:
-    """Whatever a client writes into Host, the path and ns decide: nobody is dialled for it."""
-    name = f"{fresh_name()}/app"
+async def test_host_header_does_not_select_an_upstream(client: Client, upstream: Upstream, hub: Registry) -> None:
+    """Only path and ns select the upstream; the host is never connected to."""
+    name = f"{unused_name()}/app"
     ours, theirs = image(10), image(20)
     hub.publish(name, ours, "v1")
     upstream.registry.publish(name, theirs, "v1")
@@ -109,10 +109,10 @@ async def test_host_names_the_mirror_and_no_upstream(client: Client, upstream: U
 
 
 @pytest.mark.parametrize("by_tag", [True, False])
-async def test_a_manifest_is_not_served_under_a_repository_that_lacks_it(
+async def test_cached_manifest_is_404_in_a_repository_without_it(
     client: Client, upstream: Upstream, hub: Registry, by_tag: bool
 ) -> None:
-    """A cached image's digest asked for elsewhere: its own upstream decides, for an index and for what it names."""
+    """The requested repository's upstream decides, for an index and for its platforms."""
     child = image(100)
     both = upstream.publish(index(child), "v1")
     upstream.registry.repository("other/app")

@@ -1,4 +1,4 @@
-"""TLS towards upstreams: private authorities, the mirror's own certificate, and what is said when it fails."""
+"""TLS towards upstreams: private authorities, the mirror's client certificate, and messages about failures."""
 
 import datetime as dt
 import ssl
@@ -29,7 +29,7 @@ PAST = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """What the mirror's configuration names."""
+    """The files named in the mirror's configuration."""
 
     directory: Path
 
@@ -49,10 +49,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return files
 
 
-def serving(
+def server_context(
     host: str = "127.0.0.1", *, by: trustme.CA = AUTHORITY, until: dt.datetime | None = None, wants: bool = False
 ) -> ssl.SSLContext:
-    """A server's side; one that *wants* a client's certificate refuses whoever has none."""
+    """Return a server's context; with *wants*, clients without a certificate are refused."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     by.issue_cert(host, not_after=until).configure_cert(context)
     if wants:
@@ -62,8 +62,8 @@ def serving(
 
 
 @asynccontextmanager
-async def pulling(directory: Path, registry: Registry, lines: str) -> AsyncIterator[tuple[Client, Upstream]]:
-    """A mirror before this registry, with these lines in its section."""
+async def mirror_of(directory: Path, registry: Registry, lines: str) -> AsyncIterator[tuple[Client, Upstream]]:
+    """Run a mirror of this registry, with these lines in the upstream's section."""
     upstream = Upstream("tls.test", registry)
     config = directory / "mirror.toml"
     config.write_text(CALM + section(upstream.name, registry.url, lines))
@@ -71,28 +71,28 @@ async def pulling(directory: Path, registry: Registry, lines: str) -> AsyncItera
         yield client, upstream
 
 
-async def pulled(client: Client, upstream: Upstream) -> Reply:
+async def pull(client: Client, upstream: Upstream) -> Reply:
     blob = upstream.publish_blob(Blob.noise(1000))
     reply = await client.get(upstream.blob(blob))
     assert reply.status != 200 or reply.body == blob.content, reply
     return reply
 
 
-async def test_an_authority_of_one_s_own(tmp_path: Path, files: Files) -> None:
-    """ca_file: believed for this upstream, and for what it sends to."""
-    async with Registry.running(tls=serving()) as registry, Cdn.running(tls=serving()) as cdn:
+async def test_private_authority(tmp_path: Path, files: Files) -> None:
+    """ca_file is trusted for this upstream and for its redirects."""
+    async with Registry.running(tls=server_context()) as registry, Cdn.running(tls=server_context()) as cdn:
         registry.blobs_at = cdn
-        async with pulling(tmp_path, registry, f'ca_file = "{files.directory}/ca.pem"') as (client, upstream):
-            assert (await pulled(client, upstream)).status == 200
+        async with mirror_of(tmp_path, registry, f'ca_file = "{files.directory}/ca.pem"') as (client, upstream):
+            assert (await pull(client, upstream)).status == 200
     assert cdn.journal.entries
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_the_mirror_s_certificate_is_shown_to_upstream_only(
+async def test_client_certificate_is_sent_to_upstream_only(
     tmp_path: Path, files: Files, version: ssl.TLSVersion
 ) -> None:
-    """Not to the storage, and not to the token service, that upstream sends to; these hear who the mirror is not."""
-    gate, asked = serving(wants=True), serving()
+    """Neither the storage nor the token service of the upstream gets it."""
+    gate, asked = server_context(wants=True), server_context()
     gate.minimum_version = gate.maximum_version = version
     AUTHORITY.configure_trust(asked)
     asked.verify_mode = ssl.CERT_OPTIONAL
@@ -106,8 +106,8 @@ async def test_the_mirror_s_certificate_is_shown_to_upstream_only(
         TokenServer.running(tls=asked) as tokens,
     ):
         registry.blobs_at, registry.gate = cdn, Bearer(tokens=tokens)
-        async with pulling(tmp_path, registry, lines) as (client, upstream):
-            assert (await pulled(client, upstream)).status == 200
+        async with mirror_of(tmp_path, registry, lines) as (client, upstream):
+            assert (await pull(client, upstream)).status == 200
         shown = [seen.certified for origin in (cdn, tokens) for seen in origin.journal.entries]
         assert registry.journal.entries
         assert all(seen.certified for seen in registry.journal.entries)
@@ -116,45 +116,45 @@ async def test_the_mirror_s_certificate_is_shown_to_upstream_only(
 
 
 FAILURES: Mapping[str, tuple[ssl.SSLContext, str]] = {
-    "unknown": (serving(by=OTHER), 'is from an unknown authority; set ca_file in [upstreams."tls.test"]'),
-    "expired": (serving(until=PAST), "has expired"),
-    "another's": (serving("other.test"), "is for another name"),
-    "wants one": (serving(wants=True), 'set certificate_file and key_file in [upstreams."tls.test"]'),
+    "unknown": (server_context(by=OTHER), 'is from an unknown authority; set ca_file in [upstreams."tls.test"]'),
+    "expired": (server_context(until=PAST), "has expired"),
+    "another's": (server_context("other.test"), "is for another name"),
+    "wants one": (server_context(wants=True), 'set certificate_file and key_file in [upstreams."tls.test"]'),
 }
 
 
 @pytest.mark.parametrize("name", FAILURES)
-async def test_what_is_wrong_is_said(tmp_path: Path, files: Files, name: str) -> None:
-    """And which key cures it."""
+async def test_tls_failure_is_explained(tmp_path: Path, files: Files, name: str) -> None:
+    """The message names the configuration key that fixes it."""
     context, said = FAILURES[name]
     async with Registry.running(tls=context) as registry:
-        async with pulling(tmp_path, registry, f'ca_file = "{files.directory}/ca.pem"') as (client, upstream):
-            reply = await pulled(client, upstream)
+        async with mirror_of(tmp_path, registry, f'ca_file = "{files.directory}/ca.pem"') as (client, upstream):
+            reply = await pull(client, upstream)
         assert not registry.journal.entries
     assert reply.status == 503, reply
     assert said in str(reply.error["message"])
 
 
-async def test_without_tls_where_tls_is_expected(tmp_path: Path) -> None:
-    """https:// before a registry that speaks http."""
+async def test_https_to_a_plain_http_registry(tmp_path: Path) -> None:
+    """The message points at the scheme of the URL."""
     async with Registry.running() as registry:
         plain = Registry()
-        plain.port, plain._tls = registry.port, serving()
-        async with pulling(tmp_path, plain, "") as (client, upstream):
-            reply = await pulled(client, upstream)
+        plain.port, plain._tls = registry.port, server_context()
+        async with mirror_of(tmp_path, plain, "") as (client, upstream):
+            reply = await pull(client, upstream)
     assert reply.status == 503, reply
     assert 'or correct url in [upstreams."tls.test"]' in str(reply.error["message"])
 
 
-async def test_from_https_to_http_nobody_is_sent(tmp_path: Path, files: Files) -> None:
-    """Neither by a redirect nor to a token service."""
-    async with Registry.running(tls=serving()) as registry, TokenServer.running() as plain:
-        async with pulling(tmp_path, registry, f'ca_file = "{files.directory}/ca.pem"') as (client, upstream):
+async def test_downgrade_from_https_to_http_is_refused(tmp_path: Path, files: Files) -> None:
+    """Neither a redirect nor a realm may lead from https to http."""
+    async with Registry.running(tls=server_context()) as registry, TokenServer.running() as plain:
+        async with mirror_of(tmp_path, registry, f'ca_file = "{files.directory}/ca.pem"') as (client, upstream):
             registry.inject(Redirect(f"{plain.url}/token"))
-            redirected = await pulled(client, upstream)
+            redirected = await pull(client, upstream)
             registry.heal()
             registry.gate = Bearer(tokens=plain)
-            challenged = await pulled(client, upstream)
+            challenged = await pull(client, upstream)
         assert not plain.journal.entries
     assert "from https to http" in str(redirected.error["message"])
     assert "not safe" in str(challenged.error["message"])
@@ -184,12 +184,12 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-async def test_a_file_that_can_not_be_used_stops_the_start(tmp_path: Path, files: Files, case: str) -> None:
-    """Named with its key: found out now, not at the first pull."""
+async def test_unusable_tls_file_stops_the_start(tmp_path: Path, files: Files, case: str) -> None:
+    """The message names file and key, at the start and not at the first pull."""
     keys, names, said = BROKEN[case]
     files.put("other.key", OTHER.issue_cert("x.test").private_key_pem)
     (files.directory / "junk").write_text("junk\n")
-    (files.directory / "locked.key").write_bytes(locked(AUTHORITY.issue_cert("x.test")))
+    (files.directory / "locked.key").write_bytes(encrypted_key(AUTHORITY.issue_cert("x.test")))
     config = tmp_path / "mirror.toml"
     lines = "\n".join(f'{key} = "{files.directory}/{names.get(key, "missing")}"' for key in keys)
     config.write_text(section("tls.test", "https://127.0.0.1:1", lines))
@@ -202,8 +202,8 @@ async def test_a_file_that_can_not_be_used_stops_the_start(tmp_path: Path, files
     assert str(files.directory) in result.errors
 
 
-def locked(certificate: trustme.LeafCert) -> bytes:
-    """The certificate's key, behind a passphrase."""
+def encrypted_key(certificate: trustme.LeafCert) -> bytes:
+    """Return the certificate's key, encrypted with a passphrase."""
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
 
     key = serialization.load_pem_private_key(certificate.private_key_pem.bytes(), None)

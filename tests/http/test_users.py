@@ -1,4 +1,4 @@
-"""A mirror with users: whoever is none of them is told to log in, and nothing else."""
+"""A mirror with users: unauthenticated requests get 401 and nothing else."""
 
 import asyncio
 import contextlib
@@ -12,12 +12,12 @@ import pytest
 from tests.fake.content import Blob, artifact, image
 from tests.http.client import Client, Reply
 from tests.http.upstreams import CALM, Upstream
-from tests.http.users import basic, htpasswd, shown
+from tests.http.users import authorization, basic, htpasswd
 from tests.real.mirror import Mirror
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-DEAR = 10  # as htpasswd's users choose it at least: some 60 ms
+COST = 10  # lowest usual cost of htpasswd files: some 60 ms
 PASSWORDS = {
     "alice": "open sesame",
     "bob": "correct:horse",
@@ -26,17 +26,17 @@ PASSWORDS = {
     "fleet": "of many ships",
     "late": "for the party",
 }
-FILES = {"users": f"# of the house\n\n{htpasswd(PASSWORDS, cost=DEAR)}"}
+FILES = {"users": f"# of the house\n\n{htpasswd(PASSWORDS, cost=COST)}"}
 CONFIG = f'[clients]\nusers_file = "{{directory}}/users"\n{CALM}'
 ALICE = basic("alice", PASSWORDS["alice"])
 CHALLENGE = 'Basic realm="mirror", charset="UTF-8"'
-NOBODY = {
+BAD_LOGINS = {
     "nothing": {},
-    "empty": shown(b":"),  # podman without a login
+    "empty": authorization(b":"),  # podman without a login
     "blank": {"Authorization": ""},
-    "no name": shown(b":open sesame"),
-    "no password": shown(b"alice:"),
-    "no colon": shown(b"alice"),
+    "no name": authorization(b":open sesame"),
+    "no password": authorization(b"alice:"),
+    "no colon": authorization(b"alice"),
     "wrong password": basic("alice", "open"),
     "longer password": basic("alice", PASSWORDS["alice"] + " "),
     "another's password": basic("alice", PASSWORDS["bob"]),
@@ -47,16 +47,16 @@ NOBODY = {
     "comment": basic("# of the house", ""),
     "more than bcrypt reads": basic("longest", "x" * 73),
     "much more": basic("longest", "x" * 5000),
-    "NUL": shown(b"alice:open sesame\0"),
-    "NUL inside": shown(b"alice\0:open sesame"),
-    "line": shown(b"alice:open sesame\r\nX: y"),
-    "not UTF-8": shown(b"alice:\xff\xfe"),
+    "NUL": authorization(b"alice:open sesame\0"),
+    "NUL inside": authorization(b"alice\0:open sesame"),
+    "line": authorization(b"alice:open sesame\r\nX: y"),
+    "not UTF-8": authorization(b"alice:\xff\xfe"),
     "letters of other scripts": {"Authorization": "Basic \u0430\u0431"},
     "not base64": {"Authorization": "Basic open sesame"},
     "bearer": {"Authorization": "Bearer open-sesame"},
     "another scheme": {"Authorization": ALICE["Authorization"].replace("Basic", "Negotiate")},
 }
-ASKED = 60_000  # requests: 27 MB of answers
+ASKED = 60_000  # requests: 27 MB of responses
 DIGEST = Blob.of(b"nobody has this").digest
 TARGETS = [
     *("/v2/", "/v2", "/v2/?ns=docker.io", "/metrics", "/readyz", "/", "/favicon.ico", "/healthz/", "/healthz%3F"),
@@ -66,52 +66,52 @@ TARGETS = [
 ]
 
 
-async def figures(client: Client) -> dict[str, float]:
-    """What /metrics says."""
+async def metrics(client: Client) -> dict[str, float]:
+    """Return the metrics."""
     lines = (await client.get("/metrics", ALICE)).body.decode().splitlines()
     samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
     return {name: float(value) for name, _, value in samples}
 
 
-def told(reply: Reply) -> tuple[int, dict[str, str], bytes]:
-    """All that somebody can see of an answer, but for the time of day."""
+def visible(reply: Reply) -> tuple[int, dict[str, str], bytes]:
+    """Return all of a reply that a client can compare, that is without Date."""
     return reply.status, {name: value for name, value in reply.headers.items() if name != "Date"}, reply.body
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"])
-async def test_no_path_tells_strangers_whether_it_is_one(client: Client, upstream: Upstream, method: str) -> None:
-    """What is cached, what isn't, what never is: one and the same 401, and nothing is asked upstream."""
+async def test_unauthenticated_requests_reveal_nothing(client: Client, upstream: Upstream, method: str) -> None:
+    """The 401 is the same for cached, missing and impossible paths, and no upstream request is made."""
     manifest = upstream.publish(image(100), "v1")
     cached = [upstream.manifest("v1"), upstream.manifest(manifest), *map(upstream.blob, manifest.blobs)]
     for target in cached:
         assert (await client.get(target, ALICE)).status == 200
     asked = len(upstream.registry.journal)
-    answers = [told(await client.ask(method, target)) for target in (*TARGETS, *cached)]
+    answers = [visible(await client.ask(method, target)) for target in (*TARGETS, *cached)]
     assert answers == [answers[0]] * len(answers)
     assert answers[0][0] == 401
     assert len(upstream.registry.journal) == asked
 
 
-@pytest.mark.parametrize("who", NOBODY)
-async def test_a_stranger_is_told_to_log_in(client: Client, who: str) -> None:
-    """401 with a challenge, and words; for HEAD the same without the words. Whatever it is that was sent."""
+@pytest.mark.parametrize("who", BAD_LOGINS)
+async def test_unauthenticated_request_gets_a_challenge(client: Client, who: str) -> None:
+    """401 with a challenge and a message, for HEAD without the message, whatever credentials were sent."""
     for target in ("/v2/", "/v2/library/alpine/manifests/latest"):
-        got, had = await client.get(target, NOBODY[who]), await client.head(target, NOBODY[who])
-        assert (got.status, had.status) == (401, 401), got
-        assert got.headers["WWW-Authenticate"] == had.headers["WWW-Authenticate"] == CHALLENGE
+        got, headed = await client.get(target, BAD_LOGINS[who]), await client.head(target, BAD_LOGINS[who])
+        assert (got.status, headed.status) == (401, 401), got
+        assert got.headers["WWW-Authenticate"] == headed.headers["WWW-Authenticate"] == CHALLENGE
         assert got.error["code"] == "UNAUTHORIZED"
         assert "log in" in str(got.error["message"])
-        assert had.body == b""
+        assert headed.body == b""
 
 
-async def test_a_wrong_name_is_told_what_a_wrong_password_is_told(client: Client) -> None:
-    """Nobody finds out who the users are, not even by the clock: within a factor of five, with checks of 60 ms."""
+async def test_unknown_user_is_indistinguishable_from_a_wrong_password(client: Client) -> None:
+    """Neither content nor time reveals user names: within a factor of five, with checks of 60 ms."""
     seconds: dict[str, list[float]] = {"alice": [], "nobody-of-that-name": []}
     answers = []
     for number in range(5):
         for name, times in seconds.items():
             started = perf_counter()
-            answers.append(told(await client.get("/v2/", basic(name, f"guess {number}"))))
+            answers.append(visible(await client.get("/v2/", basic(name, f"guess {number}"))))
             times.append(perf_counter() - started)
     assert answers == [answers[0]] * len(answers)
     known, unknown = (median(times) for times in seconds.values())
@@ -120,14 +120,14 @@ async def test_a_wrong_name_is_told_what_a_wrong_password_is_told(client: Client
 
 @pytest.mark.parametrize("target", ["/healthz", "/healthz?from=kubelet"])
 @pytest.mark.parametrize("who", ["nothing", "wrong password"])
-async def test_whoever_restarts_the_mirror_needs_no_login(client: Client, target: str, who: str) -> None:
-    """/healthz is for everybody."""
-    assert (await client.get(target, NOBODY[who])).status == 200
+async def test_healthz_needs_no_login(client: Client, target: str, who: str) -> None:
+    """/healthz is open to all clients, for supervisors and probes."""
+    assert (await client.get(target, BAD_LOGINS[who])).status == 200
 
 
 @pytest.mark.parametrize("user", ["alice", "bob", "\u00fcnal", "longest"])
-async def test_a_user_pulls_everything(client: Client, upstream: Upstream, user: str) -> None:
-    """Base, manifests, blobs, lists, metrics; and unknown paths are 404 again."""
+async def test_user_may_pull_everything(client: Client, upstream: Upstream, user: str) -> None:
+    """/v2/, manifests, blobs, lists, metrics; and unknown paths are 404 again."""
     login = basic(user, PASSWORDS[user])
     payload = Blob.noise(50)
     manifest = upstream.publish(image(100), "v1")
@@ -142,23 +142,23 @@ async def test_a_user_pulls_everything(client: Client, upstream: Upstream, user:
     assert (await client.ask("PUT", upstream.manifest("v1"), login)).status == 405
 
 
-async def test_bytes_that_are_no_text_are_no_login(client: Client) -> None:
-    """Not even an error."""
+async def test_undecodable_authorization_is_401(client: Client) -> None:
+    """Bytes that are not text are treated as a wrong login."""
     answer = await client.raw(
         b"GET /v2/ HTTP/1.1\r\nHost: m\r\nAuthorization: Basic \xff\xfe\r\nConnection: close\r\n\r\n"
     )
     assert answer.startswith(b"HTTP/1.1 401 ")
 
 
-async def test_the_scheme_of_a_login_has_no_case(client: Client) -> None:
+async def test_authorization_scheme_is_case_insensitive(client: Client) -> None:
     """RFC 9110, 11.1."""
     for scheme in ("basic", "BASIC"):
         login = {"Authorization": ALICE["Authorization"].replace("Basic", scheme)}
         assert (await client.get("/v2/", login)).status == 200
 
 
-async def test_a_login_is_the_mirrors_alone(client: Client, upstream: Upstream, mirror: Mirror) -> None:
-    """It goes to no upstream; no answer, figure or line of the log holds it, nor a password, nor a hash."""
+async def test_login_at_the_mirror_is_not_disclosed(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """It is sent to no upstream; no response, metric or log line contains it, a password, or a hash."""
     manifest = upstream.publish(image(100), "v1")
     said = len(mirror.program.said())
     logins = [ALICE, basic("alice", "wrong-but-nearly"), basic("mallory", "wrong-but-nearly")]
@@ -175,8 +175,8 @@ async def test_a_login_is_the_mirrors_alone(client: Client, upstream: Upstream, 
     assert [secret for secret in secrets if secret in emitted] == []
 
 
-async def test_events_name_the_user(client: Client, upstream: Upstream, mirror: Mirror) -> None:
-    """Where there is one: who was not let in is nobody, whatever name was claimed."""
+async def test_log_events_name_the_user(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """Only authenticated users are named, not the claimed names of refused requests."""
     manifest = upstream.publish(image(100), "v1")
     assert (await client.get(upstream.manifest(manifest), ALICE)).status == 200
     assert (await client.get(upstream.manifest("missing"), basic("bob", PASSWORDS["bob"]))).status == 404
@@ -190,15 +190,15 @@ async def test_events_name_the_user(client: Client, upstream: Upstream, mirror: 
     assert [event["code"] for event in failed] == ["MANIFEST_UNKNOWN", "UNAUTHORIZED"]
 
 
-async def test_a_fleet_with_one_login_waits_for_one_check(client: Client) -> None:
-    """Hundreds of machines start at once and show the same: all come in, none is put off."""
+async def test_concurrent_requests_with_one_login_share_one_check(client: Client) -> None:
+    """Hundreds of machines that start at once with the same login are all admitted."""
     login = basic("fleet", PASSWORDS["fleet"])
     replies = await asyncio.gather(*(client.get("/v2/", login) for _ in range(200)))
     assert Counter(reply.status for reply in replies) == {200: 200}
 
 
-async def test_a_flood_of_guesses_stops_nobody_who_was_let_in(client: Client, upstream: Upstream) -> None:
-    """Guesses wait for each other, and no more than a few; pulls of those who are known go on beside them."""
+async def test_password_guesses_do_not_block_known_users(client: Client, upstream: Upstream) -> None:
+    """A few guesses wait, further ones are refused; pulls of known users continue meanwhile."""
     manifest = upstream.publish(image(100), "v1")
     assert (await client.get(upstream.manifest("v1"), ALICE)).status == 200
     flood = [asyncio.create_task(client.get("/v2/", basic("alice", f"guess {number}"))) for number in range(200)]
@@ -212,11 +212,11 @@ async def test_a_flood_of_guesses_stops_nobody_who_was_let_in(client: Client, up
         if reply.status == 503:
             assert int(reply.headers["Retry-After"]) > 0
             assert reply.error["code"] == "TOOMANYREQUESTS"
-    assert (await client.get("/v2/", basic("late", PASSWORDS["late"]))).status == 200  # the flood is over
+    assert (await client.get("/v2/", basic("late", PASSWORDS["late"]))).status == 200  # the guesses are over
 
 
-async def test_what_was_wrong_is_not_checked_again(client: Client) -> None:
-    """A client with an old password says it again and again: 60 ms of a core each time would be a flood of its own."""
+async def test_wrong_login_is_checked_once(client: Client) -> None:
+    """Clients repeat an outdated password: each check would take 60 ms of a core."""
     wrong = basic("alice", "last year's")
     assert (await client.get("/v2/", wrong)).status == 401
     started = perf_counter()
@@ -225,17 +225,17 @@ async def test_what_was_wrong_is_not_checked_again(client: Client) -> None:
     assert perf_counter() - started < 40 * 0.06 / 5
 
 
-async def test_refusals_are_counted(client: Client) -> None:
+async def test_refused_logins_are_counted(client: Client) -> None:
     """As errors, by their code."""
     assert (await client.get("/v2/")).status == 401
-    assert (await figures(client))['mirror_requests_total{kind="error",outcome="unauthorized",upstream=""}'] >= 1
+    assert (await metrics(client))['mirror_requests_total{kind="error",outcome="unauthorized",upstream=""}'] >= 1
 
 
-async def test_answers_that_are_not_read_are_not_made(client: Client, mirror: Mirror) -> None:
-    """A stranger that asks on one connection without reading fills neither memory nor log: it has to wait."""
+async def test_unread_401s_are_not_generated(client: Client, mirror: Mirror) -> None:
+    """A client that pipelines requests without reading uses neither memory nor log: the mirror stops reading."""
 
     async def refused() -> float:
-        return (await figures(client))['mirror_requests_total{kind="error",outcome="unauthorized",upstream=""}']
+        return (await metrics(client))['mirror_requests_total{kind="error",outcome="unauthorized",upstream=""}']
 
     before = await refused() if (await client.get("/v2/")).status == 401 else 0
     with socket.socket() as stranger:

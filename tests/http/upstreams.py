@@ -1,4 +1,4 @@
-"""Registries in the mirror's configuration: one for every test, so that none sees another's breaker or counts."""
+"""Upstreams in the mirror's configuration: one for each test, so that tests share no circuit breaker and no counts."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,18 +21,18 @@ shutdown = "2s"
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A registry, and the name by which the mirror knows it."""
+    """A registry, and the name under which the mirror knows it."""
 
     name: str
     registry: Registry
     repository: str = "team/app"
 
     def manifest(self, reference: str | Manifest) -> str:
-        """The mirror's target for a manifest, by path."""
+        """Return the mirror's target for a manifest, with the upstream in the path."""
         return self._target("manifests", reference)
 
     def blob(self, blob: str | Blob) -> str:
-        """The mirror's target for a blob, by path."""
+        """Return the mirror's target for a blob, with the upstream in the path."""
         return self._target("blobs", blob)
 
     def _target(self, kind: str, reference: str | Manifest | Blob) -> str:
@@ -51,16 +51,16 @@ class Upstream:
 
 
 def by_ns(target: str) -> str:
-    """The same target as a client spells it that was told of a mirror: without the name in the path, with ``ns``."""
+    """Return the same target with the upstream in ``ns``, as clients with a mirror configuration send it."""
     _, _, name, rest = target.split("/", 3)
     return f"/v2/{rest}?ns={name}"
 
 
 def section(name: str, url: str, more: str = "") -> str:
-    """An upstream's section in the configuration."""
+    """Return an upstream's configuration section."""
     return f'[upstreams."{name}"]\nurl = "{url}"\n{more}\n'
 
 
 def sections(upstreams: Iterable[Upstream], more: str = "") -> str:
-    """All of these upstreams' sections."""
+    """Return the configuration sections of these upstreams."""
     return "".join(section(upstream.name, upstream.registry.url, more) for upstream in upstreams)

@@ -1,10 +1,12 @@
-"""`python -m tests.soak`: many clients, a mirror, and upstreams in bad weather, for minutes.
+"""Soak test, `python -m tests.soak`: many clients, a mirror and failing upstreams, for minutes.
 
-model      what must hold, and what was seen: every answer is judged here
-weather    what befalls the upstreams, and when it is an excuse
-clients    who pulls, and how
-service    the mirror: started, restarted, killed; and what it must leave behind
-gauges     what the mirror takes of its machine
-report     the figures, for a person
-run        the phases, from the first start to the last calm
+The faults of the upstreams are called weather: bad weather excuses failed requests, but never wrong bytes.
+
+model      the allowed responses; checks every response
+weather    faults of the upstreams, and when they excuse a failure
+clients    the clients, and how they pull
+service    the mirror: starts, restarts and kills it, and checks its cache directory after each
+gauges     resource use of the mirror
+report     the figures, as Markdown
+run        the phases of a run
 """

@@ -1,4 +1,4 @@
-"""`python -m tests.soak`: prints a report; the exit status is 1 when a promise was broken."""
+"""Entry point, `python -m tests.soak`: prints a report; the exit status is 1 if a rule was violated."""
 
 import argparse
 import asyncio
@@ -15,7 +15,7 @@ from tests.soak.run import Plan, Soak
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status."""
+    """Run the soak; return the exit status."""
     parser = argparse.ArgumentParser("tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=5.0, help="(default: 5)")
     parser.add_argument("--clients", type=int, default=12, help="(default: 12)")
@@ -24,9 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.dir is not None and (options.dir / "cache").exists():
         parser.error(f"{options.dir} holds the cache of an earlier run; what is in it would be unknown to the model")
-    logging.getLogger("aiohttp").setLevel(
-        logging.CRITICAL
-    )  # the upstreams' own: their answers are bent until they break
+    logging.getLogger("aiohttp").setLevel(logging.CRITICAL)  # the upstreams' log: faults make aiohttp report errors
     print(f"seed {options.seed}", file=sys.stderr, flush=True)
     plan = Plan(60 * options.minutes, options.clients, options.seed)
     with contextlib.ExitStack() as exits:

@@ -1,4 +1,4 @@
-"""The clients: each pulls something, in some way, again and again; the model judges what comes."""
+"""The clients: each repeatedly pulls something in some way; the model checks the responses."""
 
 import asyncio
 import random
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import aiohttp
 
 from tests.fake.content import Manifest
-from tests.http.client import Client, Reply, rest_of
+from tests.http.client import Client, Reply, read_rest
 from tests.http.upstreams import Upstream
 from tests.soak.model import HEAD_WITHIN, Exchange, Model
 from tests.soak.service import Service
@@ -21,38 +21,38 @@ _SLOW_PAUSE = 0.07  # seconds
 
 @dataclass(slots=True)
 class Clients:
-    """Any number of them, for as long as their task lasts."""
+    """Any number of clients, each running until its task is cancelled."""
 
     model: Model
     service: Service
     client: Client
-    luck: random.Random
-    pause: asyncio.Event = field(default_factory=asyncio.Event)  # set: all may pull
+    rng: random.Random
+    pause: asyncio.Event = field(default_factory=asyncio.Event)  # set: clients may pull
     under_way: int = 0
 
-    async def pull_on(self) -> None:
-        """One client: image after image, while it may."""
+    async def pull_forever(self) -> None:
+        """Run one client: pull image after image while the event is set."""
         while True:
             await self.pause.wait()
             await self.service.serving()
             self.under_way += 1
             try:
-                await self._pull(self.luck.choice(list(self.model.shelves)))
+                await self._pull(self.rng.choice(list(self.model.shelves)))
             finally:
                 self.under_way -= 1
-            await asyncio.sleep(self.luck.uniform(0, 0.02))
+            await asyncio.sleep(self.rng.uniform(0, 0.02))
 
     async def stopped(self) -> None:
-        """Let nobody begin, and wait until all are done."""
+        """Start no more pulls, and wait until all running ones end."""
         self.pause.clear()
-        while self.under_way:  # noqa: ASYNC110 - a count announces nothing
+        while self.under_way:  # noqa: ASYNC110 - a count has no event
             await asyncio.sleep(0.01)
 
     async def _pull(self, name: str) -> None:
         shelf = self.model.shelves[name]
         tags = list(shelf.tags)
-        repository, tag = tags[int(len(tags) * self.luck.random() ** 2)]  # some are pulled far more often than others
-        if self.luck.randrange(10):
+        repository, tag = tags[int(len(tags) * self.rng.random() ** 2)]  # some are pulled far more often than others
+        if self.rng.randrange(10):
             await self._image(name, repository, tag)
         else:
             target = f"/v2/{name}/{repository}/tags/list"
@@ -64,20 +64,20 @@ class Clients:
         exchange = await self._ask("manifest by tag", name, lambda: self.client.get(target), target)
         digest = self.model.tag(exchange, repository, tag)
         if digest is None:
-            await asyncio.sleep(self.luck.uniform(0.1, 0.4))  # as clients do
+            await asyncio.sleep(self.rng.uniform(0.1, 0.4))  # as real clients do
             return
         root = shelf.manifests[digest]
         for manifest in (root, *root.children):
             if not self.pause.is_set():
                 return
             await self._manifest(name, repository, manifest)
-            blobs = self.luck.sample(manifest.blobs, len(manifest.blobs))
+            blobs = self.rng.sample(manifest.blobs, len(manifest.blobs))
             await asyncio.gather(*(self._blob(name, repository, blob.digest) for blob in blobs))
 
     async def _manifest(self, name: str, repository: str, manifest: Manifest) -> None:
         target = Upstream(name, self.model.shelves[name].registry, repository).manifest(manifest)
         etag = {"If-None-Match": f'"{manifest.digest}"'}
-        match self.luck.randrange(6):
+        match self.rng.randrange(6):
             case 0:
                 exchange = await self._ask("manifest, HEAD", name, lambda: self.client.head(target), target)
                 self.model.head(exchange, manifest.digest)
@@ -95,7 +95,7 @@ class Clients:
         ways = [self._whole, self._whole, self._whole, self._part, self._part, self._two_parts, self._head]
         if size > 100_000:
             ways += [self._slowly, self._leaving]
-        await self.luck.choice(ways)(name, target, digest, size)
+        await self.rng.choice(ways)(name, target, digest, size)
 
     async def _whole(self, name: str, target: str, digest: str, size: int) -> None:
         self.model.blob(await self._ask("blob", name, lambda: self.client.get(target), target), digest)
@@ -109,7 +109,7 @@ class Clients:
     async def _two_parts(self, name: str, target: str, digest: str, size: int) -> None:
         if size < 10:
             return
-        spans = [(0, self.luck.randrange(size // 4 + 1)), (size // 2, size // 2 + self.luck.randrange(size // 4 + 1))]
+        spans = [(0, self.rng.randrange(size // 4 + 1)), (size // 2, size // 2 + self.rng.randrange(size // 4 + 1))]
         headers = {"Range": "bytes=" + ",".join(f"{first}-{last}" for first, last in spans)}
         exchange = await self._ask("blob, two parts", name, lambda: self.client.get(target, headers), target)
         self.model.two_parts(exchange, digest, spans)
@@ -118,7 +118,7 @@ class Clients:
         self.model.head(await self._ask("blob, HEAD", name, lambda: self.client.head(target), target), digest)
 
     async def _slowly(self, name: str, target: str, digest: str, size: int) -> None:
-        """Some bytes at a time, with pauses."""
+        """Read a few bytes at a time, with pauses."""
 
         async def get() -> Reply:
             async with self.client.open(target) as answer:
@@ -134,17 +134,17 @@ class Clients:
         self.model.blob(await self._ask("blob, slowly", name, get, target), digest)
 
     async def _leaving(self, name: str, target: str, digest: str, size: int) -> None:
-        """The beginning, and then no more."""
+        """Read the beginning, then disconnect."""
         received = b""
 
         async def get() -> Reply:
             nonlocal received
             async with self.client.open(target) as answer:
                 if answer.status != 200:
-                    body, whole = await rest_of(answer)
+                    body, whole = await read_rest(answer)
                     return Reply(answer.status, answer.headers, body, whole)
                 try:
-                    received = await answer.content.read(self.luck.randrange(1, size))
+                    received = await answer.content.read(self.rng.randrange(1, size))
                 except (aiohttp.ClientPayloadError, ConnectionError):
                     return Reply(answer.status, answer.headers, received, whole=False)
                 return Reply(answer.status, answer.headers, received, whole=True)
@@ -167,5 +167,5 @@ class Clients:
         return Exchange(kind, name, target, began, time.monotonic(), reply)
 
     def _span(self, size: int) -> tuple[int, int]:
-        first = self.luck.randrange(size)
-        return first, self.luck.randint(first, size - 1)
+        first = self.rng.randrange(size)
+        return first, self.rng.randint(first, size - 1)

@@ -1,4 +1,4 @@
-"""What the mirror takes of its machine, looked at all the while: memory, descriptors, tasks, disk, time to answer."""
+"""Resource use of the mirror, sampled during the run: memory, descriptors, tasks, disk, response time of /healthz."""
 
 import asyncio
 import json
@@ -16,26 +16,26 @@ from tests.soak.service import Service
 
 _DISK_EVERY = 0.05  # seconds
 _EVERY = 0.2
-_AGREEING = 3  # looks
-_HEALTHY_WITHIN = 5.0  # seconds; whoever looks shares two cores with the mirror and all its clients
+_AGREEING = 3  # samples
+_HEALTHY_WITHIN = 5.0  # seconds; this process shares two cores with the mirror and all its clients
 
 
 @dataclass(slots=True)
 class Gauges:
-    """Samples of the mirror that runs."""
+    """Samples of the running mirror."""
 
     service: Service
     client: Client
     complain: Callable[[str, str], None]
-    memory: list[tuple[float, int]] = field(default_factory=list)  # when, bytes; of this life
+    memory: list[tuple[float, int]] = field(default_factory=list)  # time and bytes; of the current mirror process
     health: list[float] = field(default_factory=list)  # seconds
     most_occupied: int = 0
     disk_looks: int = 0
-    down_seen: dict[str, list[float]] = field(default_factory=dict)  # upstream -> when it counted as down
+    down_seen: dict[str, list[float]] = field(default_factory=dict)  # upstream -> times at which it counted as down
     looking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def watch_disk(self) -> None:
-        """The limit on the size, at every moment."""
+        """Check the size limit of the cache continuously."""
         while True:
             occupied = self.service.mirror.occupied() if self.service.mirror is not None else None
             if occupied is not None:
@@ -46,14 +46,14 @@ class Gauges:
             await asyncio.sleep(_DISK_EVERY)
 
     async def watch_process(self) -> None:
-        """Memory, health and readiness, while a mirror is up."""
+        """Sample memory, health and readiness while a mirror is up."""
         while True:
             await self.service.serving()
             began = time.monotonic()
             try:
                 async with self.looking:
                     await self._look()
-            except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:  # ValueError: it has just ended
+            except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:  # ValueError: the process ended
                 if not self.service.was_down(began, time.monotonic()):
                     self.complain("no answer from /healthz or /readyz", repr(error))
             await asyncio.sleep(_EVERY)
@@ -71,13 +71,13 @@ class Gauges:
         self.memory.append((time.monotonic(), resident(self.service.running.program.pid)))
 
     def counted_as_down(self, upstream: str, began: float, ended: float) -> bool:
-        """Whether the mirror said so at some moment of about that time."""
+        """Return whether the mirror reported the upstream as down around that time."""
         seen = self.down_seen.get(upstream, [])
         first = bisect_left(seen, began - 5 * _EVERY)
         return first < len(seen) and seen[first] <= ended + 5 * _EVERY
 
     async def at_rest(self, *, within: float) -> "Rest":
-        """What it takes when nobody asks: as soon as nothing is under way and several looks agree, or in the end."""
+        """Return the resource use without requests: when several equal samples show no activity, or at the deadline."""
         async with self.looking, asyncio.timeout(within + 10):
             deadline = time.monotonic() + within
             looks: list[Rest] = []
@@ -102,7 +102,7 @@ class Gauges:
         )
 
     def growth(self, *, warm_up: float) -> tuple[int, int]:
-        """Memory in the first and in the last third of this life without its warm-up (medians, bytes)."""
+        """Return the memory in the first and last third of this process's samples after warm-up (medians, bytes)."""
         begin = self.memory[0][0] + warm_up
         samples = [size for when, size in self.memory if when >= begin] or [self.memory[-1][1]]
         third = max(1, len(samples) // 3)
@@ -111,16 +111,16 @@ class Gauges:
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """A mirror at rest."""
+    """The resource use of an idle mirror."""
 
-    files: tuple[str, ...]  # that are open, by name or kind
+    files: tuple[str, ...]  # open files, by name or kind
     tasks: int
     downloads: int
-    counted: int  # bytes, by the mirror
+    counted: int  # bytes, according to the mirror
     occupied: int  # bytes, on the disk
-    litter: tuple[str, ...]  # files that have no use
+    litter: tuple[str, ...]  # files without a use
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing is under way, and the count is exact."""
+        """Return whether no download runs and the mirror's count of bytes is exact."""
         return not self.downloads and self.counted == self.occupied

@@ -1,4 +1,4 @@
-"""The model: what an answer may be, given what upstream held and what the weather was. Wrong bytes have no excuse."""
+"""The model: which responses are allowed, given the upstream's content and faults. Wrong bytes are never excused."""
 
 import re
 from collections import Counter
@@ -8,27 +8,27 @@ from typing import Protocol
 from tests.fake.shelf import Shelf
 from tests.http.client import Reply
 
-FRESH_FOR = 1.0  # seconds, as the mirror is told
-PATIENCE = 2.0  # seconds for an upstream's first byte, as the mirror is told
-SLACK = 2.0  # seconds more: this machine has other work
-HEAD_WITHIN = 10.0  # seconds until an answer has to begin, whatever the weather
+FRESH_FOR = 1.0  # seconds, as configured in the mirror
+PATIENCE = 2.0  # seconds until an upstream's first byte, as configured in the mirror
+SLACK = 2.0  # extra seconds for a busy machine
+HEAD_WITHIN = 10.0  # seconds until a response must begin, with faults or without
 _UNVERIFIED = "as upstream sent it, unverified"
-_MOST_KEPT = 3  # examples of each broken promise
+_MOST_KEPT = 3  # examples of each violation
 
 
 class Excuses(Protocol):
-    """Who knows of bad weather and restarts."""
+    """Knows of faults and restarts."""
 
     def excuse(self, upstream: str, began: float, ended: float) -> bool:
-        """Whether a failure of that upstream's content in that time (time.monotonic) is to be expected."""
+        """Return whether a failed request to that upstream is to be expected in that time (time.monotonic)."""
 
     def was_down(self, began: float, ended: float) -> bool:
-        """Whether the mirror itself was not up all of that time."""
+        """Return whether the mirror was down at some moment of that time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request, and what came of it."""
+    """One request and its result."""
 
     kind: str
     upstream: str
@@ -41,26 +41,26 @@ class Exchange:
 
 @dataclass(slots=True)
 class Model:
-    """Judges exchanges, and counts."""
+    """Checks exchanges, and counts them."""
 
     shelves: dict[str, Shelf]  # by upstream
     excuses: Excuses
     seen: Counter[tuple[str, str]] = field(default_factory=Counter)  # (kind, outcome)
     wrong: int = 0
-    broken: Counter[str] = field(default_factory=Counter)  # promises, by what is broken
+    broken: Counter[str] = field(default_factory=Counter)  # violations, by rule
     examples: list[str] = field(default_factory=list)
-    tainted: set[str] = field(default_factory=set)  # digests of which upstream has sent wrong bytes
+    tainted: set[str] = field(default_factory=set)  # digests of content that an upstream has sent with wrong bytes
     content_bytes: int = 0
-    fair: int = 0  # answers for which no failure would have had an excuse
+    fair: int = 0  # responses for which no failure would have been excused
 
     def break_promise(self, what: str, example: str) -> None:
-        """Count a broken promise, and keep the first few in words."""
+        """Count a violation, and keep the first few as examples."""
         self.broken[what] += 1
         if self.broken[what] <= _MOST_KEPT:
             self.examples.append(f"{what}: {example}")
 
     def blob(self, exchange: Exchange, digest: str, span: tuple[int, int] | None = None) -> None:
-        """A GET of a blob, or of the bytes from the first to the last of *span*."""
+        """Check a GET of a blob, or of *span* (first and last byte)."""
         reply = self._answered(exchange)
         if reply is None:
             return
@@ -68,7 +68,7 @@ class Model:
         if span is not None:
             content = content[span[0] : span[1] + 1]
         if reply.status == 416 and self._is_unverified(reply, digest):
-            self.seen[exchange.kind, _UNVERIFIED] += 1  # of the length that upstream told
+            self.seen[exchange.kind, _UNVERIFIED] += 1  # because of the length that upstream declared
         elif reply.status != (200 if span is None else 206):
             self._refused(exchange, reply)
         elif not reply.whole:
@@ -81,7 +81,7 @@ class Model:
             self._wrong(exchange, reply)
 
     def two_parts(self, exchange: Exchange, digest: str, spans: list[tuple[int, int]]) -> None:
-        """A GET of two parts of a blob at once."""
+        """Check a GET of two byte ranges of a blob."""
         reply = self._answered(exchange)
         if reply is None:
             return
@@ -100,7 +100,7 @@ class Model:
             self._wrong(exchange, reply)
 
     def head(self, exchange: Exchange, digest: str) -> None:
-        """A HEAD by digest: length and digest, where they are told, are right."""
+        """Check a HEAD by digest: length and digest are right where they are given."""
         reply = self._answered(exchange)
         if reply is None:
             return
@@ -117,7 +117,7 @@ class Model:
             self._wrong(exchange, reply)
 
     def manifest(self, exchange: Exchange, digest: str) -> None:
-        """A GET of a manifest by digest; 304 where the client said that it has it."""
+        """Check a GET of a manifest by digest; 304 is allowed for a conditional one."""
         reply = self._answered(exchange)
         if reply is None:
             return
@@ -133,7 +133,7 @@ class Model:
             self._wrong(exchange, reply)
 
     def tag(self, exchange: Exchange, repository: str, tag: str) -> str | None:
-        """A GET of a manifest by tag; the digest, if it is right."""
+        """Check a GET of a manifest by tag; return the digest if it is right."""
         reply = self._answered(exchange)
         if reply is None:
             return None
@@ -160,7 +160,7 @@ class Model:
         return None
 
     def page(self, exchange: Exchange) -> None:
-        """A GET of a list."""
+        """Check a GET of a list."""
         reply = self._answered(exchange)
         if reply is None:
             return
@@ -172,7 +172,7 @@ class Model:
             self._right(exchange, reply)
 
     def left(self, exchange: Exchange, digest: str, received: bytes) -> None:
-        """A client went away in the middle; what it had was right, as far as upstream was."""
+        """Check the bytes that a client had received when it disconnected."""
         begin = self.shelves[exchange.upstream].content(digest)[: len(received)]
         if received == begin or digest in self.tainted:
             self.seen[exchange.kind, "left"] += 1
@@ -181,11 +181,11 @@ class Model:
             self.break_promise("wrong bytes", f"{exchange.target}: before the client left")
 
     def _is_unverified(self, reply: Reply, digest: str) -> bool:
-        """Whether this is upstream's word, and upstream has lied: a part or a length of what is not here as a whole."""
+        """Return whether this is upstream's wrong length or part, of content that is not fully cached."""
         return digest in self.tainted and "hit" not in reply.cache_status
 
     def _answered(self, exchange: Exchange) -> Reply | None:
-        """The reply, if there is one that makes sense; counts the exchange otherwise."""
+        """Return the reply, or count the failed connection and return None."""
         if exchange.reply is None:
             if self.excuses.was_down(exchange.began, exchange.ended):
                 self.seen[exchange.kind, "mirror restarted"] += 1
@@ -206,7 +206,7 @@ class Model:
         self.break_promise("wrong bytes", f"{exchange.target}: {reply!s:.600}")
 
     def _refused(self, exchange: Exchange, reply: Reply) -> None:
-        """An error: one that the contract knows, in time, and with an excuse."""
+        """Check an error: its status is in the contract, it is in time, and it is excused."""
         if reply.status not in {404, 429, 502, 503, 504}:
             self.seen[exchange.kind, str(reply.status)] += 1
             self.break_promise(f"status {reply.status}", f"{exchange.target}: {reply!s:.600}")
@@ -222,7 +222,7 @@ class Model:
 
 
 def _named(shelf: Shelf, repository: str, tag: str, exchange: Exchange) -> set[str | None]:
-    """What a tag may rightly be said to name: all that it named since the mirror may have asked last."""
+    """Return the digests that the tag may have: all since the last moment at which the mirror may have revalidated."""
     since = exchange.began - FRESH_FOR - PATIENCE - SLACK
     namings = shelf.tags[repository, tag]
     current = [naming for naming in namings if naming.since <= since][-1:]

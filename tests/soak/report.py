@@ -1,4 +1,4 @@
-"""What a soak has shown, as a block of Markdown."""
+"""The report of a soak, as a block of Markdown."""
 
 import time
 from collections import Counter
@@ -11,7 +11,7 @@ _MIB = 2**20
 
 
 def report(soak: Soak) -> str:
-    """The figures; what is broken comes last."""
+    """Return the figures, with violations at the end."""
     return "\n".join(_lines(soak)) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The phases of a soak: weather and restarts; a last life with weather; calm; and what is left in the end."""
+"""The phases of a soak: faults and restarts; a last process with faults; no faults; and the checks at the end."""
 
 import asyncio
 import contextlib
@@ -23,31 +23,31 @@ from tests.soak.service import Service
 from tests.soak.weather import Climate, Weather
 
 Work = Callable[[], Coroutine[None, None, None]]
-_SHARE = 0.4  # of all there is to pull fits into the cache
-GRACE = 6.0  # seconds after bad weather in which it may still show: questions under way, Retry-After, a remembered 404
-_RECOVERED_WITHIN = 40.0  # seconds after bad weather until every upstream counts as up: the longest pause, and some
+_SHARE = 0.4  # of all content fits into the cache
+GRACE = 6.0  # seconds after a fault in which it may still show: requests in progress, Retry-After, a cached 404
+_RECOVERED_WITHIN = 40.0  # seconds after a fault until every upstream counts as up: the longest pause, and a margin
 _REST_WITHIN = 20.0
-_MEMORY_MAY_GROW = 12 * 2**20  # bytes: how many downloads run at a moment is chance
-_WARM_UP = 0.25  # of the last life
-_FAIR_BEGIN = 0.1  # share of the time, before the last life's first rest
+_MEMORY_MAY_GROW = 12 * 2**20  # bytes: the number of concurrent downloads is random
+_WARM_UP = 0.25  # share of the last process's time
+_FAIR_BEGIN = 0.1  # share of the time, before the last process is first measured at rest
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long, with how many, and what from. A seed settles what is drawn, and not when it happens."""
+    """Duration, number of clients and seed. A seed determines the random choices, but not their timing."""
 
     seconds: float
     clients: int
     seed: str
     storm: float = 3.0  # seconds, at most
-    lives: float = 9.0  # seconds between two restarts, about
+    lives: float = 9.0  # seconds between two restarts, on average
     restless: float = 0.5  # share of the time with restarts
-    calm: float = 0.12  # share of the time with neither weather nor restarts, at the end
+    calm: float = 0.12  # share of the time with neither faults nor restarts, at the end
 
 
 @dataclass(slots=True)
 class Soak:
-    """All parts of one run, and the figures that its phases give."""
+    """All parts of one run, and the figures of its phases."""
 
     plan: Plan
     model: Model
@@ -56,7 +56,7 @@ class Soak:
     gauges: Gauges
     clients: Clients
     began: float
-    first: Rest | None = None  # at rest, early in the last life
+    first: Rest | None = None  # at rest, early in the last process
     last: Rest | None = None  # at rest, at its end
     recovered_after: float = 0.0
     restarting: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -64,8 +64,8 @@ class Soak:
     @classmethod
     @contextlib.asynccontextmanager
     async def prepared(cls, plan: Plan, directory: Path) -> AsyncIterator["Soak"]:
-        """Upstreams that listen, and everything else ready to begin."""
-        luck = random.Random(plan.seed)
+        """Start the upstreams, and prepare everything else."""
+        rng = random.Random(plan.seed)
         async with (
             Registry.running() as plain,
             Registry.running() as hub,
@@ -74,18 +74,18 @@ class Soak:
             Client.of("") as client,
         ):
             climates = [
-                Climate("plain.test", Shelf(plain, luck, repositories=3, images=6)),
-                Climate("hub.test", Shelf(hub, luck, repositories=3, images=6), cdn, tokens),
+                Climate("plain.test", Shelf(plain, rng, repositories=3, images=6)),
+                Climate("hub.test", Shelf(hub, rng, repositories=3, images=6), cdn, tokens),
             ]
             hub.gate, hub.blobs_at = Bearer(tokens=tokens), cdn
-            soak = cls._of(plan, directory, climates, luck, client)
+            soak = cls._of(plan, directory, climates, rng, client)
             try:
                 yield soak
             finally:
                 await soak.service.kill()
 
     @classmethod
-    def _of(cls, plan: Plan, directory: Path, climates: list[Climate], luck: random.Random, client: Client) -> "Soak":
+    def _of(cls, plan: Plan, directory: Path, climates: list[Climate], rng: random.Random, client: Client) -> "Soak":
         shelves = {climate.name: climate.shelf for climate in climates}
         excuses = _Excuses()
         model = Model(shelves, excuses)
@@ -99,15 +99,15 @@ class Soak:
         )
         gauges = Gauges(service, client, model.break_promise)
         excuses.tell(climates, service, gauges)
-        weather = Weather(climates, luck, model.tainted, plan.storm)
-        return cls(plan, model, weather, service, gauges, Clients(model, service, client, luck), time.monotonic())
+        weather = Weather(climates, rng, model.tainted, plan.storm)
+        return cls(plan, model, weather, service, gauges, Clients(model, service, client, rng), time.monotonic())
 
     async def run(self) -> None:
-        """All phases."""
+        """Run all phases."""
         self.began = time.monotonic()
         await self.service.start()
-        async with _tasks(self.gauges.watch_disk, self.gauges.watch_process, *self._crowd()):
-            async with _tasks(*self._weather(), self._restart_on):
+        async with _tasks(self.gauges.watch_disk, self.gauges.watch_process, *self._pulls()):
+            async with _tasks(*self._weather(), self._restart_repeatedly):
                 self.clients.pause.set()
                 await self._until(self.plan.restless)
             await self._last_life()
@@ -121,8 +121,8 @@ class Soak:
         self._check_leaks()
         await self.service.end(signal.SIGTERM)
 
-    def _crowd(self) -> list[Work]:
-        return [self.clients.pull_on] * self.plan.clients
+    def _pulls(self) -> list[Work]:
+        return [self.clients.pull_forever] * self.plan.clients
 
     def _weather(self) -> list[Work]:
         storms = [partial(self.weather.change, climate, fair=GRACE + 4) for climate in self.weather.climates]
@@ -132,21 +132,21 @@ class Soak:
         """Wait until that share of the whole time is over."""
         await asyncio.sleep(max(0.0, self.began + share * self.plan.seconds - time.monotonic()))
 
-    async def _restart_on(self) -> None:
-        """The mirror is told to end, or killed, in turns; and started again."""
-        luck = random.Random(f"{self.plan.seed} restarts")
+    async def _restart_repeatedly(self) -> None:
+        """Stop or kill the mirror, in alternation, and start it again."""
+        rng = random.Random(f"{self.plan.seed} restarts")
         while True:
             for number in (signal.SIGKILL, signal.SIGTERM):
-                await asyncio.sleep(luck.uniform(0.5, 1.5) * self.plan.lives)
+                await asyncio.sleep(rng.uniform(0.5, 1.5) * self.plan.lives)
                 await asyncio.shield(self._restart(number))
 
     async def _restart(self, number: signal.Signals) -> None:
-        async with self.restarting:  # the last life may be wanted while another begins
+        async with self.restarting:  # the last process may be wanted during a restart
             await self.service.end(number)
             await self.service.start()
 
     async def _last_life(self) -> None:
-        """A new life, with a while of pulls in fair weather; and then the mirror rests."""
+        """Restart, let clients pull without faults for a while, then measure the mirror at rest."""
         await self.clients.stopped()
         await self._restart(signal.SIGTERM)
         self.clients.pause.set()
@@ -156,7 +156,7 @@ class Soak:
         self.gauges.memory.clear()
 
     async def _at_rest(self) -> Rest:
-        """Nobody pulls, and upstreams have closed the connections that they kept."""
+        """Measure the mirror without pulls, after the upstreams have closed their idle connections."""
         for climate in self.weather.climates:
             for origin in climate.origins:
                 await origin.go_down()
@@ -164,7 +164,7 @@ class Soak:
         return await self.gauges.at_rest(within=_REST_WITHIN)
 
     async def _recovery(self) -> None:
-        """After the weather every upstream counts as up again, before long."""
+        """Wait until every upstream counts as up after the faults, and check how long it took."""
         began = time.monotonic()
         while any(
             self.gauges.counted_as_down(climate.name, time.monotonic(), time.monotonic())
@@ -192,21 +192,21 @@ class Soak:
 
     @property
     def memory(self) -> tuple[int, int]:
-        """Bytes, early and late in the last life."""
+        """Bytes, early and late in the last process."""
         return self.gauges.growth(warm_up=_WARM_UP * (1 - self.plan.restless) * self.plan.seconds)
 
 
 class _Excuses:
-    """The weather, the restarts, and what the mirror itself says of its upstreams."""
+    """Excuses by faults, by restarts, and by the mirror's own view of its upstreams."""
 
     def tell(self, climates: list[Climate], service: Service, gauges: Gauges) -> None:
-        """Whom to ask."""
+        """Set the sources of the excuses."""
         self._climates = {climate.name: climate for climate in climates}
         self._service = service
         self._gauges = gauges
 
     def excuse(self, upstream: str, began: float, ended: float) -> bool:
-        """Whether a failure in that time is to be expected."""
+        """Return whether a failure in that time is to be expected."""
         return (
             self._climates[upstream].was_bad(began - GRACE, ended)
             or self.was_down(began, ended)
@@ -214,13 +214,13 @@ class _Excuses:
         )
 
     def was_down(self, began: float, ended: float) -> bool:
-        """Whether the mirror was not up all that time."""
+        """Return whether the mirror was down at some moment of that time."""
         return self._service.was_down(began, ended)
 
 
 @contextlib.asynccontextmanager
 async def _tasks(*works: Work) -> AsyncIterator[None]:
-    """These run while the block lasts; the first that fails ends it."""
+    """Run these while the block lasts; the first failure ends the block."""
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(work()) for work in works]
         try:

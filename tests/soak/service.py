@@ -1,4 +1,4 @@
-"""The mirror under test: started, told to end, killed, started again; and what it must leave behind each time."""
+"""The mirror under test: starts, stops and kills it, and checks its log and cache directory after each end."""
 
 import asyncio
 import signal
@@ -25,38 +25,38 @@ first_byte = "{PATIENCE}s"
 silence = "2s"
 shutdown = "2s"
 """
-_ENDS_WITHIN = 10.0  # seconds from SIGTERM to the end: shutdown, and what a busy machine takes on top
+_ENDS_WITHIN = 10.0  # seconds from SIGTERM to the end: shutdown, plus a margin for a busy machine
 _BAD_EVENTS = {"request_crashed", "download_crashed", "upkeep_crashed", "upkeep_failed", "ledger_failed"}
 
 
 @dataclass(slots=True)
 class Service:
-    """One cache directory, and the mirror over it, if one runs."""
+    """One cache directory, and the mirror that uses it, if one runs."""
 
     directory: Path
     upstreams: Mapping[str, str]
     limit: int  # bytes
     content: Callable[[str], bytes]  # of a digest
     complain: Callable[[str, str], None]
-    client: Client  # told of each new address
+    client: Client  # gets each new address
     mirror: Mirror | None = None
     ends: Counter[str] = field(default_factory=Counter)  # by signal
-    downs: list[list[float]] = field(default_factory=list)  # when it went, and when it was back
+    downs: list[list[float]] = field(default_factory=list)  # start and end of each downtime
     up: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def cache(self) -> CacheDirectory:
-        """Its cache."""
+        """The cache directory."""
         return CacheDirectory(self.directory / "cache")
 
     @property
     def running(self) -> Mirror:
-        """The mirror that runs."""
+        """The running mirror."""
         assert self.mirror is not None, "no mirror runs"
         return self.mirror
 
     async def start(self) -> None:
-        """A new life over what the last one left."""
+        """Start a mirror over the cache of the last one."""
         self.directory.mkdir(parents=True, exist_ok=True)
         config = self.directory / "mirror.toml"
         config.write_text(_CONFIG)
@@ -77,7 +77,7 @@ class Service:
         self.up.set()
 
     async def end(self, number: signal.Signals) -> None:
-        """The end of this life, and a look at what it leaves."""
+        """End this process with a signal, and check its log and directory."""
         self.up.clear()
         self.downs.append([time.monotonic(), float("inf")])
         self.ends[number.name] += 1
@@ -100,11 +100,11 @@ class Service:
         await self.up.wait()
 
     def was_down(self, began: float, ended: float) -> bool:
-        """Whether no mirror was up, or none for long enough, at some moment of that time."""
+        """Return whether the mirror was down at some moment of that time."""
         return any(down <= ended and began <= up for down, up in self.downs)
 
     async def kill(self) -> None:
-        """Whatever comes."""
+        """Kill the mirror, if one runs."""
         if self.mirror is not None:
             await self.mirror.program.kill()
 

@@ -1,4 +1,4 @@
-"""The soak, for half a minute: nothing wrong is served, no promise is broken, nothing leaks."""
+"""The soak for half a minute: no wrong bytes, no violated rule, no leak."""
 
 import time
 from pathlib import Path
@@ -9,7 +9,7 @@ from tests.soak.run import Plan, Soak
 SECONDS = 16.0
 
 
-async def test_half_a_minute(tmp_path: Path) -> None:
+async def test_soak_for_half_a_minute(tmp_path: Path) -> None:
     """Clients of all kinds, storms and outages upstream, one kill -9 and some restarts; then rest."""
     plan = Plan(SECONDS, clients=8, seed=f"{time.time_ns():x}", storm=1.0, lives=2.0)
     async with Soak.prepared(plan, tmp_path) as soak:

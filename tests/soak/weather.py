@@ -1,4 +1,4 @@
-"""What befalls the upstreams: storms of faults, outages, tokens and addresses that expire, tags that move."""
+"""Faults of the upstreams: bursts of faults (storms), outages, expired tokens and URLs, moving tags."""
 
 import asyncio
 import itertools
@@ -35,7 +35,7 @@ from tests.fake.origin import Origin
 from tests.fake.shelf import Shelf
 from tests.fake.tokens import TokenServer
 
-_MOST_STRUCK = 40  # answers that one fault befalls
+_MOST_STRUCK = 40  # responses to which one fault applies
 _FAIR_EVERY = 5  # storms
 
 
@@ -47,12 +47,12 @@ class Kind:
     make: Callable[[random.Random], Fault]
     path: str = "*"
     method: str | None = None
-    corrupts: bool = False  # the bytes of content are others
-    harmless: bool = False  # the mirror has to cope, and no client is to notice
+    corrupts: bool = False  # the bytes of content are changed
+    harmless: bool = False  # the mirror must hide it from clients
 
 
-def _size(luck: random.Random) -> int:
-    return luck.choice((1, 1_000, 50_000, 100_000, 500_000))
+def _size(rng: random.Random) -> int:
+    return rng.choice((1, 1_000, 50_000, 100_000, 500_000))
 
 
 BLOBS, MANIFESTS = "*/blobs/*", "*/manifests/*"
@@ -62,15 +62,15 @@ KINDS = (
     Kind("404", lambda _: Status(404)),
     Kind("401", lambda _: Status(401)),
     Kind("403", lambda _: Status(403)),
-    Kind("429", lambda luck: Status(429, {"Retry-After": str(luck.randint(1, 2))}), MANIFESTS),
+    Kind("429", lambda rng: Status(429, {"Retry-After": str(rng.randint(1, 2))}), MANIFESTS),
     Kind("junk instead of a manifest", lambda _: Status(200, body=b"<html>"), MANIFESTS, corrupts=True),
     Kind("redirect to nowhere", lambda _: Redirect("http://127.0.0.1:9/nobody")),
     Kind("redirect in a circle", lambda _: Redirect("/v2/")),
     Kind("reset before the answer", lambda _: Reset()),
     Kind("silence", lambda _: Hold(Valve())),
-    Kind("silence in mid-body", lambda luck: Hold(Valve(), at=_size(luck)), BLOBS),
-    Kind("cut in mid-body", lambda luck: Cut(_size(luck))),
-    Kind("reset in mid-body", lambda luck: Cut(_size(luck), reset=True)),
+    Kind("silence in mid-body", lambda rng: Hold(Valve(), at=_size(rng)), BLOBS),
+    Kind("cut in mid-body", lambda rng: Cut(_size(rng))),
+    Kind("reset in mid-body", lambda rng: Cut(_size(rng), reset=True)),
     Kind("wrong last byte", lambda _: Wrong(), corrupts=True),
     Kind("wrong first byte", lambda _: Wrong(0), corrupts=True),
     Kind("too short", lambda _: Resized(-1), corrupts=True),
@@ -85,33 +85,33 @@ KINDS = (
     Kind("no digest", lambda _: Without("Docker-Content-Digest"), harmless=True),
     Kind("another media type", lambda _: Header("Content-Type", "text/plain"), BLOBS, harmless=True),
     Kind("bytes after the end", lambda _: Overrun(), BLOBS, "GET"),
-    Kind("slow", lambda luck: Slow(luck.uniform(5e5, 4e6)), harmless=True),
+    Kind("slow", lambda rng: Slow(rng.uniform(5e5, 4e6)), harmless=True),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """A fault that says when it strikes."""
+    """A fault that reports each use."""
 
     fault: Fault
     strike: Callable[[Answer], None]
 
-    def bend(self, answer: Answer) -> None:
+    def apply(self, answer: Answer) -> None:
         self.strike(answer)
-        self.fault.bend(answer)
+        self.fault.apply(answer)
 
 
 @dataclass(slots=True)
 class Spell:
-    """A time of bad weather at one upstream."""
+    """A period of faults at one upstream."""
 
     began: float
-    ended: float | None = None  # None: it lasts
+    ended: float | None = None  # None: not over yet
 
 
 @dataclass(slots=True)
 class Climate:
-    """One upstream, all that it consists of, and the weather that it had."""
+    """One upstream with all its servers, and its periods of faults."""
 
     name: str
     shelf: Shelf
@@ -122,11 +122,11 @@ class Climate:
 
     @property
     def origins(self) -> list[Origin]:
-        """The servers that it consists of."""
+        """The servers of this upstream."""
         return [one for one in (self.shelf.registry, self.cdn, self.tokens) if one is not None]
 
     def clear(self) -> None:
-        """Take all faults away."""
+        """Remove all faults."""
         for origin in self.origins:
             origin.heal()
         for hold in self.holds:
@@ -135,7 +135,7 @@ class Climate:
 
     @contextmanager
     def spell(self) -> Iterator[None]:
-        """Bad weather while the block lasts."""
+        """Record a period of faults while the block lasts."""
         spell = Spell(time.monotonic())
         self.spells.append(spell)
         try:
@@ -144,50 +144,50 @@ class Climate:
             spell.ended = time.monotonic()
 
     def was_bad(self, began: float, ended: float) -> bool:
-        """Whether there was bad weather at some moment of that time."""
+        """Return whether there were faults at some moment of that time."""
         return any(spell.began <= ended and (spell.ended is None or spell.ended >= began) for spell in self.spells)
 
 
 @dataclass(slots=True)
 class Weather:
-    """Storms over some upstreams, one after another, until the task that makes them is cancelled."""
+    """Storms over the upstreams, one after another, until their task is cancelled."""
 
     climates: list[Climate]
-    luck: random.Random
-    tainted: set[str]  # gets the digests of which wrong bytes were sent
+    rng: random.Random
+    tainted: set[str]  # receives the digests of content that was sent with wrong bytes
     storm: float  # seconds that one lasts, at most
     struck: Counter[str] = field(default_factory=Counter)  # faults, by kind
     tags_moved: int = 0
-    deck: list[Kind] = field(default_factory=list)  # those that have not had their turn
+    deck: list[Kind] = field(default_factory=list)  # kinds not yet used in this round
 
     async def change(self, climate: Climate, *, fair: float) -> None:
-        """One storm after another, with calms in between, some of them of *fair* seconds."""
+        """Run one storm after another with pauses in between; every fifth pause lasts *fair* seconds."""
         try:
             for number in itertools.count(1):
                 await self._storm(climate)
                 for origin in climate.origins:
                     origin.journal.entries.clear()
-                await asyncio.sleep(self.luck.uniform(0.2, self.storm) if number % _FAIR_EVERY else fair)
+                await asyncio.sleep(self.rng.uniform(0.2, self.storm) if number % _FAIR_EVERY else fair)
         finally:
             climate.clear()
             for origin in climate.origins:
                 await origin.come_back()
 
     async def move_tags(self) -> None:
-        """Tags move, vanish and come back, at every upstream."""
+        """Move, delete and restore tags, at every upstream."""
         while True:
-            await asyncio.sleep(self.luck.uniform(0.1, 0.5))
-            shelf = self.luck.choice(self.climates).shelf
-            if self.luck.randrange(8):
+            await asyncio.sleep(self.rng.uniform(0.1, 0.5))
+            shelf = self.rng.choice(self.climates).shelf
+            if self.rng.randrange(8):
                 shelf.move()
             else:
-                repository, tag = self.luck.choice(list(shelf.tags))
+                repository, tag = self.rng.choice(list(shelf.tags))
                 shelf.point(repository, tag, None)
             self.tags_moved += 1
 
     async def _storm(self, climate: Climate) -> None:
-        kind = self.luck.randrange(8)
-        lasts = self.luck.uniform(self.storm / 3, self.storm)
+        kind = self.rng.randrange(8)
+        lasts = self.rng.uniform(self.storm / 3, self.storm)
         if kind == 0:
             await self._outage(climate, lasts)
         elif kind == 1 and climate.tokens is not None:
@@ -201,7 +201,7 @@ class Weather:
             await self._faults(climate, lasts)
 
     async def _outage(self, climate: Climate, lasts: float) -> None:
-        origin = self.luck.choice(climate.origins)
+        origin = self.rng.choice(climate.origins)
         with climate.spell():
             await origin.go_down()
             self.struck["outage"] += 1
@@ -209,7 +209,7 @@ class Weather:
             await origin.come_back()
 
     async def _faults(self, climate: Climate, lasts: float) -> None:
-        kinds = [self._next() for _ in range(self.luck.randint(1, 2))]
+        kinds = [self._next() for _ in range(self.rng.randint(1, 2))]
         for kind in kinds:
             self._inject(climate, kind)
         if all(kind.harmless for kind in kinds):
@@ -221,13 +221,13 @@ class Weather:
             climate.clear()
 
     def _next(self) -> Kind:
-        """Each kind has its turn before one has another."""
+        """Return the next kind; all kinds are used once before one is repeated."""
         if not self.deck:
-            self.deck = self.luck.sample(KINDS, len(KINDS))
+            self.deck = self.rng.sample(KINDS, len(KINDS))
         return self.deck.pop()
 
     def _inject(self, climate: Climate, kind: Kind) -> None:
-        fault = kind.make(self.luck)
+        fault = kind.make(self.rng)
         if isinstance(fault, Hold):
             climate.holds.append(fault)
 
@@ -236,10 +236,10 @@ class Weather:
             if kind.corrupts:
                 self.tainted.update(climate.shelf.digests_of(answer.content))
 
-        times = self.luck.randint(1, _MOST_STRUCK)
+        times = self.rng.randint(1, _MOST_STRUCK)
         registry = climate.shelf.registry
-        # Tokens are asked for seldom, and manifests are only here.
-        origin = registry if kind.path == MANIFESTS else self.luck.choice((registry, *climate.origins))
+        # Token requests are rare, and only the registry serves manifests.
+        origin = registry if kind.path == MANIFESTS else self.rng.choice((registry, *climate.origins))
         if kind.path == BLOBS and climate.cdn is not None:
             origin = climate.cdn
         origin.inject(Counted(fault, strike), kind.path if origin is registry else "*", method=kind.method, times=times)

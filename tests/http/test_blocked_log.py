@@ -1,4 +1,4 @@
-"""A reader of the log that hangs stops nothing: neither answers nor the end."""
+"""A blocked standard error (a full pipe without a reader) blocks neither responses nor the shutdown."""
 
 import asyncio
 import contextlib
@@ -13,12 +13,12 @@ from pathlib import Path
 from tests.http.client import Client
 from tests.real.mirror import COMMAND, environment, events_in
 
-PIPE = 4096  # bytes, the least that the kernel gives a pipe
+PIPE = 4096  # bytes, the smallest size of a pipe
 ENDS_WITHIN = 10.0  # seconds
 
 
-class Unread:
-    """A mirror whose standard error is a pipe that is read up to its first event, and then no more."""
+class MirrorWithUnreadLog:
+    """A mirror whose standard error is a pipe that is read up to the first event only."""
 
     def __init__(self, child: asyncio.subprocess.Process, log: int, url: str) -> None:
         self.child = child
@@ -27,8 +27,8 @@ class Unread:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def running(cls, directory: Path) -> AsyncIterator["Unread"]:
-        """A mirror that serves."""
+    async def running(cls, directory: Path) -> AsyncIterator["MirrorWithUnreadLog"]:
+        """Run a mirror."""
         reading, writing = os.pipe()
         fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE)
         child = await asyncio.create_subprocess_exec(
@@ -51,21 +51,21 @@ class Unread:
 
     @property
     def is_full(self) -> bool:
-        """Whether the pipe takes nothing more."""
+        """Whether a write to the pipe would block."""
         return not select.select([], [self._log], [], 0)[1]
 
 
 def _listening(log: int) -> str:
-    """The address that the mirror logs when it serves."""
+    """Read the log until the address of the listener is in it."""
     said = b""
     while not (found := [event for event in events_in(said.decode()) if event["event"] == "listening"]):
         said += os.read(log, PIPE)
     return str(found[0]["url"])
 
 
-async def test_sigterm_ends_a_mirror_whose_log_nobody_reads(tmp_path: Path) -> None:
-    """Standard error is a pipe that is full: pulls are answered all the same, and SIGTERM ends the mirror."""
-    async with Unread.running(tmp_path) as mirror, Client.of(mirror.url) as client:
+async def test_sigterm_ends_a_mirror_with_a_blocked_log(tmp_path: Path) -> None:
+    """Standard error is a full pipe: pulls are answered all the same, and SIGTERM ends the mirror."""
+    async with MirrorWithUnreadLog.running(tmp_path) as mirror, Client.of(mirror.url) as client:
         async with asyncio.timeout(ENDS_WITHIN):
             while not mirror.is_full:
                 assert (await client.get("/v2/r.test/team/NO/manifests/v1")).status == 400

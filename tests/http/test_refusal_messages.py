@@ -1,4 +1,4 @@
-"""What a mirror with users says to whom it doesn't let pass, in words that dockerd takes for an answer."""
+"""Refusals of a mirror with users, in a form that dockerd treats as final."""
 
 import pytest
 
@@ -20,10 +20,10 @@ DOCKERS_OWN = {"authentication required", "requested access to the resource is d
     ("login", "status", "code"),
     [({}, 401, "UNAUTHORIZED"), (basic("bob", "guessed"), 401, "UNAUTHORIZED"), (BOB, 403, "DENIED")],
 )
-async def test_a_refusal_is_worded_so_that_dockerd_believes_it(
+async def test_refusal_is_final_for_dockerd(
     client: Client, upstream: Upstream, login: dict[str, str], status: int, code: str
 ) -> None:
-    """A message of the mirror's own and a detail that holds something: without them it asks again for a minute."""
+    """With Docker's own message or an empty detail, dockerd would retry for a minute."""
     manifest = upstream.publish(image(1000), "v1")
     targets = [upstream.manifest("v1"), upstream.manifest(manifest), *map(upstream.blob, manifest.blobs)]
     for target in targets:

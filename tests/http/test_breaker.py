@@ -1,4 +1,4 @@
-"""After a failure: what failed counts as down, alone and for as long as it fails; what is well is asked as ever."""
+"""The circuit breaker: only the failing server counts as down, and only while it fails; other requests continue."""
 
 import asyncio
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from tests.fake.cdn import Cdn
 from tests.fake.content import Blob, image
 from tests.fake.faults import Fault, Hold, Redirect, Reset, Slow, Status
 from tests.fake.tokens import Bearer, TokenServer
-from tests.http.client import Client, Reply, settled
+from tests.http.client import Client, Reply, poll_until
 from tests.http.upstreams import IMPATIENT, Upstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -29,7 +29,7 @@ each_failure = pytest.mark.parametrize("failure", ELSEWHERE)
 
 @dataclass(frozen=True, slots=True)
 class LockedRepository:
-    """A gate before one repository; the others are open."""
+    """A gate for one repository; the others are open."""
 
     bearer: Bearer
     repository: str
@@ -41,8 +41,8 @@ class LockedRepository:
         return self.bearer.challenges(authorization, scope)
 
 
-async def answered_at_once(client: Client, upstream: Upstream, tag: str) -> None:
-    """A cold manifest is asked for upstream, and comes."""
+async def assert_upstream_is_up(client: Client, upstream: Upstream, tag: str) -> None:
+    """Check that a cold manifest is fetched, and that /readyz reports the upstream as up."""
     manifest = upstream.publish(image(10), tag)
     reply = await client.get(upstream.manifest(tag))
     assert (reply.status, reply.body) == (200, manifest.content), reply
@@ -50,8 +50,8 @@ async def answered_at_once(client: Client, upstream: Upstream, tag: str) -> None
     assert f'"{upstream.name}": "up"'.encode() in upstreams
 
 
-async def blobs_fail_elsewhere(client: Client, upstream: Upstream, location: str) -> None:
-    """Some blobs that are sent to this address, and fail."""
+async def assert_redirected_blobs_fail(client: Client, upstream: Upstream, location: str) -> None:
+    """Request blobs that are redirected to this address, and fail."""
     upstream.registry.inject(Redirect(location), "*/blobs/*")
     targets = [upstream.blob(Blob.noise(10)) for _ in range(3)]
     for reply in await asyncio.gather(*map(client.get, targets)):
@@ -59,33 +59,33 @@ async def blobs_fail_elsewhere(client: Client, upstream: Upstream, location: str
 
 
 @each_failure
-async def test_a_storage_that_fails_is_no_outage_of_the_registry(
+async def test_failing_storage_is_not_an_outage_of_the_registry(
     client: Client, upstream: Upstream, cdn: Cdn, failure: str
 ) -> None:
-    """Blobs are redirected to a host that is down: they fail, and everything else is asked for as ever."""
+    """Blobs redirected to a host that is down fail; all other requests succeed."""
     fault = ELSEWHERE[failure]
     if fault is None:
         await cdn.go_down()
     else:
         cdn.inject(fault)
-    await blobs_fail_elsewhere(client, upstream, cdn.presign(b"").replace("127.0.0.1", "localhost"))
-    await answered_at_once(client, upstream, "v1")
+    await assert_redirected_blobs_fail(client, upstream, cdn.presign(b"").replace("127.0.0.1", "localhost"))
+    await assert_upstream_is_up(client, upstream, "v1")
 
 
-async def test_a_storage_at_another_port_of_the_same_host_is_no_registry(
+async def test_failing_storage_on_another_port_is_not_the_registry(
     client: Client, upstream: Upstream, cdn: Cdn
 ) -> None:
-    """What answers there with 503 is another service, as where both run on one machine."""
+    """A 503 from another port of the same host is that of another service."""
     cdn.inject(Status(503))
-    await blobs_fail_elsewhere(client, upstream, cdn.presign(b""))
-    await answered_at_once(client, upstream, "v1")
+    await assert_redirected_blobs_fail(client, upstream, cdn.presign(b""))
+    await assert_upstream_is_up(client, upstream, "v1")
 
 
 @each_failure
-async def test_a_token_service_that_fails_is_no_outage_of_the_registry(
+async def test_failing_token_service_is_not_an_outage_of_the_registry(
     client: Client, upstream: Upstream, tokens: TokenServer, failure: str
 ) -> None:
-    """One repository's token service is down: the repositories that need none are asked for as ever."""
+    """With one repository's token service down, repositories without authentication work."""
     locked = Upstream(upstream.name, upstream.registry, "team/locked")
     upstream.registry.gate = LockedRepository(Bearer(tokens=tokens), locked.repository)
     locked.publish(image(10), "a", "b", "c")
@@ -96,13 +96,13 @@ async def test_a_token_service_that_fails_is_no_outage_of_the_registry(
         tokens.inject(fault)
     for reply in await asyncio.gather(*(client.get(locked.manifest(tag)) for tag in "abc")):
         assert reply.status in (503, 504), reply
-    await answered_at_once(client, upstream, "v1")
+    await assert_upstream_is_up(client, upstream, "v1")
 
 
-async def test_a_token_that_comes_in_pieces_is_read_whole(
+async def test_token_response_in_pieces_is_read_completely(
     client: Client, upstream: Upstream, tokens: TokenServer
 ) -> None:
-    """A few bytes of the token service's answer, and a moment later a few more: one question, and the login works."""
+    """The response of the token service arrives a few bytes at a time: one request, and the login works."""
     upstream.registry.gate = Bearer(tokens=tokens)
     tokens.inject(Slow(500))
     manifest = upstream.publish(image(10), "v1")
@@ -111,8 +111,8 @@ async def test_a_token_that_comes_in_pieces_is_read_whole(
     assert len(tokens.asked) == 1
 
 
-async def test_a_blip_is_over_without_another_question(client: Client, upstream: Upstream) -> None:
-    """Two failures, and upstream is well: a cached manifest with a missing layer is served again, asked for alone."""
+async def test_recovery_needs_no_other_request(client: Client, upstream: Upstream) -> None:
+    """After two failures, a cached manifest with a missing layer is served again as soon as upstream is well."""
     manifest = upstream.publish(image(100), "v1")
     assert (await client.get(upstream.manifest(manifest))).status == 200
     upstream.registry.inject(Status(503), times=2)
@@ -121,12 +121,12 @@ async def test_a_blip_is_over_without_another_question(client: Client, upstream:
     async def ask() -> Reply:
         return await client.get(upstream.manifest(manifest))
 
-    reply = await settled(ask, lambda reply: reply.status != 503)
+    reply = await poll_until(ask, lambda reply: reply.status != 503)
     assert (reply.status, reply.body) == (200, manifest.content), reply
 
 
-async def test_a_moved_tag_whose_manifest_is_here_costs_one_head(client: Client, upstream: Upstream) -> None:
-    """The tag names now what another tag named before: that is stored, and held by the repository."""
+async def test_moved_tag_with_a_cached_manifest_costs_one_head(client: Client, upstream: Upstream) -> None:
+    """The tag now points at the manifest of another tag, which is cached and known to be in the repository."""
     before, after = upstream.publish(image(10), "v1"), upstream.publish(image(20), "v2")
     for tag, manifest in (("v1", before), ("v2", after)):
         assert (await client.get(upstream.manifest(tag))).body == manifest.content

@@ -1,4 +1,4 @@
-"""What is refused, and in which words: by status, code, message and detail a client decides what it does next."""
+"""Error responses: status, code, message and detail, from which clients derive their next step."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CONFIG = IMPATIENT + '[tags]\nmissing_for = "0s"\n'
 A64 = "a" * 64
-DOCKERS_OWN = {  # messages by which dockerd takes an error for a bare code, which it asks again for a minute
+DOCKERS_OWN = {  # messages that dockerd treats as a bare code, which it retries for a minute
     "authentication required",
     "requested access to the resource is denied",
     "too many requests",
@@ -30,8 +30,8 @@ DOCKERS_OWN = {  # messages by which dockerd takes an error for a bare code, whi
 
 
 @dataclass(frozen=True, slots=True)
-class NeverContent:
-    """A gate that hands everybody to a token server, and opens for no token."""
+class UselessTokens:
+    """A gate that sends clients to a token service, and accepts no token."""
 
     bearer: Bearer
 
@@ -42,8 +42,8 @@ class NeverContent:
         return self.bearer.challenges(authorization, scope)
 
 
-def refused(reply: Reply, status: int, code: str | None = None) -> None:
-    """An error that says so in JSON, with a message of the mirror's own and a detail that holds something."""
+def assert_error(reply: Reply, status: int, code: str | None = None) -> None:
+    """Check an error: status, code, a message of the mirror's own, a detail, and no challenge."""
     assert reply.status == status, reply
     assert code in (None, reply.error["code"]), reply
     assert str(reply.error["message"]).strip().lower() not in DOCKERS_OWN
@@ -69,33 +69,33 @@ def refused(reply: Reply, status: int, code: str | None = None) -> None:
         "sha256:sha256:" + A64,
     ],
 )
-async def test_a_digest_that_is_none_is_400(client: Client, upstream: Upstream, kind: str, digest: str) -> None:
-    """Another algorithm, another length, upper-case hex: 400 and DIGEST_INVALID, and nobody is asked upstream."""
+async def test_invalid_digest_is_400(client: Client, upstream: Upstream, kind: str, digest: str) -> None:
+    """Unknown algorithm, wrong length, upper-case hex: DIGEST_INVALID, without an upstream request."""
     reply = await client.get(f"/v2/{upstream.name}/team/app/{kind}/{digest}")
-    refused(reply, 400, "DIGEST_INVALID")
+    assert_error(reply, 400, "DIGEST_INVALID")
     assert len(upstream.registry.journal) == 0
 
 
 @pytest.mark.parametrize(
     "ns", ["quay.example", "169.254.169.254", "user@docker.io", "docker.io/library", "docker.io&ns=docker.io", ""]
 )
-async def test_an_unknown_ns_is_404(client: Client, hub: Registry, ns: str) -> None:
-    """On 404 every client falls back at once; on a connection made for it the mirror would be anybody's proxy."""
+async def test_unknown_ns_is_404(client: Client, hub: Registry, ns: str) -> None:
+    """Clients fall back at once after 404; connecting to the host would make the mirror an open proxy."""
     asked = len(hub.journal)
     for what in ("manifests/v1", f"manifests/sha256:{A64}", f"blobs/sha256:{A64}", "tags/list"):
-        refused(await client.get(f"/v2/team/app/{what}?ns={ns}"), 404, "NAME_UNKNOWN")
+        assert_error(await client.get(f"/v2/team/app/{what}?ns={ns}"), 404, "NAME_UNKNOWN")
     assert len(hub.journal) == asked
 
 
-async def test_a_token_that_opens_nothing_is_404_without_a_challenge(
+async def test_useless_token_is_404_without_a_challenge(
     client: Client, upstream: Upstream, tokens: TokenServer
 ) -> None:
-    """The token is handed out and then refused: a challenge passed on would draw the client's own login here."""
+    """The token is issued and then refused: a challenge passed on would make clients send their own login."""
     manifest = upstream.publish(image(10), "v1")
-    upstream.registry.gate = NeverContent(Bearer(tokens=tokens))
+    upstream.registry.gate = UselessTokens(Bearer(tokens=tokens))
     targets = (upstream.manifest("v1"), upstream.manifest(manifest), upstream.blob(manifest.blobs[1]))
     for target in (*targets, *map(by_ns, targets)):
-        refused(await client.get(target), 404)
+        assert_error(await client.get(target), 404)
         headed = await client.head(target)
         assert (headed.status, "WWW-Authenticate" in headed.headers) == (404, False)
     assert tokens.asked
@@ -103,22 +103,22 @@ async def test_a_token_that_opens_nothing_is_404_without_a_challenge(
 
 
 @pytest.mark.parametrize("code", [500, 502, 503])
-async def test_a_token_server_that_fails_is_503_without_a_challenge(
+async def test_failing_token_service_is_503_without_a_challenge(
     client: Client, upstream: Upstream, tokens: TokenServer, code: int
 ) -> None:
-    """An outage beside the registry is an outage, and no question for the client's login."""
+    """An outage of the token service is an outage, without a request for the client's login."""
     upstream.publish(image(10), "v1")
     upstream.registry.gate = Bearer(tokens=tokens)
     tokens.inject(Status(code, {"WWW-Authenticate": 'Basic realm="tokens"'}))
     for target in (upstream.manifest("v1"), by_ns(upstream.manifest("v1"))):
-        refused(await client.get(target), 503)
+        assert_error(await client.get(target), 503)
 
 
 @pytest.mark.parametrize(
     "challenge", ['Basic realm="stray"', 'Bearer realm="http://127.0.0.1:9/token",service="stray"', "Negotiate"]
 )
-async def test_one_stray_challenge_does_not_stick(client: Client, upstream: Upstream, challenge: str) -> None:
-    """An open registry asks once for a login: the very next request is made without one, and works."""
+async def test_single_challenge_is_not_remembered(client: Client, upstream: Upstream, challenge: str) -> None:
+    """An open registry sends one challenge: the next request is sent without a login, and succeeds."""
     manifest = upstream.publish(image(10), "v1")
     upstream.registry.inject(Status(401, {"WWW-Authenticate": challenge}), times=1)
     await client.get(upstream.blob(manifest.blobs[0]))
@@ -131,11 +131,9 @@ async def test_one_stray_challenge_does_not_stick(client: Client, upstream: Upst
 
 
 @pytest.mark.parametrize(("status", "shown"), [(401, 404), (403, 404), (404, 404), (429, 429), (500, 503)])
-async def test_a_refusal_is_worded_so_that_dockerd_believes_it(
-    client: Client, upstream: Upstream, status: int, shown: int
-) -> None:
-    """dockerd asks for a minute on end after an error without detail or in the words of its own table."""
+async def test_error_is_final_for_dockerd(client: Client, upstream: Upstream, status: int, shown: int) -> None:
+    """dockerd retries for a minute after an error without detail or with a message of its own table."""
     manifest = upstream.publish(image(10), "v1")
     upstream.registry.inject(Status(status))
     for target in (upstream.manifest("v1"), upstream.manifest(manifest), upstream.blob(manifest.blobs[1])):
-        refused(await client.get(target), shown)
+        assert_error(await client.get(target), shown)

@@ -1,4 +1,4 @@
-"""Rules where nobody is asked for a name: all are anonymous, and the rules hold for them."""
+"""Access rules without authentication: all clients are anonymous, and the rules apply to them."""
 
 import pytest
 
@@ -20,8 +20,8 @@ allow = true
 """
 
 
-async def test_rules_can_name_those_who_have_no_name(client: Client, upstream: Upstream) -> None:
-    """403 without a challenge: there is nothing to log in to."""
+async def test_access_rule_for_anonymous_clients(client: Client, upstream: Upstream) -> None:
+    """Denied with 403 and no challenge, since there is no login."""
     manifest = upstream.publish(image(10), "v1")
     upstream.registry.publish("team/other", manifest, "v1")
     assert (await client.get(upstream.manifest("v1"))).body == manifest.content
@@ -32,8 +32,8 @@ async def test_rules_can_name_those_who_have_no_name(client: Client, upstream: U
         assert (await client.get(target)).status == 200
 
 
-async def test_a_login_that_nobody_asked_for_makes_nobody_a_user(client: Client, upstream: Upstream) -> None:
-    """There are no users here to be one of."""
+async def test_login_is_ignored_without_configured_users(client: Client, upstream: Upstream) -> None:
+    """No users are configured, so an Authorization header does not change the user."""
     upstream.registry.publish("team/other", image(10), "v1")
     login = {"Authorization": "Basic YWxpY2U6eA=="}
     assert (await client.get(f"/v2/{upstream.name}/team/other/manifests/v1", login)).status == 403

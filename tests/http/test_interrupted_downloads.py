@@ -1,4 +1,4 @@
-"""Upstream breaks off, dawdles or lies in the middle of a blob: resumed where that helps, cut where it doesn't."""
+"""Upstream disconnects, stalls or sends wrong bytes during a blob: resume, or disconnect the clients."""
 
 import asyncio
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.fake.faults import (
     Unframed,
     Wrong,
 )
-from tests.http.client import Client, Reply, kept, settled
+from tests.http.client import Client, Reply, poll_until, wait_until_cached
 from tests.http.upstreams import IMPATIENT, Upstream
 from tests.real.mirror import Mirror
 
@@ -39,46 +39,48 @@ def blob(upstream: Upstream) -> Blob:
 
 
 def cache_of(mirror: Mirror) -> Path:
-    """The mirror's cache directory."""
+    """Return the mirror's cache directory."""
     return mirror.program.log.parent / "cache"
 
 
-def committed(mirror: Mirror, blob: Blob) -> bool:
-    """Whether the blob lies under its digest."""
+def is_stored(mirror: Mirror, blob: Blob) -> bool:
+    """Return whether the blob is stored."""
     return (cache_of(mirror) / "blobs" / "sha256" / blob.hex).exists()
 
 
-def remains(mirror: Mirror, blob: Blob) -> bool:
-    """Whether something of this blob lies among the ingests."""
+def has_ingest(mirror: Mirror, blob: Blob) -> bool:
+    """Return whether the blob has an ingest with content."""
     ingests = cache_of(mirror) / "ingest"
     return any(blob.hex in path.as_posix() for path in ingests.rglob("*") if path.is_file() and path.stat().st_size)
 
 
-def whole(reply: Reply, blob: Blob) -> None:
-    """The client noticed nothing."""
+def assert_complete(reply: Reply, blob: Blob) -> None:
+    """Check that the client got the whole blob."""
     assert (reply.status, reply.whole) == (200, True), reply
     assert reply.body == blob.content
     assert reply.length == blob.size
 
 
-def cut(reply: Reply, blob: Blob, at_most: int) -> None:
-    """The client noticed that it hasn't got all, and what it has is good: not a byte of anything else."""
+def assert_truncated(reply: Reply, blob: Blob, at_most: int) -> None:
+    """Check that the body is truncated, and that all its bytes are right."""
     assert reply.status == 200, reply
     assert not reply.whole
     assert len(reply.body) <= at_most
     assert reply.body == blob.content[: len(reply.body)]
 
 
-async def whole_soon(client: Client, upstream: Upstream, blob: Blob) -> None:
-    """Upstream is right again: so is the mirror, without a restart."""
+async def assert_complete_after_recovery(client: Client, upstream: Upstream, blob: Blob) -> None:
+    """Check that the blob is served whole once the upstream has recovered, without a restart of the mirror."""
     upstream.registry.heal()
-    whole(await settled(lambda: client.get(upstream.blob(blob)), lambda reply: reply.status == 200), blob)
+    assert_complete(await poll_until(lambda: client.get(upstream.blob(blob)), lambda reply: reply.status == 200), blob)
 
 
 @pytest.mark.parametrize("reset", [False, True])
 @pytest.mark.parametrize("framed", [True, False])
-async def test_a_cut_is_resumed(client: Client, upstream: Upstream, blob: Blob, reset: bool, framed: bool) -> None:
-    """The rest is asked for by Range from where it broke off; clients see one whole 200."""
+async def test_interrupted_download_is_resumed(
+    client: Client, upstream: Upstream, blob: Blob, reset: bool, framed: bool
+) -> None:
+    """The rest is requested with a Range from the point of the disconnect; clients see one complete 200."""
     upstream.registry.inject(Cut(at=HALF, reset=reset), times=1)
     if not framed:
         upstream.registry.inject(Unframed())
@@ -93,12 +95,12 @@ async def test_a_cut_is_resumed(client: Client, upstream: Upstream, blob: Blob, 
         assert 0 < int(asked[1].range.removeprefix("bytes=").removesuffix("-")) <= HALF
 
 
-async def test_cut_again_and_again(client: Client, upstream: Upstream, blob: Blob) -> None:
-    """As long as each try brings it further it goes on."""
+async def test_download_is_resumed_repeatedly(client: Client, upstream: Upstream, blob: Blob) -> None:
+    """The mirror keeps resuming as long as each attempt brings more bytes."""
     upstream.registry.inject(Cut(at=MIB), ranged=False)
     for number in (2, 3):
         upstream.registry.inject(Cut(at=number * MIB), ranged=True, times=number - 1)
-    whole(await client.get(upstream.blob(blob)), blob)
+    assert_complete(await client.get(upstream.blob(blob)), blob)
     first, *rest = [seen.range for seen in upstream.registry.of_blob(blob)]
     assert first is None
     starts = [int((asked or "").removeprefix("bytes=").removesuffix("-")) for asked in rest]
@@ -125,138 +127,142 @@ async def test_cut_again_and_again(client: Client, upstream: Upstream, blob: Blo
         Header("ETag", '"another"'),
     ],
 )
-async def test_a_resumption_that_is_answered_wrongly(
+async def test_wrong_response_to_a_resumption(
     client: Client, upstream: Upstream, mirror: Mirror, blob: Blob, fault: Fault
 ) -> None:
-    """Whole and right, or cut with good bytes only: nothing is pasted in at the wrong place."""
+    """The body is complete and right, or truncated with right bytes only: no bytes end up at a wrong offset."""
     upstream.registry.inject(Cut(at=HALF), ranged=False, times=1)
     upstream.registry.inject(fault, ranged=True)
     reply = await client.get(upstream.blob(blob))
     assert len([seen for seen in upstream.registry.of_blob(blob) if seen.range]) >= 1
     if reply.whole:
-        whole(reply, blob)
+        assert_complete(reply, blob)
     else:
         assert reply.body[:HALF] == blob.content[: len(reply.body)][:HALF]
         assert len(reply.body) < blob.size
-        assert not committed(mirror, blob)
-    await whole_soon(client, upstream, blob)
+        assert not is_stored(mirror, blob)
+    await assert_complete_after_recovery(client, upstream, blob)
 
 
-async def test_a_range_that_is_ignored_costs_a_second_transfer_and_no_error(
-    client: Client, upstream: Upstream, blob: Blob
-) -> None:
-    """200 to the resumption: what is here already is skipped."""
+async def test_ignored_range_on_resumption_is_skipped_over(client: Client, upstream: Upstream, blob: Blob) -> None:
+    """When the resumption gets a 200, the bytes already received are skipped."""
     upstream.registry.inject(Cut(at=HALF), times=1)
     upstream.registry.inject(RangeIgnored())
-    whole(await client.get(upstream.blob(blob)), blob)
+    assert_complete(await client.get(upstream.blob(blob)), blob)
 
 
 @pytest.mark.parametrize("framed", [True, False])
-async def test_a_cut_for_good(client: Client, upstream: Upstream, mirror: Mirror, blob: Blob, framed: bool) -> None:
-    """The client's connection is cut, no junk byte, nothing committed; when upstream is whole again, all is."""
+async def test_permanent_disconnect_truncates_the_response(
+    client: Client, upstream: Upstream, mirror: Mirror, blob: Blob, framed: bool
+) -> None:
+    """Clients are disconnected, without wrong bytes, and nothing is stored; after the recovery the blob is served."""
     upstream.registry.inject(Cut(at=HALF))
     if not framed:
         upstream.registry.inject(Unframed())
     reply = await client.get(upstream.blob(blob))
     if framed:
-        cut(reply, blob, at_most=HALF)
-    else:  # without a length there is no status line before the end, and so an error instead
+        assert_truncated(reply, blob, at_most=HALF)
+    else:  # without a length no status line is sent before the end, so the client gets an error instead
         assert reply.status in (503, 504) or not reply.whole, reply
-    assert not committed(mirror, blob)
+    assert not is_stored(mirror, blob)
     before = len(upstream.registry.of_blob(blob))
     assert before <= 10
-    await whole_soon(client, upstream, blob)
-    await kept(client, upstream.blob(blob))
-    assert committed(mirror, blob)
+    await assert_complete_after_recovery(client, upstream, blob)
+    await wait_until_cached(client, upstream.blob(blob))
+    assert is_stored(mirror, blob)
     if framed:
         assert [seen.range for seen in upstream.registry.of_blob(blob)[before:]] == [f"bytes={HALF}-"]
 
 
-async def test_a_client_resumes_where_it_was_cut(client: Client, upstream: Upstream, blob: Blob) -> None:
-    """containerd and podman come back with a Range for what they lack."""
+async def test_client_resumes_a_truncated_response(client: Client, upstream: Upstream, blob: Blob) -> None:
+    """containerd and podman request the missing rest with a Range."""
     upstream.registry.inject(Cut(at=HALF))
     first = await client.get(upstream.blob(blob))
-    cut(first, blob, at_most=HALF)
+    assert_truncated(first, blob, at_most=HALF)
     upstream.registry.heal()
     rest = {"Range": f"bytes={len(first.body)}-"}
-    reply = await settled(lambda: client.get(upstream.blob(blob), rest), lambda reply: reply.status == 206)
+    reply = await poll_until(lambda: client.get(upstream.blob(blob), rest), lambda reply: reply.status == 206)
     assert reply.whole
     assert first.body + reply.body == blob.content
 
 
-async def test_silence_is_a_cut(client: Client, upstream: Upstream, blob: Blob) -> None:
-    """Upstream stops sending without a word: after the time for silence it is resumed."""
+async def test_silent_upstream_is_treated_as_a_disconnect(client: Client, upstream: Upstream, blob: Blob) -> None:
+    """When upstream stops sending, the download is resumed after the `silence` timeout."""
     upstream.registry.inject(Hold(Valve(), at=HALF), times=1)
-    whole(await client.get(upstream.blob(blob)), blob)
+    assert_complete(await client.get(upstream.blob(blob)), blob)
     assert [seen.range for seen in upstream.registry.of_blob(blob)] == [None, f"bytes={HALF}-"]
 
 
-async def test_silence_for_good(client: Client, upstream: Upstream, mirror: Mirror, blob: Blob) -> None:
-    """No client hangs: its connection is cut."""
+async def test_permanently_silent_upstream_truncates_the_response(
+    client: Client, upstream: Upstream, mirror: Mirror, blob: Blob
+) -> None:
+    """Clients do not hang: they are disconnected."""
     upstream.registry.inject(Hold(Valve(), at=HALF))
-    cut(await client.get(upstream.blob(blob)), blob, at_most=HALF)
-    assert not committed(mirror, blob)
-    await whole_soon(client, upstream, blob)
+    assert_truncated(await client.get(upstream.blob(blob)), blob, at_most=HALF)
+    assert not is_stored(mirror, blob)
+    await assert_complete_after_recovery(client, upstream, blob)
 
 
 @pytest.mark.parametrize("fault", [Cut(at=0), Cut(at=0, reset=True), Hold(Valve(), at=0)])
-async def test_headers_and_then_nothing_is_no_200(client: Client, upstream: Upstream, blob: Blob, fault: Fault) -> None:
-    """containerd doesn't recover from an empty 200: the client gets an error that it can fall back on."""
+async def test_no_200_before_the_first_byte_of_the_body(
+    client: Client, upstream: Upstream, blob: Blob, fault: Fault
+) -> None:
+    """containerd does not recover from an empty 200; an error lets the client fall back."""
     upstream.registry.inject(fault)
     reply = await client.get(upstream.blob(blob))
     assert reply.status in (502, 503, 504), reply
     assert reply.error["message"]
-    await whole_soon(client, upstream, blob)
+    await assert_complete_after_recovery(client, upstream, blob)
 
 
 @pytest.mark.parametrize("at", [0, HALF, -1])
-async def test_wrong_bytes_are_never_a_whole_body(
+async def test_wrong_bytes_never_form_a_complete_body(
     client: Client, upstream: Upstream, mirror: Mirror, blob: Blob, at: int
 ) -> None:
-    """The end is withheld from everybody, nothing is kept, and the next request asks upstream anew."""
+    """The end is withheld from all clients, nothing is stored, and the next request starts a new download."""
     upstream.registry.inject(Wrong(at=at))
     for reply in await asyncio.gather(*(client.get(upstream.blob(blob)) for _ in range(5))):
         assert reply.status == 200, reply
         assert not reply.whole
         assert len(reply.body) < blob.size
-    assert not committed(mirror, blob)
-    assert not remains(mirror, blob)
+    assert not is_stored(mirror, blob)
+    assert not has_ingest(mirror, blob)
     before = len(upstream.registry.of_blob(blob))
-    await whole_soon(client, upstream, blob)
+    await assert_complete_after_recovery(client, upstream, blob)
     asked = upstream.registry.of_blob(blob)[before:]
     assert [seen.range for seen in asked] == [None]
 
 
 @pytest.mark.parametrize("size", [1, 100, 10_000])
-async def test_wrong_bytes_of_a_small_blob(client: Client, upstream: Upstream, mirror: Mirror, size: int) -> None:
-    """Also where the withheld end is all there is."""
+async def test_wrong_bytes_in_a_small_blob(client: Client, upstream: Upstream, mirror: Mirror, size: int) -> None:
+    """The rule also holds when the withheld end is the whole blob."""
     blob = upstream.publish_blob(Blob.noise(size))
     upstream.registry.inject(Wrong())
     reply = await client.get(upstream.blob(blob))
     assert reply.status in (502, 503) or not reply.whole, reply
-    assert not committed(mirror, blob)
-    await whole_soon(client, upstream, blob)
+    assert not is_stored(mirror, blob)
+    await assert_complete_after_recovery(client, upstream, blob)
 
 
 @pytest.mark.parametrize("by", [-1, -HALF, -SIZE, 1, 4096])
 @pytest.mark.parametrize("framed", [True, False])
-async def test_too_short_or_too_long(
+async def test_body_of_the_wrong_length_is_an_error(
     client: Client, upstream: Upstream, mirror: Mirror, blob: Blob, by: int, framed: bool
 ) -> None:
-    """A clean answer of the wrong length is as wrong as wrong bytes."""
+    """A proper response of the wrong length is treated like wrong bytes."""
     upstream.registry.inject(Resized(by))
     if not framed:
         upstream.registry.inject(Unframed())
     reply = await client.get(upstream.blob(blob))
     assert reply.status in (502, 503) or not reply.whole, reply
-    assert not committed(mirror, blob)
-    await whole_soon(client, upstream, blob)
+    assert not is_stored(mirror, blob)
+    await assert_complete_after_recovery(client, upstream, blob)
 
 
-async def test_an_error_upstream_is_no_part_of_a_layer(client: Client, upstream: Upstream, blob: Blob) -> None:
-    """The words of a failed resumption don't get into the body."""
+async def test_error_body_is_not_appended_to_a_blob(client: Client, upstream: Upstream, blob: Blob) -> None:
+    """The body of a failed resumption is not passed to the client."""
     upstream.registry.inject(Cut(at=HALF), ranged=False)
     upstream.registry.inject(Status(500), ranged=True)
     reply = await client.get(upstream.blob(blob))
-    cut(reply, blob, at_most=HALF)
+    assert_truncated(reply, blob, at_most=HALF)
     assert b"errors" not in reply.body[-200:]

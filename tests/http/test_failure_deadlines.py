@@ -1,4 +1,4 @@
-"""Answers come while their clients still wait, with the settings that are the defaults."""
+"""Responses and errors are sent while clients still wait for them, with the default settings."""
 
 import asyncio
 import contextlib
@@ -19,13 +19,13 @@ from tests.real.mirror import mirror as running_mirror
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MIB = 2**20
-HEADERS_WITHIN = 3.0  # seconds: SOCI's patience, the shortest there is
+HEADERS_WITHIN = 3.0  # seconds: SOCI's timeout, the shortest of all clients
 DECIDED_WITHIN = 10.0  # seconds, after which clients or their users give up
 ZEROS = "sha256:" + "0" * 64
 
 
 async def timed(client: Client, method: str, target: str) -> tuple[Reply, float]:
-    """An answer, and the seconds until it was there."""
+    """Return a reply, and the seconds it took."""
     began = time.monotonic()
     reply = await client.ask(method, target)
     return reply, time.monotonic() - began
@@ -33,10 +33,10 @@ async def timed(client: Client, method: str, target: str) -> tuple[Reply, float]
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("target", ["/v2/", "/v2"])
-async def test_the_base_is_there_at_once_while_upstream_is_down(
+async def test_base_is_answered_at_once_during_an_outage(
     client: Client, hub: Registry, method: str, target: str
 ) -> None:
-    """Clients that get no answer here take the mirror for dead: 200 within a tenth of a second, upstream or not."""
+    """Clients consider a mirror dead if /v2/ does not answer: 200 within 100 ms, whatever the upstream's state."""
     await hub.go_down()
     took = []
     for _ in range(5):
@@ -48,8 +48,8 @@ async def test_the_base_is_there_at_once_while_upstream_is_down(
     assert statistics.median(took) < 0.1, took
 
 
-async def test_a_rate_limit_of_an_hour_costs_no_second(client: Client, upstream: Upstream) -> None:
-    """Upstream says to come back in an hour: a mirror's clients hear 503 at once, and upstream isn't asked by each."""
+async def test_rate_limit_of_an_hour_is_reported_at_once(client: Client, upstream: Upstream) -> None:
+    """After a 429 with Retry-After of an hour, clients get 503 at once, without an upstream request each."""
     manifest = upstream.publish(image(100), "v1")
     upstream.registry.inject(Status(429, {"Retry-After": "3600"}))
     for target in map(by_ns, (upstream.manifest("v1"), upstream.manifest(manifest)) * 10):
@@ -59,8 +59,8 @@ async def test_a_rate_limit_of_an_hour_costs_no_second(client: Client, upstream:
     assert len(upstream.registry.journal) <= 3
 
 
-async def test_no_failure_of_an_upstream_keeps_a_client_waiting(tmp_path: Path) -> None:
-    """Silent, refusing, resolving to nothing, speaking no TLS: an error within ten seconds, whatever was asked."""
+async def test_upstream_failures_are_reported_within_ten_seconds(tmp_path: Path) -> None:
+    """Silent, refusing, unresolvable or without TLS: an error within ten seconds, for every kind of request."""
     async with contextlib.AsyncExitStack() as stack:
         silent, plain, down = [await stack.enter_async_context(Registry.running()) for _ in range(3)]
         silent.inject(Hold())
@@ -86,8 +86,8 @@ async def test_no_failure_of_an_upstream_keeps_a_client_waiting(tmp_path: Path) 
             assert seconds < DECIDED_WITHIN, f"{method} {target}: {reply.status} after {seconds:.1f} s"
 
 
-async def test_a_lazy_snapshotter_never_waits_for_the_whole_blob(client: Client, upstream: Upstream) -> None:
-    """Two bytes, HEAD, parts from everywhere of a cold blob that takes a minute to arrive: each within SOCI's time."""
+async def test_lazy_snapshotter_does_not_wait_for_the_whole_blob(client: Client, upstream: Upstream) -> None:
+    """Ranges all over a cold blob whose download takes a minute: each is answered within SOCI's timeout."""
     blob = upstream.publish_blob(Blob.noise(32 * MIB))
     upstream.registry.inject(Slow(MIB / 2))
     target = upstream.blob(blob)
@@ -104,8 +104,8 @@ async def test_a_lazy_snapshotter_never_waits_for_the_whole_blob(client: Client,
     assert sum(seen.sent for seen in upstream.registry.of_blob(blob)) < blob.size
 
 
-async def test_a_part_that_has_arrived_does_not_wait_for_the_rest(client: Client, upstream: Upstream) -> None:
-    """stargz looks for two bytes every minute: they come though upstream has stopped in the middle."""
+async def test_downloaded_range_does_not_wait_for_the_rest(client: Client, upstream: Upstream) -> None:
+    """stargz requests two bytes every minute: they are served though the download has stalled."""
     blob, valve = upstream.publish_blob(Blob.noise(4 * MIB)), Valve()
     upstream.registry.inject(Hold(valve, at=2 * MIB), ranged=False)
     async with client.open(upstream.blob(blob)):

@@ -1,4 +1,4 @@
-"""Where an upstream decides itself who may pull what: each client has the rights that it has there, and no others."""
+"""client_auth = "passthrough": the upstream authorises each client, which gets exactly the access it has there."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from tests.fake.journal import Journal, Seen
 from tests.fake.members import BasicMembers, Members, MembersTokens
 from tests.fake.registry import Registry
 from tests.fake.tokens import basic
-from tests.http.client import Client, Reply, settled
+from tests.http.client import Client, Reply, poll_until
 from tests.http.upstreams import IMPATIENT, Upstream, section
 from tests.real.mirror import Mirror, mirror
 
@@ -31,7 +31,7 @@ WRONG = basic("alice", "another word")
 
 @pytest_asyncio.fixture(loop_scope="module", params=["basic", "bearer"])
 async def members(request: pytest.FixtureRequest, registry: Registry) -> AsyncIterator[Members]:
-    """Alice may pull team/*, Mallory her own, everybody public/*; in both ways that registries have to ask."""
+    """Users: alice may pull team/*, mallory her own, all clients public/*; with Basic and with Bearer."""
     members = Members(
         {"alice": "alice's word", "mallory": "mallory's word"},
         {"alice": ("team/*", "public/*"), "mallory": ("mallory/*", "public/*"), "": ("public/*",)},
@@ -47,24 +47,24 @@ async def members(request: pytest.FixtureRequest, registry: Registry) -> AsyncIt
 
 @pytest.fixture
 def private(upstream: Upstream, members: Members) -> Manifest:
-    """An image in team/app, which is not for everybody."""
+    """An image in team/app, which is private."""
     return upstream.publish(image(), "v1")
 
 
 def public_of(upstream: Upstream) -> Upstream:
-    """The same upstream's repository that is for everybody."""
+    """Return the public repository of the same upstream."""
     return Upstream(upstream.name, upstream.registry, "public/app")
 
 
 async def pull(client: Client, upstream: Upstream, manifest: Manifest, authorization: str | None) -> list[Reply]:
-    """The answers for an image by tag and by digest, and for its blobs, by GET and by HEAD."""
+    """Return the replies for an image by tag and digest, and for its blobs, by GET and HEAD."""
     headers = {} if authorization is None else {"Authorization": authorization}
     targets = [upstream.manifest("v1"), upstream.manifest(manifest), *map(upstream.blob, manifest.blobs)]
     return [await client.ask(method, target, headers) for target in targets for method in ("GET", "HEAD")]
 
 
 async def token_of(client: Client, upstream: Upstream, authorization: str | None, **query: str) -> str:
-    """A token of the mirror's, for this login."""
+    """Return a token of the mirror for this login."""
     headers = {} if authorization is None else {"Authorization": authorization}
     reply = await client.get(f"/token?{urlencode({'service': upstream.name, **query})}", headers)
     assert reply.status == 200, reply
@@ -76,36 +76,36 @@ def all_served(replies: list[Reply]) -> bool:
 
 
 def all_refused(replies: list[Reply], status: int) -> bool:
-    """With that status, no byte of content, and no difference between what is stored and what is not."""
+    """Return whether all replies have that status and no content, cached or not."""
     assert all(b"layer" not in reply.body for reply in replies)
     return {reply.status for reply in replies} == {status}
 
 
-async def test_what_one_client_pulled_is_not_served_to_another(
+async def test_cached_content_is_not_served_to_unauthorized_clients(
     client: Client, upstream: Upstream, private: Manifest
 ) -> None:
-    """Nobody gets it, nor who has no right to it, nor a wrong password; by no reference, although all of it is here."""
+    """Without a login, without access or with a wrong password nothing is served, though everything is cached."""
     assert all_served(await pull(client, upstream, private, ALICE))
-    await kept_for(client, upstream, private)
+    await wait_until_hits(client, upstream, private)
     assert all_refused(await pull(client, upstream, private, None), 401)
     assert all_refused(await pull(client, upstream, private, MALLORY), 403)
     assert all_refused(await pull(client, upstream, private, WRONG), 403)
     assert all_served(await pull(client, upstream, private, ALICE))
 
 
-async def kept_for(client: Client, upstream: Upstream, manifest: Manifest) -> None:
-    """Wait until Alice has hits only."""
+async def wait_until_hits(client: Client, upstream: Upstream, manifest: Manifest) -> None:
+    """Wait until all blobs are hits for alice."""
     for blob in manifest.blobs:
-        await settled(
+        await poll_until(
             lambda: client.head(upstream.blob(blob), {"Authorization": ALICE}),  # noqa: B023
             lambda reply: reply.cache_status == "mirror; hit",
         )
 
 
-async def test_nor_under_a_repository_that_is_for_everybody(
+async def test_private_digest_is_404_in_a_public_repository(
     client: Client, upstream: Upstream, private: Manifest
 ) -> None:
-    """A digest is not a way around: the public repository does not hold it."""
+    """The public repository does not have the digest."""
     assert all_served(await pull(client, upstream, private, ALICE))
     public = public_of(upstream)
     public.publish(image(), "v1")
@@ -114,18 +114,18 @@ async def test_nor_under_a_repository_that_is_for_everybody(
         assert (await client.get(target, {"Authorization": MALLORY})).status == 404
 
 
-async def test_what_is_for_everybody_needs_no_login(client: Client, upstream: Upstream, members: Members) -> None:
-    """With no Authorization, with podman's empty one, and with nobody's token."""
+async def test_public_content_needs_no_login(client: Client, upstream: Upstream, members: Members) -> None:
+    """Without Authorization, with podman's empty one, and with an anonymous token."""
     public = public_of(upstream)
     manifest = public.publish(image(), "v1")
     for authorization in (None, "Basic Og==", await token_of(client, upstream, None)):
         assert all_served(await pull(client, public, manifest, authorization))
 
 
-async def test_a_hit_asks_upstream_for_no_content(client: Client, upstream: Upstream, private: Manifest) -> None:
-    """Its word on the caller is all that is wanted, and that for once."""
+async def test_hit_requests_no_content_from_upstream(client: Client, upstream: Upstream, private: Manifest) -> None:
+    """Only the authorization is requested, once."""
     assert all_served(await pull(client, upstream, private, ALICE))
-    await kept_for(client, upstream, private)
+    await wait_until_hits(client, upstream, private)
     journal = upstream.registry.journal
     gets = len(content_asked_for(journal))
     assert all_served(await pull(client, upstream, private, ALICE))
@@ -136,45 +136,43 @@ def content_asked_for(journal: Journal) -> list[Seen]:
     return [seen for kind in ("manifests", "blobs") for seen in journal.of("GET", f"*/{kind}/*") if seen.status == 200]
 
 
-async def test_a_right_that_is_taken_away_ends(
-    client: Client, upstream: Upstream, members: Members, private: Manifest
-) -> None:
-    """Within the time that upstream's word holds, although all of it is here and the tag is fresh."""
+async def test_revoked_access_ends(client: Client, upstream: Upstream, members: Members, private: Manifest) -> None:
+    """Within verdict_for, although the image is cached and the tag is fresh."""
     assert all_served(await pull(client, upstream, private, ALICE))
     members.rights["alice"] = ()
     asking = partial(client.head, upstream.manifest("v1"), {"Authorization": ALICE})
-    assert (await settled(asking, lambda reply: reply.status != 200)).status == 403
+    assert (await poll_until(asking, lambda reply: reply.status != 200)).status == 403
     assert all_refused(await pull(client, upstream, private, ALICE), 403)
 
 
-async def test_without_upstreams_word_nothing_is_served(
+async def test_nothing_is_served_without_upstreams_authorization(
     client: Client, upstream: Upstream, members: Members, private: Manifest
 ) -> None:
-    """Upstream is down: what it said holds for its time; after that not even who was let in gets what is stored."""
+    """In an outage authorizations hold for verdict_for; after that no client gets cached content."""
     assert all_served(await pull(client, upstream, private, ALICE))
     listing = f"/v2/{upstream.name}/{upstream.repository}/tags/list"
     assert (await client.get(listing, {"Authorization": ALICE})).status == 200
-    await kept_for(client, upstream, private)
+    await wait_until_hits(client, upstream, private)
     await upstream.registry.go_down()
     asking = partial(client.head, upstream.manifest(private), {"Authorization": ALICE})
-    assert (await settled(asking, lambda reply: reply.status != 200)).status == 503
+    assert (await poll_until(asking, lambda reply: reply.status != 200)).status == 503
     assert all_refused(await pull(client, upstream, private, None), 503)
     assert (await client.get(listing)).status == 503
     await upstream.registry.come_back()
-    await settled(asking, lambda reply: reply.status == 200)
+    await poll_until(asking, lambda reply: reply.status == 200)
 
 
-async def test_an_upstream_that_falters_refuses_nobody_for_good(
+async def test_single_refusal_by_upstream_is_not_remembered(
     client: Client, upstream: Upstream, private: Manifest
 ) -> None:
-    """One stray refusal is no sticky one: the next request asks again."""
+    """After one wrong refusal, the next request is sent upstream again."""
     upstream.registry.inject(Status(403), "*/manifests/*", times=2)
     assert (await client.get(upstream.manifest("v1"), {"Authorization": ALICE})).status == 403
     assert all_served(await pull(client, upstream, private, ALICE))
 
 
-async def test_lists_are_upstreams_for_each_client(client: Client, upstream: Upstream, private: Manifest) -> None:
-    """The tags of a private repository, and what refers to its images, too."""
+async def test_lists_are_authorized_per_client(client: Client, upstream: Upstream, private: Manifest) -> None:
+    """The tag list and the referrers of a private repository."""
     listing = f"/v2/{upstream.name}/{upstream.repository}/tags/list"
     referrers = f"/v2/{upstream.name}/{upstream.repository}/referrers/{private.digest}"
     for target in (listing, referrers):
@@ -185,8 +183,10 @@ async def test_lists_are_upstreams_for_each_client(client: Client, upstream: Ups
         assert "WWW-Authenticate" in refused.headers
 
 
-async def test_lists_of_before_stand_in_for_nobody(client: Client, upstream: Upstream, private: Manifest) -> None:
-    """Upstream can't be asked what this client may see: what another saw, or this one did, is no answer."""
+async def test_lists_are_not_served_stale_under_passthrough(
+    client: Client, upstream: Upstream, private: Manifest
+) -> None:
+    """A list depends on the client, so no earlier list is served in an outage."""
     listing = f"/v2/{upstream.name}/{upstream.repository}/tags/list"
     assert (await client.get(listing, {"Authorization": ALICE})).status == 200
     await upstream.registry.go_down()
@@ -197,8 +197,8 @@ async def test_lists_of_before_stand_in_for_nobody(client: Client, upstream: Ups
 # Logins
 
 
-async def test_a_login_works_as_docker_and_crane_do_it(client: Client, upstream: Upstream, private: Manifest) -> None:
-    """Challenged at /v2/, to the realm with name and password, and on with the token that it gives."""
+async def test_login_of_docker_and_crane(client: Client, upstream: Upstream, private: Manifest) -> None:
+    """A challenge at /v2/, the realm with user and password, then requests with the token."""
     asked = await client.get("/v2/")
     assert asked.status == 401
     assert asked.error["code"] == "UNAUTHORIZED"
@@ -212,10 +212,8 @@ async def test_a_login_works_as_docker_and_crane_do_it(client: Client, upstream:
         assert all_served(await pull(client, upstream, private, token))
 
 
-async def test_who_is_refused_a_pull_is_told_where_to_log_in(
-    client: Client, upstream: Upstream, private: Manifest
-) -> None:
-    """containerd asks no /v2/: the challenge comes with the answer, for that upstream and by the client's own name."""
+async def test_refused_pull_has_a_challenge(client: Client, upstream: Upstream, private: Manifest) -> None:
+    """containerd sends no /v2/: the 401 has the challenge, with the upstream's name and the repository's scope."""
     for method in ("GET", "HEAD"):
         refused = await client.ask(method, upstream.manifest("v1"))
         [challenge] = parse_challenges(refused.headers.getall("WWW-Authenticate"))
@@ -223,8 +221,8 @@ async def test_who_is_refused_a_pull_is_told_where_to_log_in(
         assert challenge == Bearer(f"{client.base}/token", upstream.name, scope)
 
 
-async def test_a_wrong_password_is_no_login(client: Client, upstream: Upstream, members: Members) -> None:
-    """What `docker login` shows its user; it can be told from an upstream that can't be asked."""
+async def test_wrong_password_gets_no_token(client: Client, upstream: Upstream, members: Members) -> None:
+    """`docker login` shows the message; it differs from that of an outage."""
     refused = await client.get(f"/token?service={upstream.name}", {"Authorization": WRONG})
     assert refused.status == 401
     assert upstream.name in str(refused.error["message"])
@@ -233,8 +231,8 @@ async def test_a_wrong_password_is_no_login(client: Client, upstream: Upstream, 
     assert unknown.status in {503, 504}
 
 
-async def test_guessing_passwords_ends(tmp_path: Path, upstream: Upstream, private: Manifest) -> None:
-    """Upstream would lock the mirror out for it. Who is known pulls on, from the same address too."""
+async def test_password_guessing_is_limited(tmp_path: Path, upstream: Upstream, private: Manifest) -> None:
+    """Otherwise upstream would lock out the mirror. Known clients keep pulling, from the same address too."""
     config = tmp_path / "mirror.toml"
     config.write_text(CONFIG + section(upstream.name, upstream.registry.url, UPSTREAM))
     async with mirror(tmp_path, "--config", str(config)) as running, Client.of(running.url) as own:
@@ -251,8 +249,8 @@ async def test_guessing_passwords_ends(tmp_path: Path, upstream: Upstream, priva
             assert len(upstream.registry.journal.entries) == before
 
 
-async def test_tokens_for_nobody_push_out_nobodys_token(client: Client, upstream: Upstream, private: Manifest) -> None:
-    """Everybody may ask for one of those, as often as he likes: it is the same for all, and opens nothing private."""
+async def test_anonymous_tokens_do_not_displace_others(client: Client, upstream: Upstream, private: Manifest) -> None:
+    """All clients get the same anonymous token, which grants no access to private content."""
     token = await token_of(client, upstream, ALICE)
     anonymous = {await token_of(client, upstream, None) for _ in range(20)}
     assert len(anonymous) == 1
@@ -261,10 +259,10 @@ async def test_tokens_for_nobody_push_out_nobodys_token(client: Client, upstream
 
 
 @pytest.mark.parametrize("authorization", ["Bearer made-up", "Bearer members-token-1"])
-async def test_a_token_of_elsewhere_is_none(
+async def test_foreign_token_is_refused(
     client: Client, upstream: Upstream, private: Manifest, authorization: str
 ) -> None:
-    """Not even upstream's own: only what this mirror gave stands for somebody here."""
+    """Only tokens issued by this mirror are valid, not even upstream's own."""
     assert all_served(await pull(client, upstream, private, ALICE))
     for target in ("/v2/", upstream.manifest("v1"), upstream.blob(private.blobs[0])):
         refused = await client.get(target, {"Authorization": authorization})
@@ -272,10 +270,10 @@ async def test_a_token_of_elsewhere_is_none(
         assert "WWW-Authenticate" in refused.headers
 
 
-async def test_a_login_is_shown_to_the_upstream_that_it_is_for_and_to_nobody_else(
+async def test_login_is_sent_to_its_upstream_only(
     client: Client, mirror: Mirror, upstream: Upstream, upstreams: list[Upstream], hub: Registry, members: Members
 ) -> None:
-    """Not to another upstream, whichever way it is addressed, nor to the log."""
+    """To no other upstream, however that is addressed, and not to the log."""
     login = basic("alice", members.passwords["alice"])
     token = await token_of(client, upstream, login)
     others = [one for one in upstreams if one is not upstream][:3]
@@ -293,8 +291,8 @@ async def test_a_login_is_shown_to_the_upstream_that_it_is_for_and_to_nobody_els
         assert secret not in mirror.program.said()
 
 
-async def test_many_clients_at_once_download_once(client: Client, upstream: Upstream, private: Manifest) -> None:
-    """Rights are asked for one by one, bytes come once: collapsing goes on over all that may."""
+async def test_authorized_clients_share_one_download(client: Client, upstream: Upstream, private: Manifest) -> None:
+    """Authorizations are requested for each client, the content is downloaded once."""
     blob = private.blobs[-1]
     logins = [ALICE, await token_of(client, upstream, ALICE), ALICE, await token_of(client, upstream, ALICE)]
     asking = [client.get(upstream.blob(blob), {"Authorization": one}) for one in logins for _ in range(5)]

@@ -1,4 +1,4 @@
-"""A client that takes nothing takes nothing of the mirror either, and one that asks for nothing waits for nothing."""
+"""Backpressure: clients that do not read use little memory and do not delay others; empty blobs are fast."""
 
 import asyncio
 import contextlib
@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.fake.content import Blob, image
-from tests.http.client import WITHIN, Client, kept
-from tests.http.resources import MIB, forget_most_resident, most_resident
+from tests.http.client import WITHIN, Client, wait_until_cached
+from tests.http.resources import MIB, peak_memory, reset_peak_memory
 from tests.http.upstreams import Upstream
 from tests.real.mirror import Mirror
 
@@ -23,13 +23,13 @@ ROUNDS = 25
 
 
 def get(target: str) -> bytes:
-    """A GET after which the connection is kept."""
+    """Return the bytes of a GET that keeps the connection open."""
     return f"GET {target} HTTP/1.1\r\nHost: mirror.test\r\n\r\n".encode()
 
 
 @contextlib.asynccontextmanager
 async def connection(mirror: Mirror) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection to the mirror that takes what is read of it, and hardly more."""
+    """Open a connection to the mirror with small buffers."""
     own = socket.socket()
     own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
     own.connect((urlsplit(mirror.url).hostname, mirror.port))
@@ -43,14 +43,14 @@ async def connection(mirror: Mirror) -> AsyncIterator[tuple[asyncio.StreamReader
 
 
 async def body(reader: asyncio.StreamReader) -> bytes:
-    """The body of the next answer, which is 200."""
+    """Return the body of the next response, which must be 200."""
     head = await reader.readuntil(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 "), head
     return await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
 
 
-async def at_rest(mirror: Mirror) -> None:
-    """Wait until the mirror has answered no manifest for half a second."""
+async def wait_until_idle(mirror: Mirror) -> None:
+    """Wait until the mirror has served no manifest for half a second."""
     answered, since = -1.0, time.monotonic()
     async with asyncio.timeout(WITHIN):
         while time.monotonic() - since < 0.5:
@@ -61,56 +61,52 @@ async def at_rest(mirror: Mirror) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_answers_that_nobody_reads_wait_upon_their_client(
-    client: Client, upstream: Upstream, mirror: Mirror
-) -> None:
-    """Hundreds of pipelined GETs of a large manifest, nothing read: little memory is taken; read later, all come."""
+async def test_unread_responses_wait_for_their_client(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """Hundreds of pipelined GETs of a large manifest take little memory while unread; read later, all arrive."""
     manifest = upstream.publish(image(10, tail=MIB), "v1")
     assert (await client.get(upstream.manifest("v1"))).body == manifest.content
     async with connection(mirror) as (reader, writer):
-        forget_most_resident(mirror.program.pid)
-        before = most_resident(mirror.program.pid)
+        reset_peak_memory(mirror.program.pid)
+        before = peak_memory(mirror.program.pid)
         writer.write(get(upstream.manifest(manifest)) * ASKED)
         await writer.drain()
-        await at_rest(mirror)
-        assert most_resident(mirror.program.pid) - before < 16 * MIB
+        await wait_until_idle(mirror)
+        assert peak_memory(mirror.program.pid) - before < 16 * MIB
         for _ in range(ASKED):
             assert await body(reader) == manifest.content
-        assert most_resident(mirror.program.pid) - before < 16 * MIB
+        assert peak_memory(mirror.program.pid) - before < 16 * MIB
 
 
-async def seconds_of(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: str, size: int) -> float:
-    """How long an answer of so many bytes takes on a standing connection."""
+async def response_time(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: str, size: int) -> float:
+    """Return the duration of a response of this size on an open connection."""
     began = time.perf_counter()
     writer.write(get(target))
     assert len(await body(reader)) == size
     return time.perf_counter() - began
 
 
-async def test_a_blob_of_no_bytes_is_answered_at_once(client: Client, upstream: Upstream, mirror: Mirror) -> None:
-    """Side by side with a blob of one byte, many times: it takes no longer."""
+async def test_empty_blob_is_served_at_once(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """Alternating with a blob of one byte, many times: it takes no longer."""
     none, one = upstream.publish_blob(Blob.of(b"")), upstream.publish_blob(Blob.of(b"x"))
     for blob in (none, one):
         assert (await client.get(upstream.blob(blob))).body == blob.content
-    await kept(client, upstream.blob(none), upstream.blob(one))
+    await wait_until_cached(client, upstream.blob(none), upstream.blob(one))
     took: dict[int, list[float]] = {0: [], 1: []}
     async with connection(mirror) as streams:
         for _ in range(ROUNDS):
             for blob in (none, one):
-                took[blob.size].append(await seconds_of(*streams, upstream.blob(blob), blob.size))
+                took[blob.size].append(await response_time(*streams, upstream.blob(blob), blob.size))
     medians = {size: statistics.median(seconds) for size, seconds in took.items()}
     assert medians[0] < 0.1, medians
     assert medians[0] < 10 * medians[1], medians
 
 
-async def test_readers_that_stand_still_cost_no_memory_and_no_time(
-    client: Client, upstream: Upstream, mirror: Mirror
-) -> None:
-    """Twenty take a little of a large blob while it arrives, and no more: another is served to its end meanwhile."""
+async def test_stalled_readers_cost_no_memory_and_no_time(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """Twenty readers of a large blob stall during its download; another gets all of it meanwhile."""
     blob = upstream.publish_blob(Blob.noise(128 * MIB))
     assert (await client.get("/healthz")).status == 200
-    forget_most_resident(mirror.program.pid)
-    before = most_resident(mirror.program.pid)
+    reset_peak_memory(mirror.program.pid)
+    before = peak_memory(mirror.program.pid)
     async with contextlib.AsyncExitStack() as stack:
         slow = [await stack.enter_async_context(connection(mirror)) for _ in range(20)]
         for reader, writer in slow:
@@ -119,7 +115,7 @@ async def test_readers_that_stand_still_cost_no_memory_and_no_time(
             assert await reader.readexactly(1000) == blob.content[:1000]
         reply = await client.get(upstream.blob(blob))
         assert (reply.whole, reply.digest) == (True, blob.digest)
-        assert most_resident(mirror.program.pid) - before < 48 * MIB
+        assert peak_memory(mirror.program.pid) - before < 48 * MIB
         assert await slow[-1][0].readexactly(blob.size - 1000) == blob.content[1000:]
-    assert most_resident(mirror.program.pid) - before < 48 * MIB
+    assert peak_memory(mirror.program.pid) - before < 48 * MIB
     assert len(upstream.registry.of_blob(blob)) == 1

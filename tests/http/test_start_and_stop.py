@@ -1,4 +1,4 @@
-"""Starts, ends and restarts: what was pulled stays pulled, and running pulls come to their end."""
+"""Starts, stops and restarts: cached images survive them, and responses in flight are completed."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from tests.fake.answers import Valve
 from tests.fake.content import Blob, Manifest, image
 from tests.fake.faults import Hold
 from tests.fake.registry import Registry
-from tests.http.client import WITHIN, Client, kept, rest_of
+from tests.http.client import WITHIN, Client, read_rest, wait_until_cached
 from tests.http.upstreams import CALM, Upstream, sections
 from tests.real.mirror import COMMAND, Mirror, environment
 from tests.real.program import running
@@ -26,7 +26,7 @@ MIB = 2**20
 
 @pytest.fixture
 async def upstream() -> AsyncIterator[Upstream]:
-    """The registry behind."""
+    """The upstream."""
     async with Registry.running() as registry:
         yield Upstream("r.test", registry)
 
@@ -35,7 +35,7 @@ async def upstream() -> AsyncIterator[Upstream]:
 async def started(
     directory: Path, upstream: Upstream, *arguments: str, tags: str = ""
 ) -> AsyncIterator[tuple[Mirror, Client]]:
-    """A mirror over this directory, and somebody who asks it; how it ends is the test's to see."""
+    """Run a mirror over this directory, with a client; the test decides how the mirror ends."""
     config = directory / "mirror.toml"
     config.write_text(CALM + f"[tags]\n{tags}\n" + sections([upstream]))
     argv = [*COMMAND, "--listen", "127.0.0.1:0", "--cache", str(directory / "cache"), "--log-format", "json"]
@@ -50,20 +50,20 @@ async def started(
 
 
 async def pull(client: Client, upstream: Upstream, manifest: Manifest) -> None:
-    """A pull of a whole image, by tag, that has to succeed."""
+    """Pull a whole image by tag, and wait until it is stored."""
     assert (await client.get(upstream.manifest("v1"))).body == manifest.content
     assert (await client.get(upstream.manifest(manifest))).body == manifest.content
     for blob in manifest.blobs:
         reply = await client.get(upstream.blob(blob))
         assert (reply.status, reply.whole, reply.body) == (200, True, blob.content)
-        await kept(client, upstream.blob(blob))
+        await wait_until_cached(client, upstream.blob(blob))
 
 
 @pytest.mark.parametrize("fresh_for", ["60s", "0s"])
-async def test_a_cached_image_outlives_a_restart_without_upstream(
+async def test_cached_image_survives_a_restart_during_an_outage(
     tmp_path: Path, upstream: Upstream, fresh_for: str
 ) -> None:
-    """Tags, media types and blobs are known again, fresh or stale, though upstream is down from the start."""
+    """Tags, media types and blobs are still known, fresh or stale, though upstream is down from the start."""
     manifest = upstream.publish(image(1000, MIB, docker=True), "v1")
     tags = f'fresh_for = "{fresh_for}"'
     async with started(tmp_path, upstream, tags=tags) as (_, client):
@@ -77,8 +77,8 @@ async def test_a_cached_image_outlives_a_restart_without_upstream(
         assert (await client.get(upstream.manifest("v2"))).status in (503, 504)
 
 
-async def test_kill_9_loses_nothing_that_was_served(tmp_path: Path, upstream: Upstream) -> None:
-    """No farewell, and the next start has the image all the same."""
+async def test_cached_image_survives_kill_9(tmp_path: Path, upstream: Upstream) -> None:
+    """After a start following kill -9, the image is served from the cache."""
     manifest = upstream.publish(image(1000, MIB), "v1")
     async with started(tmp_path, upstream) as (mirror, client):
         await pull(client, upstream, manifest)
@@ -88,8 +88,8 @@ async def test_kill_9_loses_nothing_that_was_served(tmp_path: Path, upstream: Up
         await pull(client, upstream, manifest)
 
 
-async def test_kill_9_in_mid_download(tmp_path: Path, upstream: Upstream) -> None:
-    """Nothing half is served after the restart; the download goes on where it was."""
+async def test_kill_9_during_a_download(tmp_path: Path, upstream: Upstream) -> None:
+    """No partial blob is served after the restart; the download is resumed."""
     blob = upstream.publish_blob(Blob.noise(16 * MIB))
     valve = Valve()
     upstream.registry.inject(Hold(valve, at=12 * MIB), times=1)
@@ -105,8 +105,8 @@ async def test_kill_9_in_mid_download(tmp_path: Path, upstream: Upstream) -> Non
     assert int(resumed[1]) >= 4 * MIB
 
 
-async def test_sigterm_lets_running_pulls_end(tmp_path: Path, upstream: Upstream) -> None:
-    """New connections are refused, the pull in progress gets its last byte, the exit code is 0."""
+async def test_sigterm_completes_responses_in_flight(tmp_path: Path, upstream: Upstream) -> None:
+    """New connections are refused, the response in flight is completed, and the exit code is 0."""
     blob = upstream.publish_blob(Blob.noise(4 * MIB))
     valve = Valve()
     upstream.registry.inject(Hold(valve, at=2 * MIB))
@@ -114,34 +114,36 @@ async def test_sigterm_lets_running_pulls_end(tmp_path: Path, upstream: Upstream
         async with client.open(upstream.blob(blob)) as answer:
             begin = await answer.content.readexactly(MIB)
             mirror.program.signal(signal.SIGTERM)
-            await silent(mirror)
+            await stops_listening(mirror)
             valve.open()
-            rest, whole = await rest_of(answer)
+            rest, whole = await read_rest(answer)
         assert await mirror.program.ended(within=5) == 0
         assert whole
         assert begin + rest == blob.content
 
 
 async def takes_connections(mirror: Mirror) -> bool:
-    """Whether anybody listens at the mirror's address."""
+    """Return whether the mirror's port accepts connections."""
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", mirror.port)
-    except ConnectionError:  # refused; or reset, when the port closed with this one still waiting to be accepted
+    except ConnectionError:  # refused; or reset, if the port closed while the connection waited to be accepted
         return False
     writer.close()
     return True
 
 
-async def silent(mirror: Mirror) -> None:
-    """Wait until nobody listens there any more."""
+async def stops_listening(mirror: Mirror) -> None:
+    """Wait until the port accepts no connections."""
     async with asyncio.timeout(WITHIN):
-        while await takes_connections(mirror):  # noqa: ASYNC110 - another process announces nothing
+        while await takes_connections(mirror):  # noqa: ASYNC110 - another process has no event
             await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_an_end_that_does_not_wait_for_ever(tmp_path: Path, upstream: Upstream, number: signal.Signals) -> None:
-    """A pull that hangs is given up after the configured time, two seconds here; exit code 0 even so."""
+async def test_shutdown_timeout_aborts_hanging_responses(
+    tmp_path: Path, upstream: Upstream, number: signal.Signals
+) -> None:
+    """A hanging response is aborted after the configured two seconds; the exit code is still 0."""
     blob = upstream.publish_blob(Blob.noise(4 * MIB))
     upstream.registry.inject(Hold(Valve(), at=2 * MIB))
     async with started(tmp_path, upstream) as (mirror, client), client.open(upstream.blob(blob)) as answer:
@@ -152,8 +154,8 @@ async def test_an_end_that_does_not_wait_for_ever(tmp_path: Path, upstream: Upst
             await answer.read()
 
 
-async def test_an_idle_connection_does_not_keep_it(tmp_path: Path, upstream: Upstream) -> None:
-    """Clients keep connections open: they don't delay the end."""
+async def test_idle_connection_does_not_delay_shutdown(tmp_path: Path, upstream: Upstream) -> None:
+    """Connections kept open by clients do not delay the end."""
     async with started(tmp_path, upstream) as (mirror, _):
         _, writer = await asyncio.open_connection("127.0.0.1", mirror.port)
         mirror.program.signal(signal.SIGTERM)
@@ -161,8 +163,8 @@ async def test_an_idle_connection_does_not_keep_it(tmp_path: Path, upstream: Ups
         writer.close()
 
 
-async def test_offline(tmp_path: Path, upstream: Upstream) -> None:
-    """What is here is served as it is, what isn't is 404, and upstream doesn't hear a thing."""
+async def test_offline_mode_sends_no_upstream_request(tmp_path: Path, upstream: Upstream) -> None:
+    """Cached content is served, everything else is 404."""
     manifest = upstream.publish(image(1000), "v1")
     missing = upstream.publish(image(1000), "v2")
     async with started(tmp_path, upstream, tags='fresh_for = "0s"') as (_, client):
@@ -178,7 +180,7 @@ async def test_offline(tmp_path: Path, upstream: Upstream) -> None:
     assert len(upstream.registry.journal) == 0
 
 
-async def test_the_cache_is_an_oci_layout(tmp_path: Path, upstream: Upstream) -> None:
+async def test_cache_is_an_oci_layout(tmp_path: Path, upstream: Upstream) -> None:
     """Other tools can read it: the marker file, and every blob under its digest."""
     manifest = upstream.publish(image(1000), "v1")
     async with started(tmp_path, upstream) as (_, client):
@@ -193,8 +195,8 @@ async def test_the_cache_is_an_oci_layout(tmp_path: Path, upstream: Upstream) ->
     assert not [path for path in (cache / "ingest").rglob("*") if path.is_file()]
 
 
-async def test_a_lost_ledger_costs_no_download(tmp_path: Path, upstream: Upstream) -> None:
-    """Facts can be asked for again, and found in blobs/; no byte of a blob is fetched a second time."""
+async def test_lost_ledger_causes_no_blob_download(tmp_path: Path, upstream: Upstream) -> None:
+    """Facts are requested again or found in blobs/; no blob is downloaded a second time."""
     manifest = upstream.publish(image(1000, MIB), "v1")
     async with started(tmp_path, upstream) as (_, client):
         await pull(client, upstream, manifest)
@@ -205,8 +207,8 @@ async def test_a_lost_ledger_costs_no_download(tmp_path: Path, upstream: Upstrea
     assert sum(seen.sent for seen in upstream.registry.journal.of("GET", "*/blobs/*")) == 0
 
 
-async def test_files_that_are_none_of_ours_do_not_stop_the_start(tmp_path: Path, upstream: Upstream) -> None:
-    """Somebody's notes and lost+found in the cache directory are left alone."""
+async def test_foreign_files_in_the_cache_are_ignored(tmp_path: Path, upstream: Upstream) -> None:
+    """Foreign files and lost+found in the cache directory are left alone."""
     blobs = tmp_path / "cache" / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     (blobs / "README").write_text("mine")

@@ -1,4 +1,4 @@
-"""What an operator sees: health, metrics, one event for each pull, nothing that looks like an error where none is."""
+"""Observability: health, metrics, one log event per pull, and no errors logged without a failure."""
 
 import asyncio
 import json
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 MIB = 2**20
 
 
-async def pull_of(mirror: Mirror, reference: str, count: int = 1) -> list[Event]:
-    """The pull events of this reference; there have to be so many, soon, each with all that is promised."""
+async def pull_events(mirror: Mirror, reference: str, count: int = 1) -> list[Event]:
+    """Return the pull events of this reference; wait until there are *count*, each with all documented fields."""
 
     def found() -> list[Event]:
         return [
@@ -39,14 +39,14 @@ async def pull_of(mirror: Mirror, reference: str, count: int = 1) -> list[Event]
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_health_does_not_depend_on_upstreams(client: Client, upstream: Upstream, path: str, method: str) -> None:
-    """A mirror whose upstreams are down is alive and ready: it serves what it has."""
+    """A mirror whose upstreams are down is alive and ready: it serves cached content."""
     await upstream.registry.go_down()
     await client.get(upstream.manifest("v1"))
     assert (await client.ask(method, path)).status == 200
 
 
-async def test_metrics_are_prometheus(client: Client, upstream: Upstream) -> None:
-    """Every name that is promised is there, in the text format, also those that count nothing yet."""
+async def test_metrics_are_in_prometheus_format(client: Client, upstream: Upstream) -> None:
+    """Every documented name is present, also before its first sample."""
     manifest = upstream.publish(image(100), "v1")
     await client.get(upstream.manifest("v1"))
     await client.get(upstream.blob(manifest.blobs[1]))
@@ -79,7 +79,7 @@ async def test_metrics_are_prometheus(client: Client, upstream: Upstream) -> Non
 
 
 async def test_every_request_is_counted_once(client: Client, upstream: Upstream, mirror: Mirror) -> None:
-    """Hits, misses and failures add up to what was asked; bytes to what was sent."""
+    """Hits, misses and failures add up to the requests, bytes to the bytes sent."""
     manifest = upstream.publish(image(50_000), "v1")
     layer = manifest.blobs[1]
     before = await mirror.metrics()
@@ -87,7 +87,7 @@ async def test_every_request_is_counted_once(client: Client, upstream: Upstream,
     targets += [upstream.blob(layer), upstream.blob(layer), upstream.blob(Blob.noise(1))]
     for target in targets:
         await client.get(target)
-    await pull_of(mirror, layer.digest, 2)
+    await pull_events(mirror, layer.digest, 2)
     after = await mirror.metrics()
 
     def growth(name: str, label: str = "") -> float:
@@ -124,8 +124,8 @@ async def _metrics_after(client: Client, *targets: str) -> str:
     return (await client.get("/metrics")).body.decode()
 
 
-async def test_of_many_at_once_each_is_counted_once(client: Client, upstream: Upstream, mirror: Mirror) -> None:
-    """Hits, misses, those who join, and failures of both kinds, all together: the outcomes add up to the requests."""
+async def test_concurrent_requests_are_counted_once(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """Concurrent hits, misses, joins and failures of both kinds: the outcomes add up to the requests."""
     manifest = upstream.publish(image(50_000), "v1")
     upstream.registry.inject(Status(404), "*/manifests/gone")
     upstream.registry.inject(Wrong(), f"*/blobs/{(wrong := upstream.publish_blob(Blob.noise(50_000))).digest}")
@@ -141,8 +141,8 @@ async def test_of_many_at_once_each_is_counted_once(client: Client, upstream: Up
     assert await mirror.total("mirror_requests_total") - before == len(replies) == 60
 
 
-async def test_running_downloads_are_seen(client: Client, upstream: Upstream, mirror: Mirror) -> None:
-    """A gauge that goes up and down again."""
+async def test_running_downloads_gauge(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """The gauge rises and falls with a download."""
     blob = upstream.publish_blob(Blob.noise(MIB))
     valve = Valve()
     upstream.registry.inject(Hold(valve, at=1000))
@@ -151,12 +151,12 @@ async def test_running_downloads_are_seen(client: Client, upstream: Upstream, mi
         assert await mirror.total("mirror_downloads_running") == 1
         valve.open()
         await answer.read()
-    await pull_of(mirror, blob.digest)
+    await pull_events(mirror, blob.digest)
     assert await mirror.total("mirror_downloads_running") == 0
 
 
-async def test_one_event_for_a_pull(client: Client, upstream: Upstream, mirror: Mirror) -> None:
-    """With who asked for what of whom, what came of it, how much and how long."""
+async def test_pull_is_one_log_event(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """The event has client, upstream, reference, outcome, bytes and duration."""
     manifest = upstream.publish(image(5000), "event-tag")
     layer = manifest.blobs[1]
     for _ in range(2):
@@ -166,7 +166,7 @@ async def test_one_event_for_a_pull(client: Client, upstream: Upstream, mirror: 
         ("event-tag", manifest.digest, manifest.size),
         (layer.digest, layer.digest, layer.size),
     ):
-        events = await pull_of(mirror, reference, 2)
+        events = await pull_events(mirror, reference, 2)
         for event in events:
             assert event["upstream"] == upstream.name
             assert event["repository"] == upstream.repository
@@ -178,32 +178,32 @@ async def test_one_event_for_a_pull(client: Client, upstream: Upstream, mirror: 
         assert len({event["outcome"] for event in events}) == 2
 
 
-async def test_an_event_says_what_was_really_sent(client: Client, upstream: Upstream, mirror: Mirror) -> None:
-    """A pull that was cut is no success in the log, and its bytes are those that went out."""
+async def test_log_event_has_the_bytes_sent(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """A truncated response is no success in the log, and its bytes are those that were sent."""
     blob = upstream.publish_blob(Blob.noise(MIB))
     upstream.registry.inject(Wrong())
     reply = await client.get(upstream.blob(blob))
     assert not reply.whole
-    (event,) = await pull_of(mirror, blob.digest)
+    (event,) = await pull_events(mirror, blob.digest)
     assert event["bytes"] == len(reply.body)
     assert event["outcome"] not in ("hit", "stored", "miss")
 
 
-async def test_a_client_that_leaves_is_no_error(client: Client, upstream: Upstream, mirror: Mirror) -> None:
-    """Parallel fetches hang up by design: no warning, no error, no traceback."""
+async def test_client_disconnect_is_not_logged_as_an_error(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """Parallel fetches disconnect by design: no warning, no error, no traceback."""
     blob = upstream.publish_blob(Blob.noise(16 * MIB))
     await client.get(upstream.blob(blob))
     said = len(mirror.events())
     for _ in range(5):
         async with client.open(upstream.blob(blob)) as answer:
             await answer.content.readexactly(1000)
-    await pull_of(mirror, blob.digest, 6)
+    await pull_events(mirror, blob.digest, 6)
     levels = {event["level"] for event in mirror.events()[said:]}
     assert levels <= {"debug", "info"}
 
 
-async def test_every_line_of_the_log_is_an_event(client: Client, upstream: Upstream, mirror: Mirror) -> None:
-    """JSON to the last line, with time, level and name, whatever was asked."""
+async def test_every_log_line_is_a_json_event(client: Client, upstream: Upstream, mirror: Mirror) -> None:
+    """JSON with time, level and name on every line, whatever was requested."""
     await client.get(upstream.manifest("none"))
     await client.get("/v2/%0a%0d%22/manifests/x")
     for nonsense in (b"nonsense\r\n\r\n", b"GET /\x00 HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nA: \x01{}\r\n\r\n"):

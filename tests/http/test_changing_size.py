@@ -1,4 +1,4 @@
-"""What the first answer promised about a blob holds for the whole of it, whatever upstream says in the middle."""
+"""A blob's size is fixed by its first response, whatever upstream declares when the download is resumed."""
 
 import asyncio
 
@@ -15,19 +15,19 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 MIB = 2**20
 
 
-def closing(target: str) -> bytes:
-    """A GET after which the mirror closes the connection."""
+def get_and_close(target: str) -> bytes:
+    """Return the bytes of a GET after which the mirror closes the connection."""
     return f"GET {target} HTTP/1.1\r\nHost: mirror.test\r\nConnection: close\r\n\r\n".encode()
 
 
 @pytest.mark.parametrize("size", [300_000, 2 * MIB, 12 * MIB])
-async def test_a_resume_of_unknown_size_brings_the_rest(client: Client, upstream: Upstream, size: int) -> None:
-    """`Content-Range: bytes N-M/*`: the blob comes whole or is cut, and never has another answer inside its body."""
+async def test_resumption_with_unknown_complete_length(client: Client, upstream: Upstream, size: int) -> None:
+    """`Content-Range: bytes N-M/*`: the body is complete or truncated, and never contains another response."""
     blob, valve = upstream.publish_blob(Blob.noise(size)), Valve()
     upstream.registry.inject(Cut(size // 2), ranged=False)
     upstream.registry.inject(RangeUnsized(), ranged=True)
     upstream.registry.inject(Hold(valve, at=size // 2 + size // 4), ranged=True)
-    asking = asyncio.create_task(client.raw(closing(upstream.blob(blob))))
+    asking = asyncio.create_task(client.raw(get_and_close(upstream.blob(blob))))
     await valve.reached()
     valve.open()
     head, _, body = (await asking).partition(b"\r\n\r\n")
@@ -39,13 +39,13 @@ async def test_a_resume_of_unknown_size_brings_the_rest(client: Client, upstream
 
 
 @pytest.mark.parametrize("by", [-2 * MIB, 2 * MIB])
-async def test_a_size_that_changes_cuts_the_answer(client: Client, upstream: Upstream, by: int) -> None:
-    """First one size, after a break another and a wrong byte: no client may take what came for a whole blob."""
+async def test_changed_size_truncates_the_response(client: Client, upstream: Upstream, by: int) -> None:
+    """A wrong size, then a disconnect, then the right size with a wrong byte: the body is never complete."""
     blob = upstream.publish_blob(Blob.noise(12 * MIB))
     upstream.registry.inject(Resized(by), ranged=False)
     upstream.registry.inject(Cut(5 * MIB), ranged=False)
     upstream.registry.inject(Wrong(at=5 * MIB + 100), ranged=True)
-    upstream.registry.inject(Hold(at=11 * MIB), ranged=True)  # for good: nothing is verified before the client is done
+    upstream.registry.inject(Hold(at=11 * MIB), ranged=True)  # forever: nothing is verified before the client is done
     reply = await client.get(upstream.blob(blob))
     assert reply.length == blob.size + by
     assert not reply.whole, f"{len(reply.body)} bytes that are not the blob, as if they were"

@@ -1,6 +1,6 @@
-"""Everything that the mirror emits, searched for everything that it should keep to itself.
+"""Search of all output of the mirror for all secrets that it must not disclose.
 
-Each kind of credentials is used once where it is right and once where it is wrong, by clients that show their own.
+Each kind of credentials is used once where it is right and once where it is wrong, by clients that send their own.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ from tests.fake.faults import Redirect, Status
 from tests.fake.registry import Registry
 from tests.fake.tokens import Basic, Bearer, TokenServer, basic
 from tests.http.client import Client, Reply
-from tests.http.lines import Line
+from tests.http.raw_connection import RawConnection
 from tests.http.upstreams import Upstream, section
 from tests.real.mirror import Mirror, launched
 
-MARK = "S3CR3T"  # what all of them have in them
+MARK = "S3CR3T"  # contained in all secrets
 PASSWORD, WRONG_PASSWORD = f"{MARK}-password+/=", f"{MARK}-wrong-password"
 IDENTITY, HELPED, AUTH = f"{MARK}-identity", f"{MARK}-helped", f"{MARK}-auth"
 CLIENT, TOKEN = f"{MARK}-client", f"{MARK}-bearer"
@@ -70,7 +70,7 @@ SHOWN: tuple[dict[str, str], ...] = ({}, {"Authorization": basic("me", CLIENT)},
 
 
 def spellings(secret: str) -> Iterator[bytes]:
-    """As it is, in a URL, and in the middle of any base64, whose groups of three bytes begin anywhere."""
+    """Yield the secret as it is, and in any base64, where it may begin at each of three byte offsets."""
     yield secret.encode()
     for before in range(3):
         known = len(secret) + before
@@ -81,8 +81,8 @@ def spellings(secret: str) -> Iterator[bytes]:
 NEEDLES = (*spellings(MARK), quote(PASSWORD).encode(), b"secret-token-")
 
 
-def test_a_needle_is_found_in_any_base64() -> None:
-    """What is searched for is what a login looks like on the wire."""
+def test_search_finds_a_secret_in_any_base64() -> None:
+    """The search terms match a login as it looks on the wire."""
     for user in ("a", "ab", "abc", "robot$x"):
         wire = basic(user, PASSWORD).encode()
         assert any(needle in wire for needle in NEEDLES), wire
@@ -91,7 +91,7 @@ def test_a_needle_is_found_in_any_base64() -> None:
 
 @dataclass(slots=True)
 class Emitted:
-    """What came out, and where."""
+    """The collected output, by source."""
 
     texts: list[tuple[str, bytes]] = field(default_factory=list)
 
@@ -104,7 +104,7 @@ class Emitted:
                 self.texts.append((str(path), path.read_bytes()))
 
     def leaks(self) -> list[tuple[str, bytes]]:
-        """Where a needle is, and what stands around it."""
+        """Return the places where a secret was found, with context."""
         return [
             (where, text[max(0, text.find(needle) - 60) :][:160])
             for where, text in self.texts
@@ -113,22 +113,22 @@ class Emitted:
         ]
 
 
-def titles(pid: int) -> Iterator[tuple[str, bytes]]:
-    """The command lines of a process and of all that it started."""
+def command_lines(pid: int) -> Iterator[tuple[str, bytes]]:
+    """Yield the command lines of a process and of all its descendants."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         yield f"/proc/{pid}/cmdline", Path(f"/proc/{pid}/cmdline").read_bytes()
         children = " ".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children"))
         for child in children.split():
-            yield from titles(int(child))
+            yield from command_lines(int(child))
 
 
 @contextlib.asynccontextmanager
-async def watched(pid: int, emitted: Emitted) -> AsyncIterator[None]:
-    """Reads the command lines time and again; at the end programs have been among them."""
+async def watch_command_lines(pid: int, emitted: Emitted) -> AsyncIterator[None]:
+    """Sample the command lines repeatedly; check at the end that helper programs were among them."""
 
     async def watch() -> None:
         while True:
-            emitted.texts += titles(pid)
+            emitted.texts += command_lines(pid)
             await asyncio.sleep(0.05)
 
     watching = asyncio.create_task(watch())
@@ -173,7 +173,7 @@ class World:
             yield world
 
     def configure(self, directory: Path) -> Path:
-        """Writes all that the mirror reads."""
+        """Write all files that the mirror reads."""
         (directory / "password").write_text(f"{PASSWORD}\n")
         (directory / "wrong").write_text(f"{WRONG_PASSWORD}\n")
         auths = {
@@ -201,7 +201,7 @@ class World:
 
 @contextlib.asynccontextmanager
 async def serving(directory: Path, config: Path, log_format: str) -> AsyncIterator[Mirror]:
-    """A mirror whose log is in that format."""
+    """Run a mirror with that log format."""
     mirror = await launched(
         directory / "mirror",
         *("--config", str(config), "--log-format", log_format),
@@ -218,8 +218,8 @@ async def serving(directory: Path, config: Path, log_format: str) -> AsyncIterat
         await mirror.program.kill()
 
 
-async def used(world: World, client: Client, emitted: Emitted) -> dict[str, int]:
-    """Asks every upstream for everything as everybody, and tells how its tag was answered for whom it should be."""
+async def request_everything(world: World, client: Client, emitted: Emitted) -> dict[str, int]:
+    """Request every target of every upstream with every login; return each tag's status with the right login."""
 
     async def ask(name: str) -> int:
         statuses = []
@@ -234,26 +234,28 @@ async def used(world: World, client: Client, emitted: Emitted) -> dict[str, int]
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-async def test_no_secret_is_in_anything_that_is_emitted(tmp_path: Path, log_format: str) -> None:
-    """Log, answers, figures, files of the cache, command lines; whatever went right or wrong with them."""
+async def test_no_secret_in_any_output(tmp_path: Path, log_format: str) -> None:
+    """Log, responses, metrics, cache files and command lines, after successes and failures."""
     emitted = Emitted()
     async with (
         World.running() as world,
         serving(tmp_path, world.configure(tmp_path), log_format) as mirror,
         Client.of(mirror.url) as client,
-        watched(mirror.program.pid, emitted),
+        watch_command_lines(mirror.program.pid, emitted),
     ):
-        answered = await used(world, client, emitted)
+        answered = await request_everything(world, client, emitted)
         (tmp_path / "config.json").write_text('{"auths": "' + PASSWORD)
         world.tokens.revoke()
-        await asyncio.sleep(1.1)  # a changed file is looked at once a second
-        await used(world, client, emitted)
+        await asyncio.sleep(1.1)  # a changed file is read again once per second
+        await request_everything(world, client, emitted)
         for target in ("/metrics", "/readyz", "/healthz", "/v2/", "/token?service=passing.test"):
             emitted.reply(target, await client.get(target, SHOWN[1]))
         for target in (f"http://me:{CLIENT}@{mirror.host}/v2/library/", f"//me:{CLIENT}@{mirror.host}/v2/"):
-            async with Line.to(mirror) as line:
-                await line.send(f"GET {target} HTTP/1.1\r\nHost: {mirror.host}\r\nConnection: close\r\n\r\n".encode())
-                emitted.texts.append((target, await line.rest()))
+            async with RawConnection.to(mirror) as connection:
+                await connection.send(
+                    f"GET {target} HTTP/1.1\r\nHost: {mirror.host}\r\nConnection: close\r\n\r\n".encode()
+                )
+                emitted.texts.append((target, await connection.rest()))
     emitted.files(tmp_path / "mirror")
     log = mirror.program.said()
     assert ("secret_file_broken" in log, "credential_helper_failed" in log) == (True, True)

@@ -1,4 +1,4 @@
-"""Users come and go while the mirror runs: SIGHUP reads their file anew."""
+"""Reload of the users file on SIGHUP."""
 
 import signal
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ ALICE, BOB = basic("alice", "open sesame"), basic("bob", "correct:horse")
 
 @pytest.fixture
 def users(tmp_path: Path) -> Path:
-    """The file; alice is in it."""
+    """The users file, with alice."""
     file = tmp_path / "users"
     file.write_text(htpasswd({"alice": "open sesame"}))
     return file
@@ -36,43 +36,43 @@ async def guarded(tmp_path: Path, users: Path, hub: Registry) -> AsyncIterator[M
         yield started
 
 
-async def reread(mirror: Mirror, event: str) -> None:
-    """SIGHUP, and what comes of it."""
+async def reload(mirror: Mirror, event: str) -> None:
+    """Send SIGHUP, and wait for this event."""
     before = len(mirror.events(event))
     mirror.program.signal(signal.SIGHUP)
     await mirror.program.until(lambda: len(mirror.events(event)) > before)
 
 
 async def statuses(mirror: Mirror) -> tuple[int, int]:
-    """How alice and bob are received."""
+    """Return the statuses that alice and bob get."""
     async with Client.of(mirror.url) as client:
         return (await client.get("/v2/", ALICE)).status, (await client.get("/v2/", BOB)).status
 
 
-async def test_a_signal_reads_the_users_anew(guarded: Mirror, users: Path) -> None:
-    """Who is new comes in, who is gone stays outside, also who was in just now; and nobody before the signal."""
+async def test_sighup_reloads_the_users(guarded: Mirror, users: Path) -> None:
+    """Before the signal nothing changes; afterwards new users are admitted, and removed ones refused at once."""
     assert await statuses(guarded) == (200, 401)
     users.write_text(htpasswd({"bob": "correct:horse"}))
     assert await statuses(guarded) == (200, 401)
-    await reread(guarded, "reloaded")
+    await reload(guarded, "reloaded")
     assert await statuses(guarded) == (401, 200)
     users.write_text(htpasswd({"alice": "changed", "bob": "correct:horse"}))
-    await reread(guarded, "reloaded")
+    await reload(guarded, "reloaded")
     assert await statuses(guarded) == (401, 200)
 
 
-async def test_a_broken_file_changes_nothing(guarded: Mirror, users: Path) -> None:
-    """The log names file and line, and not what stands there; the mirror goes on with the users it has."""
+async def test_broken_users_file_is_ignored(guarded: Mirror, users: Path) -> None:
+    """The log names file and line, but not the content; the previous users stay in force."""
     assert await statuses(guarded) == (200, 401)
     users.write_text(htpasswd({"bob": "correct:horse"}) + "alice:in-clear\n")
-    await reread(guarded, "reload_failed")
+    await reload(guarded, "reload_failed")
     assert await statuses(guarded) == (200, 401)
     said = str(guarded.events("reload_failed")[-1]["reason"])
     assert f"users_file {users}, line 2: " in said
     assert "in-clear" not in guarded.program.said()
     users.unlink()
-    await reread(guarded, "reload_failed")
+    await reload(guarded, "reload_failed")
     assert await statuses(guarded) == (200, 401)
     users.write_text(htpasswd({"bob": "correct:horse"}))
-    await reread(guarded, "reloaded")
+    await reload(guarded, "reloaded")
     assert await statuses(guarded) == (401, 200)

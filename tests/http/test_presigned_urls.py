@@ -1,4 +1,4 @@
-"""An address that was signed for us is a secret: whatever goes wrong behind it, nobody reads it."""
+"""Presigned URLs are secrets: whatever fails behind a redirect, neither responses nor the log contain them."""
 
 import asyncio
 import contextlib
@@ -34,8 +34,8 @@ ASTRAY = (
 
 
 @contextlib.asynccontextmanager
-async def saying(answer: bytes) -> AsyncIterator[str]:
-    """The address of a server that answers everything with these bytes, and hangs up."""
+async def server_sending(answer: bytes) -> AsyncIterator[str]:
+    """Run a server that sends these bytes for every request, and disconnects; yield its URL."""
 
     async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -49,8 +49,8 @@ async def saying(answer: bytes) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/data"
 
 
-async def keeps_it_secret(client: Client, upstream: Upstream, mirror: Mirror, location: str) -> None:
-    """Pulls that are sent to this address fail, and neither their answers nor the log hold what is in its query."""
+async def assert_query_not_disclosed(client: Client, upstream: Upstream, mirror: Mirror, location: str) -> None:
+    """Check that pulls redirected to this URL fail, and that neither responses nor the log contain its query."""
     upstream.registry.inject(Redirect(location))
     said = len(mirror.program.said())
     targets = (upstream.manifest("v1"), upstream.blob(Blob.noise(10)))
@@ -66,17 +66,17 @@ async def keeps_it_secret(client: Client, upstream: Upstream, mirror: Mirror, lo
 
 
 @pytest.mark.parametrize("how", MALFORMED)
-async def test_a_malformed_answer_tells_no_signature(
+async def test_malformed_response_does_not_disclose_the_url(
     client: Client, upstream: Upstream, mirror: Mirror, how: str
 ) -> None:
-    """What the HTTP library says of an answer may name its address; what the mirror says doesn't."""
-    async with saying(MALFORMED[how]) as address:
-        await keeps_it_secret(client, upstream, mirror, f"{address}?{QUERY}")
+    """Exceptions of the HTTP library may contain the URL; the mirror's messages must not."""
+    async with server_sending(MALFORMED[how]) as address:
+        await assert_query_not_disclosed(client, upstream, mirror, f"{address}?{QUERY}")
 
 
 @pytest.mark.parametrize("location", ASTRAY, ids=range(len(ASTRAY)))
-async def test_an_address_that_is_none_tells_no_signature(
+async def test_invalid_redirect_does_not_disclose_the_url(
     client: Client, upstream: Upstream, mirror: Mirror, location: str
 ) -> None:
-    """A redirect that leads nowhere."""
-    await keeps_it_secret(client, upstream, mirror, location)
+    """A redirect to an unusable URL."""
+    await assert_query_not_disclosed(client, upstream, mirror, location)

@@ -1,4 +1,4 @@
-"""A pull of several questions still ends while its client waits."""
+"""The deadline of a pull applies to all its upstream requests together."""
 
 import asyncio
 import time
@@ -20,19 +20,19 @@ fresh_for = "0s"
 first_byte = "2s"
 shutdown = "2s"
 """
-SLOW = 1.8  # seconds, within the time for a first byte
-WITHIN = 3.5  # seconds; two questions of that length would take longer
+SLOW = 1.8  # seconds, within the first-byte timeout
+WITHIN = 3.5  # seconds; two requests of that length would take longer
 
 
 async def timed(client: Client, method: str, target: str) -> tuple[Reply, float]:
-    """An answer, and the seconds until it was there."""
+    """Return a reply, and the seconds it took."""
     began = time.monotonic()
     reply = await client.ask(method, target)
     return reply, time.monotonic() - began
 
 
-async def test_a_slow_head_and_a_slow_get_share_one_pulls_time(client: Client, upstream: Upstream) -> None:
-    """HEAD is refused slowly, GET then says nothing: the client hears of it soon, whatever it asked for."""
+async def test_slow_head_and_slow_get_share_one_deadline(client: Client, upstream: Upstream) -> None:
+    """HEAD is refused slowly, GET gets no response: the client gets an error soon, for every kind of request."""
     upstream.publish(image(10), "v1")
     assert (await client.get(upstream.manifest("v1"))).status == 200
     cold = upstream.publish(image(20), "v2")
