@@ -52,7 +52,7 @@ async def test_what_there_is_no_room_for_is_said_image_by_image(tmp_path: Path) 
     assert said.status == 1, said
     large, small = said.err.splitlines()
     assert large.startswith("team/app:large: ")
-    assert "no room for 3000000 bytes" in large
+    assert "no space for 3000000 bytes" in large
     assert small == "team/app:small: is here"
 
 

@@ -12,7 +12,7 @@ from tests.real.cache import CacheDirectory, Contents
 from tests.real.mirror import Mirror
 from tests.real.program import eventually
 
-_BAD_EVENTS = {"request_crashed", "download_crashed", "upkeep_crashed", "upkeep_failed"}
+_BAD_EVENTS = {"request_crashed", "download_crashed", "maintenance_crashed", "maintenance_failed"}
 
 
 @dataclass(slots=True)
@@ -141,7 +141,7 @@ class Recovery:
     async def _check_rebuilt(self) -> None:
         """A ledger that was lost is made anew from the blobs, and the mirror says so."""
         if self.lost and self.before.blobs:
-            await self.mirror.program.until(lambda: bool(self.mirror.events("ledger_rebuilt")), within=10)
+            await self.mirror.program.until(lambda: bool(self.mirror.events("facts_rebuilt")), within=10)
             self.figures.rebuilt += 1
 
     def check_log(self) -> None:
@@ -150,5 +150,5 @@ class Recovery:
         bad = [event for event in self.mirror.events() if event["event"] in _BAD_EVENTS]
         assert not bad, bad
         if not self.damaged:
-            bad = [event for event in self.mirror.events() if str(event["event"]).startswith("ledger_")]
+            bad = [event for event in self.mirror.events() if str(event["event"]).startswith("facts_")]
             assert not bad, bad

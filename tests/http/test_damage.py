@@ -202,8 +202,8 @@ async def test_a_lost_ledger_is_rebuilt(tmp_path: Path, upstream: Upstream, loss
     LOSSES[loss](tmp_path / "cache" / "ledger")
     asked = len(upstream.registry.journal)
     async with mirrors(tmp_path, upstream) as (mirror, client):
-        await mirror.program.until(lambda: bool(mirror.events("ledger_rebuilt")))
-        (told,) = mirror.events("ledger_rebuilt")
+        await mirror.program.until(lambda: bool(mirror.events("facts_rebuilt")))
+        (told,) = mirror.events("facts_rebuilt")
         assert (told["blobs"], told["manifests"]) == (7, 3)
         reply = await client.get(upstream.manifest("v1"))
         assert (reply.body, reply.headers["Content-Type"]) == (platforms.content, platforms.media_type)
@@ -214,23 +214,32 @@ async def test_a_lost_ledger_is_rebuilt(tmp_path: Path, upstream: Upstream, loss
         assert [seen.method for seen in later if "/blobs/" in seen.path] == ["HEAD"] * 4
     async with mirrors(tmp_path, upstream) as (mirror, _):
         await mirror.program.until(lambda: bool(mirror.events("listening")))
-        assert not mirror.events("ledger_rebuilt")
+        assert not mirror.events("facts_rebuilt")
 
 
 async def test_after_a_lost_ledger_nothing_is_served_on_a_guess(tmp_path: Path, upstream: Upstream) -> None:
-    """Which repository holds what is lost with it: with upstream down nobody gets anything, of another's or his own."""
+    """Rights come back for what index.json names, in its repository only; without the file there are none."""
     manifest = upstream.publish(image(1000), "v1")
+    other = Upstream("s.test", upstream.registry)
+    targets = (upstream.manifest("v1"), upstream.manifest(manifest), upstream.blob(manifest.blobs[1]))
     async with mirrors(tmp_path, upstream) as (_, client):
         await pull(client, upstream, manifest)
-    shutil.rmtree(tmp_path / "cache" / "ledger")
+    cache = tmp_path / "cache"
+    shutil.rmtree(cache / "ledger")
+    named = (cache / "index.json").read_bytes()
+    (cache / "index.json").unlink()
     async with mirrors(tmp_path, upstream, "--offline") as (mirror, client):
-        await mirror.program.until(lambda: bool(mirror.events("ledger_rebuilt")))
-        for target in (upstream.manifest("v1"), upstream.manifest(manifest), upstream.blob(manifest.blobs[1])):
+        await mirror.program.until(lambda: bool(mirror.events("facts_rebuilt")))
+        for target in targets:
             assert (await client.get(target)).status == 404
-    async with mirrors(tmp_path, upstream) as (_, client):
-        assert (await client.get(upstream.blob(manifest.blobs[1]))).cache_status == "mirror; hit"
-    async with mirrors(tmp_path, upstream, "--offline") as (_, client):
-        assert (await client.get(upstream.blob(manifest.blobs[1]))).body == manifest.blobs[1].content
+    shutil.rmtree(cache / "ledger")
+    (cache / "index.json").write_bytes(named)
+    async with mirrors(tmp_path, upstream, "--offline") as (mirror, client):
+        await mirror.program.until(lambda: bool(mirror.events("facts_rebuilt")))
+        for target in targets:
+            assert (await client.get(target)).status == 200
+        for target in (other.manifest("v1"), other.manifest(manifest), other.blob(manifest.blobs[1])):
+            assert (await client.get(target)).status == 404
 
 
 # A directory that can't be used
