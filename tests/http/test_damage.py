@@ -189,7 +189,7 @@ LOSSES: dict[str, Callable[[Path], None]] = {
 
 @pytest.mark.parametrize("loss", LOSSES)
 async def test_a_lost_ledger_is_rebuilt(tmp_path: Path, upstream: Upstream, loss: str) -> None:
-    """From the blobs, as far as they tell; what they don't is asked upstream, and no blob is fetched again for it."""
+    """Manifests from the blobs, names and rights from index.json: the upstream is asked for no blob."""
     images = [image(1000), image(2000)]
     platforms = upstream.publish(index(*images), "v1")
     async with mirrors(tmp_path, upstream) as (_, client):
@@ -211,7 +211,7 @@ async def test_a_lost_ledger_is_rebuilt(tmp_path: Path, upstream: Upstream, loss
             for blob in child.blobs:
                 assert (await client.get(upstream.blob(blob))).cache_status == "mirror; hit"
         later = upstream.registry.journal.entries[asked:]
-        assert [seen.method for seen in later if "/blobs/" in seen.path] == ["HEAD"] * 4
+        assert not [seen for seen in later if "/blobs/" in seen.path]
     async with mirrors(tmp_path, upstream) as (mirror, _):
         await mirror.program.until(lambda: bool(mirror.events("listening")))
         assert not mirror.events("facts_rebuilt")
