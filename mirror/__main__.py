@@ -32,8 +32,8 @@ from mirror.server.auth import door
 from mirror.server.listener import listening
 from mirror.server.tls import Certificate
 from mirror.server.token_service import TokenService
+from mirror.storage.fact_store import DiskFacts
 from mirror.storage.layout import Layout
-from mirror.storage.ledger import DiskLedger
 from mirror.upstream.client_authorization import ClientAuthorization
 from mirror.upstream.registry import Registry
 
@@ -71,7 +71,7 @@ async def serve(settings: Settings) -> None:
             parts.pulls,
             parts.registries,
             metrics,
-            cache=parts.store.condition,
+            cache=parts.store.health,
             authenticator=entrance,
             tokens=tokens,
         )
@@ -101,7 +101,7 @@ async def verify(settings: Settings, *, repair: bool, jobs: int) -> Findings:
     layout = Layout(settings.cache.path)
     layout.identity()
     async with AsyncExitStack() as lifetimes:
-        ledger = await lifetimes.enter_async_context(DiskLedger.beside(layout.ledger))
+        ledger = await lifetimes.enter_async_context(DiskFacts.beside(layout.ledger))
         registries = await lifetimes.enter_async_context(registries_of(settings, Metrics())) if repair else None
         verification = CacheVerification(layout, ledger, registries, jobs=jobs)
         progress = lifetimes.enter_context(Progress("verifying", 0))

@@ -13,12 +13,13 @@ import structlog
 from mirror.admin.client import AdminClient
 from mirror.admin.server import AdminServer, administered
 from mirror.catalog.catalog import Catalog
+from mirror.catalog.image_index import ImageIndexWriter
 from mirror.catalog.images import Images
 from mirror.config import Settings, UpstreamSettings
 from mirror.errors import StorageBusy
-from mirror.maintenance.rebuild_index import rebuild
+from mirror.maintenance.rebuild_index import Rebuild
 from mirror.maintenance.scrub import Scrub
-from mirror.maintenance.tasks import upkeep
+from mirror.maintenance.tasks import maintained
 from mirror.observability.metrics import Metrics
 from mirror.oci.names import Upstreams, canonical_upstream
 from mirror.origin import Origin, PullContext
@@ -27,8 +28,8 @@ from mirror.pull.downloads import Downloads
 from mirror.pull.service import PullService
 from mirror.pull.warming import Warming
 from mirror.storage.disk import DiskStore
+from mirror.storage.fact_store import DiskFacts
 from mirror.storage.layout import Layout
-from mirror.storage.ledger import DiskLedger
 from mirror.upstream.credentials.authorizer import Authorizer
 from mirror.upstream.credentials.keychain import Keychain
 from mirror.upstream.endpoint import Endpoint
@@ -68,15 +69,17 @@ async def assembled(settings: Settings, metrics: Metrics, *, serving: bool) -> A
     async with AsyncExitStack() as lifetimes:
         layout = Layout(settings.cache.path)
         lifetimes.enter_context(layout.locked())
-        ledger = await lifetimes.enter_async_context(DiskLedger.open(layout.ledger))
-        store = await lifetimes.enter_async_context(DiskStore.at(settings.cache, ledger, metrics))
+        facts = await lifetimes.enter_async_context(DiskFacts.open(layout.ledger))
+        store = await lifetimes.enter_async_context(DiskStore.at(settings.cache, facts, metrics))
+        rebuild = Rebuild(store, facts, store)
+        await rebuild.names()
         registries = await lifetimes.enter_async_context(registries_of(settings, metrics))
 
         def origins(context: PullContext) -> Sequence[Origin]:
             return [registries[context.repository.upstream].origin]
 
         downloads = await lifetimes.enter_async_context(Downloads(store, origins, metrics))
-        catalog = Catalog(store, ledger)
+        catalog = Catalog(store, facts)
         pulls = await lifetimes.enter_async_context(
             PullService(
                 registries,
@@ -88,13 +91,14 @@ async def assembled(settings: Settings, metrics: Metrics, *, serving: bool) -> A
                 offline=settings.server.offline,
             )
         )
-        images = await lifetimes.enter_async_context(Images(store, catalog, ledger))
+        index = ImageIndexWriter(store, facts, store)
+        images = await lifetimes.enter_async_context(Images(store, catalog, facts, index))
         rate = settings.cache.scrub_rate
         if serving:
-            scrub = Scrub(store, layout, ledger, metrics, rate=rate) if rate else None
-            await lifetimes.enter_async_context(upkeep(store, layout, ledger, images, scrub))
+            scrub = Scrub(store, facts, metrics, rate=rate) if rate else None
+            await lifetimes.enter_async_context(maintained(store, facts, images, rebuild, scrub))
         else:
-            await rebuild(store, layout, ledger)
+            await rebuild.manifests()
         log.info("store_opened", path=str(settings.cache.path), blobs=len(store), bytes=store.occupied)
         upstreams = Upstreams(settings.upstreams, default=settings.default_upstream)
         admin = AdminServer(upstreams, images, Warming(pulls, downloads, store), store, catalog, serving=serving)

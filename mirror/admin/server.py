@@ -19,7 +19,6 @@ from aiohttp import web
 from mirror.admin.protocol import EVERY, lines, question, texts_of
 from mirror.admin.warm import WarmHandler
 from mirror.catalog.catalog import Catalog
-from mirror.catalog.image_graph import is_attached
 from mirror.catalog.images import Images, StoredImage
 from mirror.errors import BundleInvalid, ImageIncomplete, ImageUnknown, MirrorError, NameInvalid, NameUnknown
 from mirror.oci.digest import Digest
@@ -27,9 +26,9 @@ from mirror.oci.image_names import GLOB, Image, parse_image
 from mirror.oci.manifest import Manifest, is_manifest
 from mirror.oci.names import DOCKER_HUB, Tag, Upstreams
 from mirror.pull.warming import Warming
-from mirror.storage.disk import DiskStore
 from mirror.storage.facts import TagFact
 from mirror.storage.layout import storage_errors
+from mirror.storage.protocols import BlobStore
 
 _PIECE = 2**20
 _LONGEST = 16 * 2**20  # bytes of a question
@@ -44,7 +43,7 @@ class AdminServer:
         upstreams: Upstreams,
         images: Images,
         warming: Warming,
-        store: DiskStore,
+        store: BlobStore,
         catalog: Catalog,
         *,
         serving: bool,
@@ -213,12 +212,12 @@ class AdminServer:
         if any(one != str(root.digest) for one in told):
             raise BundleInvalid(f"what the bundle calls {image} is {root.digest}")
         for manifest in manifests:
-            await self._catalog.keep_manifest(image.repository, manifest)
+            await self._catalog.keep_manifest(image.repository, manifest, proof="imported")
         before = None
         if isinstance(image.reference, Tag):
             before = await self._catalog.tag(image.repository, image.reference)
             await self._catalog.keep_tag(image.repository, image.reference, TagFact(root.digest, time.time()))
-        await (self._images.hold if is_attached(image.reference, root) else self._images.pin)([image])
+        await self._images.keep_imported(image, root)
         return web.json_response({"image": str(image), "was": None if before is None else str(before.digest)})
 
     async def _arrived(self, text: str) -> Manifest:

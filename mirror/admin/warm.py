@@ -14,7 +14,7 @@ from mirror.oci.image_names import Image, parse_image
 from mirror.oci.names import Upstreams
 from mirror.oci.platforms import Platform
 from mirror.pull.warming import Warmed, Warming
-from mirror.storage.disk import DiskStore
+from mirror.storage.protocols import BlobStore
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class _Round:
 class WarmHandler:
     """Answers `mirror warm`."""
 
-    def __init__(self, upstreams: Upstreams, images: Images, warming: Warming, store: DiskStore) -> None:
+    def __init__(self, upstreams: Upstreams, images: Images, warming: Warming, store: BlobStore) -> None:
         self._upstreams = upstreams
         self._images = images
         self._warming = warming

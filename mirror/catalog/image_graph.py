@@ -1,4 +1,4 @@
-"""Closures: all that an image needs of what is stored, and what refers to it (signatures, SBOMs, attestations)."""
+"""Image graphs: everything stored that an image needs, and its referrers (signatures, SBOMs, attestations)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from mirror.storage.protocols import BlobStore
 
 @dataclass(frozen=True, slots=True)
 class ImageGraph:
-    """All that an image needs, as far as it is known here.
+    """Everything that an image needs, as far as it is known.
 
     Attributes:
-        manifests: those that are stored; an index comes after its children.
-        blobs: bytes of each blob that they need, stored or not (None where no manifest says).
-        missing: what is not stored, but for the platforms of an index that nobody pulled.
-        attached: what refers to it, by the name under which it is found in the repository.
+        manifests: the stored ones; an index comes after its children.
+        blobs: the bytes of each blob that they need, stored or not (None if no manifest states them).
+        missing: the blobs that are not stored, without those of platforms that were never pulled.
+        attached: the referrers, by the name under which each is found in the repository.
     """
 
     root: Manifest
@@ -34,13 +34,13 @@ class ImageGraph:
 
     @property
     def digests(self) -> Iterator[Digest]:
-        """What is stored of it: blobs before the manifests that need them."""
+        """The digests that are stored: blobs before the manifests that need them."""
         yield from (digest for digest in self.blobs if digest not in self.missing)
         yield from self.manifests
 
 
 class ImageGraphReader:
-    """Finds them. Made for one look at the images."""
+    """Builds image graphs. For one listing: tags are read once for each repository."""
 
     def __init__(self, store: BlobStore, catalog: Catalog) -> None:
         self._store = store
@@ -48,20 +48,20 @@ class ImageGraphReader:
         self._tags: dict[Repository, dict[str, dict[Reference, Digest]]] = {}
 
     async def of(self, image: Image) -> ImageGraph | None:
-        """All that the image needs; None where it is not here."""
+        """Return the graph of an image; None if the image is not stored."""
         root = await self._root(image)
         if root is None:
             return None
-        closure = ImageGraph(root)
-        waiting, asked = [root], set[Digest]()
+        graph = ImageGraph(root)
+        waiting, searched = [root], set[Digest]()
         while waiting:
-            await self._take(closure, waiting.pop())
-            for subject in [one for one in closure.manifests if one not in asked]:  # a signature of an SBOM comes too
-                asked.add(subject)
+            await self._add(graph, waiting.pop())
+            for subject in [one for one in graph.manifests if one not in searched]:  # an SBOM can have a signature
+                searched.add(subject)
                 found = await self._referring(image.repository, subject)
-                closure.attached.update(found)
-                waiting += [one for one in found.values() if one.digest not in closure.manifests]
-        return closure
+                graph.attached.update(found)
+                waiting += [one for one in found.values() if one.digest not in graph.manifests]
+        return graph
 
     async def _root(self, image: Image) -> Manifest | None:
         digest = image.reference
@@ -73,41 +73,41 @@ class ImageGraphReader:
         held = await self._catalog.holds(image.repository, digest)
         return await self._catalog.manifest(digest) if held else None
 
-    async def _take(self, closure: ImageGraph, manifest: Manifest) -> None:
-        """Takes a manifest in, after what it references; however deep an index is nested."""
+    async def _add(self, graph: ImageGraph, manifest: Manifest) -> None:
+        """Add a manifest after what it references, without recursion: an index may be nested deeply."""
         stack, seen = [manifest], {manifest.digest}
         while stack:
             children = await self._children(stack[-1]) if stack[-1].is_index else []
-            new = [one for one in children if one.digest not in seen and one.digest not in closure.manifests]
+            new = [one for one in children if one.digest not in seen and one.digest not in graph.manifests]
             if new:
                 seen.update(one.digest for one in new)
                 stack += new
                 continue
             one = stack.pop()
-            closure.manifests[one.digest] = one
+            graph.manifests[one.digest] = one
             if not one.is_index:
-                self._take_blobs(closure, one)
+                self._add_blobs(graph, one)
 
     async def _children(self, index: Manifest) -> list[Manifest]:
         found = [await self._catalog.manifest(one.digest) for one in index.references]
         return [child for child in found if child is not None]
 
-    def _take_blobs(self, closure: ImageGraph, manifest: Manifest) -> None:
+    def _add_blobs(self, graph: ImageGraph, manifest: Manifest) -> None:
         for one in manifest.references:
-            closure.blobs[one.digest] = self._store.size(one.digest) or one.size
+            graph.blobs[one.digest] = self._store.size(one.digest) or one.size
             if one.digest not in self._store:
-                closure.missing.add(one.digest)
+                graph.missing.add(one.digest)
 
     async def _referring(self, repository: Repository, subject: Digest) -> dict[Reference, Manifest]:
-        """What is stored of the repository and refers to *subject*; in the order of its names, the same everywhere."""
+        """Return the stored referrers of *subject* in the repository, in the order of their names."""
         if repository not in self._tags:
-            self._tags[repository] = await self._standing_in(repository)
+            self._tags[repository] = await self._referrer_tags(repository)
         named = self._tags[repository].get(subject_tag(subject), {})
         found = {name: await self._catalog.manifest(digest) for name, digest in named.items()}
         found |= {one.digest: one for one in await self._catalog.referrers(repository, subject)}
         return {name: one for name, one in sorted(found.items(), key=lambda item: str(item[0])) if one is not None}
 
-    async def _standing_in(self, repository: Repository) -> dict[str, dict[Reference, Digest]]:
+    async def _referrer_tags(self, repository: Repository) -> dict[str, dict[Reference, Digest]]:
         found: dict[str, dict[Reference, Digest]] = defaultdict(dict)
         for tag, fact in (await self._catalog.tags(repository)).items():
             if stands_in(tag):
@@ -116,11 +116,11 @@ class ImageGraphReader:
 
 
 def stands_in(tag: Tag) -> bool:
-    """Whether a tag is one of those that stand for a list of referrers, and is part of what it refers to."""
+    """Return whether a tag follows the referrers tag schema, and so names a part of another image."""
     algorithm, dash, rest = tag.text.partition("-")
     return bool(dash) and algorithm in ALGORITHMS and len(rest.partition(".")[0]) in {64, 128}
 
 
 def is_attached(reference: Reference, manifest: Manifest) -> bool:
-    """Whether what has this name is part of what it refers to, and no image of its own."""
+    """Return whether a manifest with this name is a referrer, and not an image of its own."""
     return stands_in(reference) if isinstance(reference, Tag) else manifest.subject is not None

@@ -1,7 +1,7 @@
-"""Images: what of the cache has a name. Listed, pinned, removed, and collected as a whole.
+"""Images in the cache: list, pin, unpin, remove, and garbage-collect them as a whole.
 
-An image is a tag, or a manifest that came by digest and that no tag of its repository reaches. What is pinned is held
-like a blob that is being read: it is never evicted.
+An image is a tag, or a manifest pulled by digest that no tag of its repository reaches. The blobs of a pinned image are
+held like blobs that are being read: they are never evicted.
 """
 
 from __future__ import annotations
@@ -15,26 +15,32 @@ from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import Self
 
+import structlog
+
 from mirror.catalog.catalog import Catalog
-from mirror.catalog.image_graph import ImageGraph, ImageGraphReader, stands_in
+from mirror.catalog.image_graph import ImageGraph, ImageGraphReader, is_attached, stands_in
+from mirror.catalog.image_index import ImageIndexWriter
+from mirror.errors import StorageFailed
 from mirror.oci.digest import Digest
 from mirror.oci.image_names import Image
+from mirror.oci.manifest import Manifest
 from mirror.oci.names import Repository, Tag
 from mirror.oci.platforms import Platform
-from mirror.storage.disk import DiskStore
 from mirror.storage.facts import TagFact
-from mirror.storage.ledger import DiskLedger
+from mirror.storage.protocols import BlobStore, FactStore
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """An image, and what there is to say of it.
+    """An image and its state.
 
     Attributes:
         size: bytes of it that are stored.
-        shared: of those, bytes that other images have as well.
-        checked: when upstream last confirmed the tag (seconds since the epoch); None for what came by digest.
-        used: when something of it was last pulled.
+        shared: of those, bytes that other images also need.
+        checked: when the upstream last confirmed the tag (seconds since the epoch); None without a tag.
+        used: when a blob of it was last pulled.
     """
 
     image: Image
@@ -52,52 +58,58 @@ class StoredImage:
 class Images:
     """The images in one store."""
 
-    def __init__(self, store: DiskStore, catalog: Catalog, ledger: DiskLedger) -> None:
+    def __init__(self, store: BlobStore, catalog: Catalog, facts: FactStore, index: ImageIndexWriter) -> None:
         self._store = store
         self._catalog = catalog
-        self._ledger = ledger
+        self._facts = facts
+        self._index = index
         self._changing = asyncio.Lock()
         self._pinned: set[Image] = set()
         self._held: dict[Image, AsyncExitStack] = {}
 
     async def __aenter__(self) -> Self:
-        self._pinned = set(await self._ledger.pins())
+        self._pinned = set(await self._facts.pins())
         await self.hold_pinned()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._release(list(self._held))
+        try:
+            await self.save_changed()
+        except StorageFailed as error:
+            log.warning("index_not_written", reason=str(error))
+        finally:
+            await self._release(list(self._held))
 
-    # What there is
+    # Listing
 
     async def closure(self, image: Image) -> ImageGraph | None:
-        """All that the image needs; None where it is not here."""
+        """Return the image graph: everything that the image needs; None if the image is not stored."""
         return (await self._closures([image])).get(image)
 
     async def _closures(self, images: Iterable[Image]) -> dict[Image, ImageGraph]:
-        """What each image needs, of those that are here."""
+        """Return the image graphs of those images that are stored."""
         found: dict[Image, ImageGraph] = {}
         closures = ImageGraphReader(self._store, self._catalog)
         for image in images:
             closure = await closures.of(image)
             if closure is not None:
                 found[image] = closure
-            await asyncio.sleep(0)  # all of it may be in memory, and there may be thousands: others go on meanwhile
+            await asyncio.sleep(0)  # thousands of images may be in memory: let other tasks run
         return found
 
     async def _tags(self) -> dict[Repository, dict[Tag, TagFact]]:
         found: dict[Repository, dict[Tag, TagFact]] = {}
-        for (repository, tag), fact in (await self._ledger.all_tags()).items():
+        for (repository, tag), fact in (await self._facts.all_tags()).items():
             found.setdefault(repository, {})[tag] = fact
         return found
 
     async def named(self) -> list[Image]:
-        """All images: tags, and what came by digest and belongs to none of the others of its repository."""
+        """Return all images: tags, and manifests pulled by digest that no other image of their repository reaches."""
         tags = await self._tags()
         found = [Image(repository, tag) for repository, ours in tags.items() for tag in ours if not stands_in(tag)]
-        for repository, roots in (await self._ledger.all_holdings()).items():
+        for repository, roots in (await self._facts.all_held()).items():
             manifests = {digest: manifest for digest in roots if (manifest := await self._catalog.manifest(digest))}
             reached = {fact.digest for fact in tags.get(repository, {}).values()}
             reached |= {one.digest for manifest in manifests.values() for one in manifest.references}
@@ -106,24 +118,26 @@ class Images:
         return sorted(set(found), key=str)
 
     async def matching(self, pattern: str) -> list[Image]:
-        """The images that *pattern* means: a whole name, or a shell's pattern of such."""
+        """Return the images whose full name matches a shell pattern."""
         return [image for image in await self.named() if fnmatchcase(str(image), pattern)]
 
     async def all(self) -> list[StoredImage]:
-        """All images that are here, with what there is to say of them."""
+        """Return all stored images with their state."""
         closures = await self._closures(await self.named())
         users = Counter(digest for closure in closures.values() for digest in set(closure.digests))
         return [await self._described(image, closure, users) for image, closure in closures.items()]
 
     async def _described(self, image: Image, closure: ImageGraph, users: Counter[Digest]) -> StoredImage:
         sizes = {digest: self._store.size(digest) or 0 for digest in closure.digests}
-        root, here = closure.root, closure.manifests
+        root, stored = closure.root, closure.manifests
         fact = await self._catalog.tag(image.repository, image.reference) if isinstance(image.reference, Tag) else None
         return StoredImage(
             image=image,
             digest=root.digest,
             media_type=root.head.media_type or "",
-            platforms=tuple(one.platform for one in root.references if one.platform is not None and one.digest in here),
+            platforms=tuple(
+                one.platform for one in root.references if one.platform is not None and one.digest in stored
+            ),
             size=sum(sizes.values()),
             shared=sum(size for digest, size in sizes.items() if users[digest] > 1),
             is_complete=not closure.missing,
@@ -135,27 +149,80 @@ class Images:
     # Pins
 
     async def pin(self, images: Iterable[Image]) -> None:
-        """Keeps images from eviction, whatever their tags name from now on."""
+        """Keep images from eviction, also after their tags move. When this returns, a power failure can't undo it.
+
+        Raises:
+            StorageFailed: if that could not be made durable.
+        """
         chosen = set(images)
         self._pinned |= chosen
-        await self._ledger.keep_pins(self._pinned)
+        for image in chosen:
+            await self._facts.keep_pin(image)
         await self.hold(chosen)
+        await self.save()
+
+    async def keep_imported(self, image: Image, root: Manifest) -> None:
+        """Pin an image that was imported; hold it if it is part of another. A power failure can't undo the import.
+
+        Raises:
+            StorageFailed: if that could not be made durable.
+        """
+        if is_attached(image.reference, root):
+            await self.hold([image])
+            await self.save()
+        else:
+            await self.pin([image])
 
     async def unpin(self, images: Iterable[Image]) -> None:
-        chosen = set(images)
+        """Allow the eviction of images. When this returns, a power failure can't undo it.
+
+        Raises:
+            StorageFailed: if that could not be made durable.
+        """
+        await self._unpin(set(images))
+        await self.save()
+
+    async def _unpin(self, chosen: set[Image]) -> None:
+        for image in chosen & self._pinned:
+            await self._facts.drop_pin(image)
         self._pinned -= chosen
-        await self._ledger.keep_pins(self._pinned)
         async with self._changing:
             await self._release(chosen)
 
+    async def save(self) -> None:
+        """Make names, rights and pins survive a power failure, and write them to index.json.
+
+        Raises:
+            StorageFailed
+        """
+        await self._facts.sync()
+        await self._write_index()
+
+    async def save_changed(self) -> None:
+        """Write index.json if a name or an import changed since it was written. For maintenance.
+
+        Raises:
+            StorageFailed
+        """
+        if self._catalog.names_changed:
+            await self._write_index()
+
+    async def _write_index(self) -> None:
+        self._catalog.names_changed = False  # first: what changes from now on may be missing in the file
+        is_written = False
+        try:
+            is_written = await self._index.write(self._pinned)
+        finally:
+            self._catalog.names_changed |= not is_written
+
     async def hold_pinned(self) -> None:
-        """Holds what the pinned images need now: a tag may have moved, a platform may have been pulled."""
+        """Hold what the pinned images need now: a tag may have moved, another platform may have been pulled."""
         await self.hold(self._pinned)
         async with self._changing:
             await self._release(self._held.keys() - self._pinned)
 
     async def hold(self, images: Iterable[Image]) -> None:
-        """Holds what images need now; those that are not pinned until the pinned ones are looked at again."""
+        """Hold what images need now; images that are not pinned only until `hold_pinned` is called."""
         async with self._changing:
             chosen = tuple(images)
             closures = await self._closures(chosen)
@@ -172,19 +239,22 @@ class Images:
             if held is not None:
                 await held.aclose()
 
-    # Going
+    # Removal
 
     async def remove(self, images: Iterable[Image]) -> int:
-        """Forgets images, and removes what only they needed; what is being read or pinned stays.
+        """Remove images, and the blobs that only they need; held and pinned blobs stay.
 
         Returns:
-            bytes that became free.
+            the bytes that became free.
+
+        Raises:
+            StorageFailed: if a blob can't be removed, or the removal not be made durable.
         """
         going = set(images)
         staying = [image for image in await self.named() if image not in going]
         found = await self._closures(going)
         attached = {Image(image.repository, name) for image, closure in found.items() for name in closure.attached}
-        await self.unpin(going | attached)
+        await self._unpin(going | attached)
         for image in going:
             if isinstance(image.reference, Tag):
                 await self._catalog.drop_tag(image.repository, image.reference)
@@ -192,10 +262,12 @@ class Images:
             ours = await self._needed_by(one for one in staying if one.repository == image.repository)
             await self._forget(image.repository, closure, ours)
         kept = await self._needed_by(staying)
-        return await self._drop({digest for closure in found.values() for digest in closure.digests} - kept)
+        freed = await self._drop({digest for closure in found.values() for digest in closure.digests} - kept)
+        await self.save()
+        return freed
 
     async def _forget(self, repository: Repository, closure: ImageGraph, kept: set[Digest]) -> None:
-        """Forgets that manifests are the repository's own, and names that others refer to them by."""
+        """Forget that the repository holds manifests, and the tags by which referrers are found."""
         for digest in closure.manifests.keys() - kept:
             await self._catalog.drop_holding(repository, digest)
         for reference, manifest in closure.attached.items():
@@ -203,23 +275,29 @@ class Images:
                 await self._catalog.drop_tag(repository, reference)
 
     async def collect(self) -> int:
-        """Removes what no image needs: what tags named before they moved, and what was never part of one.
+        """Remove what no image needs: manifests that tags named before they moved, and blobs of no image.
 
         Returns:
-            bytes that became free.
+            the bytes that became free.
+
+        Raises:
+            StorageFailed: if a blob can't be removed, or the removal not be made durable.
         """
         await self.hold_pinned()
         tags = await self._tags()
-        for repository, roots in (await self._ledger.all_holdings()).items():
+        for repository, roots in (await self._facts.all_held()).items():
             tagged = {Image(repository, tag) for tag in tags.get(repository, {})}
             if tagged:
                 needed = await self._needed_by(tagged | {one for one in self._pinned if one.repository == repository})
-                for digest in roots - needed:
+                for digest in roots.keys() - needed:
                     await self._catalog.drop_holding(repository, digest)
-        return await self._drop(set(self._store.digests()) - await self._needed())
-
-    async def _needed(self) -> set[Digest]:
-        return await self._needed_by(await self.named())
+        needed = await self._needed_by(await self.named())
+        freed = 0
+        async for digest in self._store.digests():
+            if digest not in needed:
+                freed += await self._store.discard(digest)
+        await self.save()
+        return freed
 
     async def _needed_by(self, images: Iterable[Image]) -> set[Digest]:
         closures = await self._closures(images)

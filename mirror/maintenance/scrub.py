@@ -1,6 +1,6 @@
-"""The scrub: inspects all blobs in turn, slowly, and condemns what the disk has damaged.
+"""Scrub: reads and verifies all blobs in turn, at a limited rate, and removes those that the disk has damaged.
 
-It goes by digest and notes where it is, so that a restart does not begin it again.
+It proceeds in the order of hex digits and records its position, so that a restart does not begin again.
 """
 
 from __future__ import annotations
@@ -13,54 +13,49 @@ from functools import partial
 from mirror.errors import IntegrityError, StorageFailed
 from mirror.observability.metrics import Metrics
 from mirror.oci.digest import Digest
-from mirror.storage.disk import DiskStore
 from mirror.storage.inspection import Inspection
-from mirror.storage.layout import Layout
-from mirror.storage.ledger import DiskLedger
+from mirror.storage.protocols import BlobStore, FactStore
 from mirror.storage.threads import DiskThreads
 
-_PIECES = 8  # a second
-_SIZES = (4096, 2**20)  # bytes of the smallest piece, and of the largest
-_IDLE = 60.0  # seconds between two rounds
-_NOTED_EVERY = 10.0  # seconds
+_READS = 8  # a second
+_SIZES = (4096, 2**20)  # bytes of the smallest read, and of the largest
+_PAUSE = 60.0  # seconds between two rounds
+_RECORD_INTERVAL = 10.0  # seconds
 
 
 class Scrub:
-    """Looks for damage in one store, *rate* bytes a second."""
+    """Searches the blobs of one store for damage, *rate* bytes a second."""
 
-    def __init__(self, store: DiskStore, layout: Layout, ledger: DiskLedger, metrics: Metrics, *, rate: int) -> None:
+    def __init__(self, store: BlobStore, facts: FactStore, metrics: Metrics, *, rate: int) -> None:
         self._store = store
-        self._layout = layout
-        self._ledger = ledger
+        self._facts = facts
         self._metrics = metrics
         self._rate = rate
-        self._piece = min(max(rate // _PIECES, _SIZES[0]), _SIZES[1])
-        self._noted_at = time.monotonic()
+        self._read_size = min(max(rate // _READS, _SIZES[0]), _SIZES[1])
+        self._recorded_at = time.monotonic()
 
     async def run(self) -> None:
-        """Goes on until it is cancelled: one round through all blobs after the other."""
+        """Inspect all blobs, round after round, until cancelled."""
         with DiskThreads.running(1, "scrub") as threads:
             while True:
-                last = str(await self._ledger.scrubbed() or "")
-                for digest in sorted(self._store.digests(), key=str):
-                    if str(digest) > last:
-                        await self._check(digest, threads)
-                        await self._note(digest)
-                await self._ledger.keep_scrubbed(None)
-                await asyncio.sleep(_IDLE)
+                async for digest in self._store.digests(after=await self._facts.scrubbed()):
+                    await self._check(digest, threads)
+                    await self._record(digest)
+                await self._facts.keep_scrubbed(None)
+                await asyncio.sleep(_PAUSE)
 
-    async def _note(self, digest: Digest) -> None:
-        if time.monotonic() > self._noted_at + _NOTED_EVERY:
-            self._noted_at = time.monotonic()
-            await self._ledger.keep_scrubbed(digest)
+    async def _record(self, digest: Digest) -> None:
+        if time.monotonic() > self._recorded_at + _RECORD_INTERVAL:
+            self._recorded_at = time.monotonic()
+            await self._facts.keep_scrubbed(digest)
 
     async def _check(self, digest: Digest, threads: DiskThreads) -> None:
-        """Condemns the blob, if it is damaged. What can't even be opened is for its readers to find out."""
-        size = self._store.size(digest)
-        if size is None:
+        """Remove the blob if it is damaged. A file that can't be opened is left to its readers."""
+        inspection = self._store.inspection(digest)
+        if inspection is None:
             return  # it was evicted meanwhile
-        # Not held: for hours somebody's `mirror gc` would pass it over. An open file stays readable without its name.
-        with suppress(StorageFailed), Inspection(self._layout.blob(digest), digest, size) as inspection:
+        # Without a hold, which would keep `mirror gc` from a large blob for hours: an open file can be read to its end.
+        with suppress(StorageFailed), inspection:
             try:
                 await self._read(inspection, threads)
             except (IntegrityError, StorageFailed) as damage:
@@ -68,9 +63,9 @@ class Scrub:
 
     async def _read(self, inspection: Inspection, threads: DiskThreads) -> None:
         while not inspection.is_over:
-            began, before = time.monotonic(), inspection.at
-            await threads.run_all(partial(inspection.read, self._piece))
+            started, before = time.monotonic(), inspection.at
+            await threads.run_all(partial(inspection.read, self._read_size))
             size = inspection.at - before
             self._metrics.scrubbed_bytes.inc(size)
-            # Also after the smallest blob: opening it took the disk's time.
-            await asyncio.sleep(max(size, _SIZES[0]) / self._rate - (time.monotonic() - began))
+            # At least the smallest read is counted: opening a small file takes disk time too.
+            await asyncio.sleep(max(size, _SIZES[0]) / self._rate - (time.monotonic() - started))

@@ -23,9 +23,9 @@ from mirror.oci.names import Repository
 from mirror.oci.ranges import Span
 from mirror.origin import PullContext
 from mirror.pull.unstored import UnstoredStream
+from mirror.storage.fact_store import DiskFacts
 from mirror.storage.inspection import Inspection
 from mirror.storage.layout import Layout, storage_errors
-from mirror.storage.ledger import DiskLedger
 from mirror.storage.threads import DiskThreads
 from mirror.upstream.registry import Registry
 
@@ -90,7 +90,7 @@ class CacheVerification:
     """One look at all that one cache directory holds."""
 
     def __init__(
-        self, layout: Layout, ledger: DiskLedger | None, registries: Mapping[str, Registry] | None, *, jobs: int
+        self, layout: Layout, ledger: DiskFacts | None, registries: Mapping[str, Registry] | None, *, jobs: int
     ) -> None:
         """*ledger*: None where it can't be read. *registries*: to mend from; None where damage is only removed."""
         self._layout = layout

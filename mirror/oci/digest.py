@@ -41,6 +41,12 @@ class Digest:
         return cls(found[1] or found[3], found[2] or found[4])
 
     @classmethod
+    def parse_or_none(cls, text: object) -> Digest | None:
+        """Return the digest that *text* spells; None if it is not text, or not a digest."""
+        found = _DIGEST.fullmatch(text) if isinstance(text, str) else None
+        return None if found is None else cls(found[1] or found[3], found[2] or found[4])
+
+    @classmethod
     def of(cls, content: bytes, algorithm: str = "sha256") -> Digest:
         """Return the digest of *content*."""
         return cls(algorithm, hashlib.new(algorithm, content).hexdigest())

@@ -6,7 +6,6 @@ import json
 import re
 from dataclasses import dataclass
 
-from mirror.errors import DigestInvalid
 from mirror.oci.digest import Digest
 from mirror.oci.platforms import Platform
 
@@ -115,10 +114,7 @@ def _descriptors(value: object) -> tuple[Descriptor, ...]:
     for entry in _entries(value):
         if not isinstance(entry, dict) or entry.get("urls"):
             continue  # foreign layers (urls) are not served by the registry
-        text, size = entry.get("digest"), entry.get("size")
-        if not isinstance(text, str):
-            continue
-        digest = _digest(text)
+        digest, size = Digest.parse_or_none(entry.get("digest")), entry.get("size")
         if digest is None:
             continue
         known_size = size if type(size) is int and size >= 0 else None
@@ -131,15 +127,8 @@ def _descriptors(value: object) -> tuple[Descriptor, ...]:
 def _about(entry: dict[str, object]) -> Digest | None:
     match entry.get("annotations"):
         case {"vnd.docker.reference.digest": str(text)}:
-            return _digest(text)
+            return Digest.parse_or_none(text)
     return None
-
-
-def _digest(text: str) -> Digest | None:
-    try:
-        return Digest.parse(text)
-    except DigestInvalid:
-        return None
 
 
 def _platform(entry: object) -> Platform | None:

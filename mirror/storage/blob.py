@@ -1,4 +1,4 @@
-"""A blob on disk, opened for reading."""
+"""Reading a blob from disk."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from mirror.storage.layout import storage_errors
 
 
 class BlobDamaged(Exception):
-    """The file of a blob is there, and is not what was stored."""
+    """The file of a blob exists, but is not what was stored."""
 
 
 class DiskBlob:
-    """A committed blob, open. The descriptor keeps the bytes whatever happens to the name."""
+    """An open blob. The descriptor keeps the bytes readable after the file is removed."""
 
     def __init__(self, size: int, descriptor: int, on_failure: Callable[[StorageFailed], None]) -> None:
         self.size = size
         self._descriptor = descriptor
-        self.failed = on_failure  # to be called by who could not read it to its end
+        self.failed = on_failure  # a reader calls it if it can't read the blob to its end
 
     def fileno(self) -> int:
         return self._descriptor
 
-    async def reach(self, offset: int) -> int:  # noqa: ARG002 - all of it is there
+    async def reach(self, offset: int) -> int:  # noqa: ARG002 - the whole content is stored
         return self.size
 
 
 def opened(path: str, size: int) -> int:
-    """A descriptor of the file of a blob of *size* bytes.
+    """Open the file of a blob of *size* bytes and return its descriptor.
 
     Raises:
-        FileNotFoundError: it is gone.
-        BlobDamaged: it has another size.
-        StorageFailed: it can't be opened.
+        FileNotFoundError: if it does not exist.
+        BlobDamaged: if it has another size.
+        StorageFailed: if it can't be opened.
     """
     with storage_errors("a stored blob can't be read"):
         try:
@@ -47,11 +47,11 @@ def opened(path: str, size: int) -> int:
             if found == size:
                 return descriptor
             os.close(descriptor)
-            raise BlobDamaged(f"the file has {found} bytes, and the blob had {size}")
+            raise BlobDamaged(f"the file has {found} bytes instead of {size}")
     raise missing
 
 
 def close_opened(opening: asyncio.Future[int]) -> None:
-    """Closes what a thread opened for somebody who has left; a callback of the future."""
+    """Close the descriptor that a thread opened for a caller that was cancelled. A callback of the future."""
     if not opening.cancelled() and opening.exception() is None:
         os.close(opening.result())

@@ -1,54 +1,131 @@
-"""The ledger's database: diskcache over SQLite, opened only where it is whole and holds JSON, and else begun anew."""
+"""The fact database: diskcache over SQLite with text keys and JSON text values, checked before it is opened.
+
+Anyone with write access to the cache directory can plant rows. diskcache by itself unpickles values and opens and
+removes the files that a row names; `JsonRows` replaces all of that, so a planted row is at worst a missing fact.
+"""
 
 from __future__ import annotations
 
 import sqlite3
-import zlib
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import diskcache
+import orjson
 import structlog
-from diskcache.core import MODE_PICKLE
+from diskcache.core import MODE_RAW, UNKNOWN
 
 from mirror.errors import StorageFailed
 
-DAMAGE = (sqlite3.Error, zlib.error, OSError, EOFError, ValueError, TypeError, RecursionError, OverflowError)
-"""What a database raises that is damaged, or can't be read."""
+SCHEMA_KEY = "meta schema"
+SCHEMA = 1
+DAMAGE = (sqlite3.Error, OSError, EOFError, ValueError, TypeError, RecursionError, OverflowError)
+"""The exceptions that a damaged or unreadable database causes."""
 
 _BUSY_SECONDS = 10
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-_ENOUGH = 2**18  # bytes that an opening writes, at most
+_PROBE_BYTES = 2**18  # an upper bound for what opening a database writes
+_MAX_VALUE = 2**23  # bytes of one value; a manifest has at most 4 MiB, and its row is smaller
+_CHECKED_AT_START = 2**26  # bytes; checking a larger database would delay the start, so that is done afterwards
+_COLUMNS = "key, mode = 1 AND filename IS NULL AND typeof(value) = 'text', value"
+_RANGE = f"SELECT {_COLUMNS} FROM Cache WHERE key >= ? AND key < ? AND raw = 1"  # noqa: S608 - a constant
+_SCAN = f"SELECT {_COLUMNS} FROM Cache NOT INDEXED WHERE key >= ? AND key < ? AND raw = 1"  # noqa: S608 - a constant
 log = structlog.get_logger()
 
 
-class _JsonOnly(diskcache.JSONDisk):  # type: ignore[misc,no-any-unimported]  # diskcache has no types
-    def fetch(self, mode: int, filename: str | None, value: object, read: bool) -> object:
-        if mode == MODE_PICKLE:
-            raise ValueError("the ledger holds a pickle, which the mirror never writes")
-        return super().fetch(mode, filename, value, read)
+class RowInvalid(Exception):
+    """A row that this program did not write: another mode, a file name, or a value that is not JSON text."""
 
 
-def open_or_replace(path: Path) -> Any:  # noqa: ANN401 - diskcache has no types
-    """The database at *path*; one that is damaged is put aside, and a new one begun.
+class SchemaDiffers(Exception):
+    """The rows of the database have another schema than this version writes."""
+
+
+class JsonRows(diskcache.Disk):  # type: ignore[misc,no-any-unimported]  # diskcache has no types
+    """The row format: the key as text, the value as JSON text inside the row. Never a pickle, never a file."""
+
+    def put(self, key: object) -> tuple[str, bool]:
+        """Return the columns `key` and `raw`."""
+        if not isinstance(key, str):
+            raise TypeError(f"the key {key!r} is not text")
+        return key, True
+
+    def get(self, key: object, raw: object) -> str:
+        """Return the key of a row.
+
+        Raises:
+            RowInvalid: if the key is not text.
+        """
+        if not raw or not isinstance(key, str):
+            raise RowInvalid("the key is not text")
+        return key
+
+    def store(self, value: object, read: bool, key: object = UNKNOWN) -> tuple[int, int, None, str]:  # noqa: ARG002
+        """Return the columns `size`, `mode`, `filename` and `value`."""
+        if read:
+            raise TypeError("values are never read from a file")
+        return 0, MODE_RAW, None, orjson.dumps(value).decode()
+
+    def fetch(self, mode: object, filename: object, value: object, read: bool) -> object:
+        """Return the value of a row.
+
+        Raises:
+            RowInvalid: if this program did not write the row.
+        """
+        if read or mode != MODE_RAW or filename is not None or not isinstance(value, str):
+            raise RowInvalid("the value is not JSON text inside the row")
+        return decoded(value)
+
+    def filename(self, key: object = UNKNOWN, value: object = UNKNOWN) -> tuple[str, str]:  # noqa: ARG002
+        """Refuse to name a file: no value is kept in one."""
+        raise TypeError("values are never kept in files")
+
+    def remove(self, file_path: object) -> None:
+        """Do nothing: a path in a row was not written by this program."""
+
+
+def decoded(text: str | bytes) -> object:
+    """Return the JSON value in *text*.
 
     Raises:
-        StorageFailed: it is in use, or nothing can be written there: then it may be whole.
+        RowInvalid: if it is not JSON, or longer than any row that this program writes.
+    """
+    if len(text) > _MAX_VALUE:
+        raise RowInvalid("the value is too large")
+    try:
+        return orjson.loads(text)
+    except ValueError as error:
+        raise RowInvalid("the value is not JSON") from error
+
+
+def open_or_replace(path: Path) -> tuple[Any, str | None]:
+    """Open the database at *path*. A damaged one, or one of another schema, is put aside and replaced by a new one.
+
+    Returns:
+        the database, and why the one that was there was replaced; None if it was not.
+
+    Raises:
+        StorageFailed: if it is in use, or the directory can't be written: the database may be intact then.
     """
     try:
-        return opened(path)
+        return opened(path), None
+    except SchemaDiffers as error:
+        return renewed(path, None), str(error)
     except DAMAGE as error:
-        if not path.exists() or not _takes_more(path.parent) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY:
-            raise StorageFailed(f"the ledger {path} can't be opened: {error}; mend that first") from error
-        return renewed(path, None, str(error))
+        if not path.exists() or not _is_writable(path.parent) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY:
+            raise StorageFailed(f"the fact database {path} can't be opened: {error}; fix that first") from error
+        reason = f"it was damaged: {error}"
+        log.warning("facts_damaged", path=str(path), put_aside=str(_aside(path)), error=str(error))
+        return renewed(path, None), reason
 
 
-def _takes_more(directory: Path) -> bool:
-    """Whether what a ledger takes can be written here. Where not, it may be as whole as ever."""
+def _is_writable(directory: Path) -> bool:
+    """Return whether the directory takes as many bytes as opening writes. If not, the database may be intact."""
     probe = directory / "ledger.probe"
     try:
-        probe.write_bytes(bytes(_ENOUGH))
+        probe.write_bytes(bytes(_PROBE_BYTES))
     except OSError:
         return False
     finally:
@@ -57,30 +134,33 @@ def _takes_more(directory: Path) -> bool:
     return True
 
 
-def renewed(path: Path, cache: Any, reason: str) -> Any:  # noqa: ANN401 - diskcache has no types
-    """A new one in the place of what is at *path*, which is put aside.
+def renewed(path: Path, cache: Any) -> Any:  # noqa: ANN401 - diskcache has no types
+    """Put aside the database at *path* and return a new one in its place.
 
     Args:
-        cache: the old one, to be closed; None where it could not be opened.
+        cache: the old database, to be closed; None if it could not be opened.
 
     Raises:
-        StorageFailed: it can't be made.
+        StorageFailed: if no new one can be created.
     """
-    aside = path.with_name(f"{path.name}.damaged")
+    aside = _aside(path)
     try:
         if cache is not None:
             cache.close()
         if path.exists():
-            log.warning("ledger_damaged", path=str(path), put_aside=str(aside), error=reason)
             _remove(aside)
             path.rename(aside)
         return opened(path)
-    except DAMAGE as error:
-        raise StorageFailed(f"the ledger {path} is damaged ({reason}) and can't be renewed: {error}") from error
+    except (*DAMAGE, SchemaDiffers) as error:
+        raise StorageFailed(f"the fact database {path} is damaged and can't be replaced: {error}") from error
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.damaged")
 
 
 def identity_of(cache: Any) -> tuple[int, int] | None:  # noqa: ANN401 - diskcache has no types
-    """Which file the database is; None where there is none."""
+    """Return device and inode of the database file; None if there is none."""
     with suppress(OSError):
         found = (Path(cache.directory) / "cache.db").stat()
         return found.st_dev, found.st_ino
@@ -88,22 +168,30 @@ def identity_of(cache: Any) -> tuple[int, int] | None:  # noqa: ANN401 - diskcac
 
 
 def opened(path: Path) -> Any:  # noqa: ANN401 - diskcache has no types
-    """The database at *path*, which is made where there is none. Raises DAMAGE."""
+    """Open the database at *path*, or create it.
+
+    Raises:
+        SchemaDiffers: if it holds rows of another schema.
+        DAMAGE
+    """
     _check(path)  # first: diskcache takes its own settings from the database, and fails in any way over damaged ones
     try:
         cache = diskcache.Cache(
             str(path),
             timeout=_BUSY_SECONDS,
-            disk=_JsonOnly,
+            disk=JsonRows,
             eviction_policy="none",
             cull_limit=0,
-            disk_min_file_size=2**24,  # rows stay in the database: a file beside it would be a second thing to sync
+            statistics=0,
+            tag_index=True,
+            sqlite_mmap_size=0,  # a mapped file that is truncated meanwhile would end the process with SIGBUS
             sqlite_synchronous=1,
         )
     except (AttributeError, LookupError) as error:
-        raise sqlite3.DatabaseError(f"its settings are none: {error}") from error
+        raise sqlite3.DatabaseError(f"its settings are damaged: {error}") from error
     try:
-        cache.get("uses 00")
+        if cache.get(SCHEMA_KEY) is None:
+            cache.set(SCHEMA_KEY, {"version": SCHEMA})
     except BaseException:
         cache.close()
         raise
@@ -111,17 +199,82 @@ def opened(path: Path) -> Any:  # noqa: ANN401 - diskcache has no types
 
 
 def _check(path: Path) -> None:
-    """SQLite sees damage only where it reads; a ledger damaged elsewhere would fail, row by row, for ever.
+    """Check the structure and the schema of a database that exists.
 
     Raises:
-        sqlite3.DatabaseError
+        SchemaDiffers
+        sqlite3.Error: if it is damaged.
     """
-    if not (path / "cache.db").exists():
+    file = path / "cache.db"
+    if not file.exists():
         return
+    if file.stat().st_size <= _CHECKED_AT_START:
+        quick_check(path)
+    with closing(sqlite3.connect(file, timeout=_BUSY_SECONDS)) as database:
+        database.text_factory = bytes
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'Cache'").fetchone():
+            return
+        if not database.execute("SELECT 1 FROM Cache LIMIT 1").fetchone():
+            return
+        row = database.execute("SELECT value FROM Cache WHERE key = ? AND raw = 1", (SCHEMA_KEY,)).fetchone()
+    try:
+        found = None if row is None or not isinstance(row[0], bytes) else decoded(row[0])
+    except RowInvalid:
+        found = None
+    if not isinstance(found, dict) or found.get("version") != SCHEMA:
+        raise SchemaDiffers("its rows were written by another version")
+
+
+def needs_later_check(path: Path) -> bool:
+    """Return whether the database was too large to be checked at the start."""
+    with suppress(OSError):
+        return (path / "cache.db").stat().st_size > _CHECKED_AT_START
+    return False
+
+
+def quick_check(path: Path) -> None:
+    """Check every page. SQLite notices damage only where it reads, so a damaged row could fail for ever.
+
+    Raises:
+        sqlite3.Error: if the database is damaged.
+    """
     with closing(sqlite3.connect(path / "cache.db", timeout=_BUSY_SECONDS)) as database:
         (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise sqlite3.DatabaseError(" ".join(str(verdict).split()))
+
+
+def rows_of(path: Path, prefix: str) -> Iterator[tuple[bytes, bytes | None]]:
+    """Yield key and JSON text of every row whose key begins with *prefix*; None for a row that is not JSON text.
+
+    diskcache can only iterate over all keys. This is a range query on its index of keys, on a connection of its own:
+    it takes time for the rows that it yields and not for the others, and holds one row in memory at a time.
+
+    Raises:
+        sqlite3.Error
+    """
+    return _rows(path, _RANGE, prefix)
+
+
+def blob_rows(path: Path) -> Iterator[tuple[bytes, bytes | None]]:
+    """Yield the rows of all blobs, in any order.
+
+    Most rows are of blobs, and in the order of keys each of them would be a random access: this reads the table from
+    its begin to its end, which takes less than half the time.
+
+    Raises:
+        sqlite3.Error
+    """
+    return _rows(path, _SCAN, "blob ")
+
+
+def _rows(path: Path, query: str, prefix: str) -> Iterator[tuple[bytes, bytes | None]]:
+    end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+    uri = f"{(path / 'cache.db').absolute().as_uri()}?mode=rw"  # never creates a file
+    with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS)) as database:
+        database.text_factory = bytes  # or one row that is not UTF-8 would end the iteration
+        for key, is_ours, value in database.execute(query, (prefix, end)):
+            yield key, value if is_ours else None
 
 
 def _remove(path: Path) -> None:

@@ -1,7 +1,7 @@
-"""The store on local disk.
+"""Blob store on local disk.
 
-Its laws: nothing is visible before it is verified and durable; what is damaged is not served; what can't be read is
-fetched again; and while the directory can't be written, nothing is stored.
+Invariants: content is visible only after it is verified and durable; damaged content is not served; content that can't
+be read is fetched again; while the directory can't be written, nothing is stored.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 
@@ -24,14 +24,18 @@ from mirror.primitives.singleflight import KeyedLock
 from mirror.storage.blob import BlobDamaged, DiskBlob, close_opened, opened
 from mirror.storage.disk_health import DiskHealth
 from mirror.storage.ingest import DiskIngest
-from mirror.storage.inventory import Inventory
+from mirror.storage.inspection import Inspection
+from mirror.storage.inventory import Inventory, digest_of
 from mirror.storage.layout import Layout, storage_errors
-from mirror.storage.protocols import Ledger
+from mirror.storage.protocols import UsageStore
 from mirror.storage.space import Space
+from mirror.storage.startup import Scan
 from mirror.storage.threads import DiskThreads
 from mirror.storage.usage import Usage
 
 _THREADS = 8
+_ROWS_AT_STOP = 20_000  # about 2 s; the next start takes the rest from the files' own status
+_JSON_HEAD = 16  # bytes, enough to tell JSON from an archive
 log = structlog.get_logger()
 
 
@@ -39,68 +43,65 @@ class DiskStore:
     """Blobs and ingests in one cache directory. One process writes to it.
 
     Attributes:
-        condition: whether the directory can be written.
+        health: whether the directory can be written.
     """
 
     def __init__(
-        self, settings: CacheSettings, layout: Layout, ledger: Ledger, metrics: Metrics, threads: DiskThreads
+        self, settings: CacheSettings, layout: Layout, facts: UsageStore, metrics: Metrics, threads: DiskThreads
     ) -> None:
-        self.condition = DiskHealth()
+        self.health = DiskHealth()
         self._layout = layout
-        self._ledger = ledger
+        self._facts = facts
         self._metrics = metrics
         self._threads = threads
         self._inventory = Inventory()
-        self._uses = Usage(self._inventory, ledger)
-        self._room = Space(settings, layout, self._inventory, self._uses, metrics, threads)
+        self._usage = Usage(self._inventory, facts)
+        self._space = Space(settings, layout, self._inventory, self._usage, metrics, threads, facts.forget_content)
         self._numbers = itertools.count()
-        self._mending = asyncio.Lock()
-        self._alone = KeyedLock[Digest]()
+        self._repairing = asyncio.Lock()
+        self._writers = KeyedLock[Digest]()
         self._identity: object = None
-        self._condemned: set[Digest] = set()  # damaged, and could not be removed
+        self._condemned: set[Digest] = set()  # damaged blobs that could not be removed
         metrics.cache_limit_bytes.set(settings.max_size)
-        metrics.cache_writable.set_function(lambda: self.condition.is_writable)
+        metrics.cache_writable.set_function(lambda: self.health.is_writable)
         metrics.cache_bytes.set_function(lambda: self._inventory.occupied)
 
     @classmethod
     @asynccontextmanager
-    async def at(cls, settings: CacheSettings, ledger: Ledger, metrics: Metrics) -> AsyncIterator[DiskStore]:
-        """The store in `settings.path`, as it was left.
+    async def at(cls, settings: CacheSettings, facts: UsageStore, metrics: Metrics) -> AsyncIterator[DiskStore]:
+        """Open the store in `settings.path`.
 
         Raises:
-            StorageFailed: the directory can't be read or written.
+            StorageFailed: if the directory can't be read or written.
         """
         with DiskThreads.running(_THREADS, "store") as threads:
             layout = Layout(settings.path)
-            store = cls(settings, layout, ledger, metrics, threads)
+            store = cls(settings, layout, facts, metrics, threads)
             await threads.run(layout.create)
             await store._load()
             try:
                 yield store
             finally:
-                await store.flush()
+                await store._usage.write(limit=_ROWS_AT_STOP)
 
     async def _load(self) -> None:
-        began = time.time()
-        uses = await self._ledger.uses()
-
-        def scan() -> tuple[object, dict[Digest, tuple[int, float]], dict[Digest, int]]:
-            with storage_errors(f"the cache directory {self._layout.root} can't be read"):
-                found = {
-                    digest: (status.st_size, uses.get(digest, status.st_mtime))
-                    for digest, status in self._layout.blobs()
-                }
-                return self._layout.identity(), found, self._layout.kept_ingests()
-
-        async with self._room.lock:
-            self._identity, found, kept = await self._threads.run(scan)
-            self._inventory.load(found, since=began)
-            self._room.load(kept)
+        started, scan = time.time(), Scan()
+        await self._facts.load_blobs(scan.add_row)
+        async with self._space.lock:
+            await self._threads.run(partial(scan.read_directory, self._layout))
+            self._identity = scan.identity
+            self._inventory.load(scan.table, since=started)
+            self._space.load(scan.kept)
+        if scan.absent:
+            await self._facts.drop_blobs(scan.absent)
 
     @property
     def occupied(self) -> int:
-        """Bytes of all blobs and ingests, with the room that is kept for arriving ones."""
         return self._inventory.occupied
+
+    @property
+    def limit(self) -> int:
+        return self._space.limit
 
     def __len__(self) -> int:
         return len(self._inventory)
@@ -108,12 +109,22 @@ class DiskStore:
     def __contains__(self, digest: object) -> bool:
         return digest in self._inventory
 
-    def digests(self) -> list[Digest]:
-        """What is stored now."""
-        return [stored.digest for stored in self._inventory.oldest_first() if stored.digest in self._inventory]
+    async def digests(self, *, after: Digest | None = None) -> AsyncIterator[Digest]:
+        # In 256 parts: a million digests at once would take 200 MiB, and sorting their names a second of the GIL.
+        last = "" if after is None else after.hex
+        for number in range(256):
+            prefix = f"{number:02x}"
+            if prefix >= last[:2]:
+                for name in await self._threads.run(partial(_sorted, self._inventory.names(), prefix)):
+                    digest = digest_of(name)
+                    if name > last and digest in self._inventory:
+                        yield digest
 
     def size(self, digest: Digest) -> int | None:
         return self._inventory.size(digest)
+
+    def last_use(self, digest: Digest) -> float | None:
+        return self._inventory.last_use(digest)
 
     def use(self, digest: Digest) -> None:
         self._inventory.note_use(digest, now=time.time())
@@ -147,7 +158,7 @@ class DiskStore:
                 os.close(descriptor)
 
     async def _descriptor(self, digest: Digest, size: int) -> int | None:
-        """An open blob; None where it can't be read or is not what it was: then it is a miss from now on."""
+        """Open a blob. Return None, and treat it as a miss from now on, if it can't be read or is damaged."""
         opening = self._threads.start(partial(opened, self._layout.blob(digest), size))
         try:
             return await asyncio.shield(opening)
@@ -155,7 +166,7 @@ class DiskStore:
             opening.add_done_callback(close_opened)  # the client left while the file was being opened
             raise
         except FileNotFoundError:
-            self._inventory.remove(digest)  # someone removed it behind the store's back
+            self._inventory.remove(digest)  # another program removed it
         except BlobDamaged as damage:
             await self.condemn(digest, str(damage))
         except StorageFailed as error:
@@ -163,7 +174,7 @@ class DiskStore:
         return None
 
     def _hide(self, digest: Digest, error: StorageFailed) -> None:
-        self.condition.unreadable(error)
+        self.health.unreadable(error)
         self._inventory.hide(digest)
 
     async def read(self, digest: Digest) -> bytes | None:
@@ -177,8 +188,19 @@ class DiskStore:
                 self._hide(digest, error)
                 return None
 
+    async def read_documents(self, digests: Sequence[Digest]) -> Mapping[Digest, bytes]:
+        def read() -> dict[Digest, bytes]:
+            found = ((digest, _document(self._layout.blob(digest))) for digest in digests)
+            return {digest: body for digest, body in found if body}
+
+        return await self._threads.run(read)
+
+    def inspection(self, digest: Digest) -> Inspection | None:
+        size = self._inventory.size(digest)
+        return None if size is None else Inspection(self._layout.blob(digest), digest, size)
+
     async def condemn(self, digest: Digest, reason: str, *, seen: os.stat_result | None = None) -> None:
-        self._inventory.hide(digest)  # first: nobody is to open it any more
+        self._inventory.hide(digest)  # first: no reader may open it any more
         self._metrics.blobs_damaged.inc()
         log.warning("blob_damaged", digest=str(digest), reason=reason)
         await self._remove_condemned(digest, seen)
@@ -187,68 +209,67 @@ class DiskStore:
         try:
             await self._threads.run(partial(_unlink, self._layout.blob(digest), seen))
         except StorageFailed as error:
-            self._condemned.add(digest)  # it takes its room until it can be removed
-            self.condition.unreadable(error)
+            self._condemned.add(digest)  # it takes its space until it can be removed
+            self.health.unreadable(error)
         else:
             self._condemned.discard(digest)
             self._inventory.remove(digest)
+            self._facts.forget_content([digest])
+
+    # Storing
 
     async def put(self, digest: Digest, content: bytes) -> None:
         if digest in self:
             return
         await self._check_writable()
-        await self.make_room(len(content))
-        published = False
+        await self.reserve(len(content))
+        committed = False
 
-        def publish() -> None:
-            nonlocal published
+        def write() -> None:
+            nonlocal committed
             self._put(digest, content)
-            published = True
+            committed = True
 
         try:
-            with self.condition.writing():
-                await self._run_or_relieve(publish, len(content))
-            self.condition.mended()
+            with self.health.writing():
+                try:
+                    await self._threads.run(write)
+                except DiskFull:
+                    await self._space.free(len(content))
+                    await self._threads.run(write)
+            self.health.mended()
         finally:
             self._inventory.reserve(-len(content))
-            if published:  # also where whoever waited for it was cancelled
-                self._enter(digest, len(content))
-
-    async def _run_or_relieve(self, write: Callable[[], None], size: int) -> None:
-        try:
-            await self._threads.run(write)
-        except DiskFull:
-            await self._room.relieve(size)
-            await self._threads.run(write)
+            if committed:  # also if the caller was cancelled
+                self._add(digest, len(content))
 
     def _put(self, digest: Digest, content: bytes) -> None:
         path = self._layout.put(next(self._numbers))
         with storage_errors(f"{digest} can't be stored"):
             try:
-                with open(path, "xb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fchmod(file.fileno(), 0o444)
-                    os.fsync(file.fileno())
-                self._layout.publish(path, digest)
+                with open(path, "xb", buffering=0) as file:
+                    left = memoryview(content)
+                    while left:
+                        left = left[file.write(left) :]
+                    self._layout.commit(file.fileno(), path, digest)
             except OSError:
-                if os.path.exists(path):
+                with suppress(FileNotFoundError):
                     os.unlink(path)
                 raise
 
     @asynccontextmanager
     async def ingest(self, digest: Digest) -> AsyncIterator[DiskIngest]:
-        # Two writers of one file, such as an import beside a pull, would each verify what the other wrote over.
-        async with self._alone.hold(digest), self._ingest(digest) as ingest:
+        # Two writers of one file, such as an import and a pull, would each verify bytes that the other overwrites.
+        async with self._writers.hold(digest), self._ingest(digest) as ingest:
             yield ingest
 
     @asynccontextmanager
     async def _ingest(self, digest: Digest) -> AsyncIterator[DiskIngest]:
         await self._check_writable()
-        async with self._room.lock:  # who holds it may be about to remove what was kept
-            kept = self._room.kept.pop(digest, 0)
-        ingest = DiskIngest(digest, self._layout, self._threads, self._room, self.condition, kept=kept)
-        self._room.arriving.add(ingest)
+        async with self._space.lock:  # an eviction may be about to remove what an earlier attempt left
+            kept = self._space.kept.pop(digest, 0)
+        ingest = DiskIngest(digest, self._layout, self._threads, self._space, self.health, kept=kept)
+        self._space.ingests.add(ingest)
         try:
             await ingest.open()
             yield ingest
@@ -256,113 +277,109 @@ class DiskStore:
             try:
                 await ingest.close()
             except StorageFailed as error:
-                ingest.written = ingest.reserved  # what can't be removed takes its room
-                self.condition.failed(error)
+                ingest.written = ingest.reserved  # a file that can't be removed takes its space
+                self.health.failed(error)
             finally:
-                self._room.arriving.discard(ingest)
+                self._space.ingests.discard(ingest)
                 self._inventory.reserve(-ingest.reserved)
                 if ingest.committed:
-                    self._enter(digest, ingest.written)
+                    self._add(digest, ingest.written)
                 elif ingest.written:
-                    self._room.keep(digest, ingest.written)
+                    self._space.keep(digest, ingest.written)
 
-    def _enter(self, digest: Digest, size: int) -> None:
-        """Takes in a blob that was just committed: whoever brought it is about to use it, and what it references."""
+    def _add(self, digest: Digest, size: int) -> None:
+        """Count a blob that was just committed. It is about to be used, with what it references."""
         self._inventory.add(digest, size, now=time.time())
         self.use(digest)
+
+    # Space
 
     async def has_room(self, size: int) -> bool:
         try:
             await self._check_writable()
-            return await self._room.can_be_made(size)
+            return await self._space.can_reserve(size)
         except StorageFailed:
             return False
 
-    async def make_room(self, size: int) -> None:
-        """Reserves *size* bytes, evicting what must go for them first.
-
-        Raises:
-            NoSpace: max_size and min_free can't both hold; then nothing was evicted.
-            StorageFailed: something can't be removed.
-        """
-        with self.condition.writing():
-            await self._room.make(size)
-
-    @property
-    def limit(self) -> int:
-        """Bytes that all content together never exceeds."""
-        return self._room.limit
-
-    def last_use(self, digest: Digest) -> float | None:
-        """When a blob was last used, in seconds since the epoch; None where it is not stored."""
-        return self._inventory.last_use(digest)
+    async def reserve(self, size: int) -> None:
+        with self.health.writing():
+            await self._space.reserve(size)
 
     async def discard(self, digest: Digest) -> int:
-        """Removes a blob, unless it is held; how many bytes became free.
-
-        Raises:
-            StorageFailed: it can't be removed.
-        """
-        return await self._room.discard(digest)
+        return await self._space.discard(digest)
 
     async def forget_ingests(self, *, older_than: float) -> None:
-        """Removes what downloads left more than *older_than* seconds ago and nobody came back for."""
-        await self._room.forget_kept(older_than=older_than)
+        await self._space.forget_kept(older_than=older_than)
 
     async def flush(self) -> None:
-        """Writes down when each blob was last used."""
-        await self._uses.write_down()
+        await self._usage.write()
 
-    # A directory that can't be written, or is another one
+    # index.json
+
+    async def read_index(self) -> bytes | None:
+        return await self._threads.run(self._layout.read_index)
+
+    async def write_index(self, content: bytes) -> None:
+        await self._threads.run(partial(self._layout.write_index, content))
+
+    # A directory that can't be written, or was replaced by another
+
+    def failed(self, error: StorageFailed) -> None:
+        self.health.failed(error)
 
     async def _check_writable(self) -> None:
-        """Lets pass who wants to write.
-
-        Raises:
-            StorageFailed: the directory can't be written.
-        """
-        if self.condition.is_to_be_tried:
-            with suppress(DiskFull):  # something may have to go first
+        """Raise StorageFailed if the directory can't be written."""
+        if self.health.is_to_be_tried:
+            with suppress(DiskFull):  # eviction may free enough
                 await self.mend()
-        self.condition.check()
+        self.health.check()
 
     async def mend(self) -> None:
-        """Tries a directory that could not be written; makes anew what is missing, and takes in what is another.
+        """Try a directory that could not be written: create what is missing, and reload what was replaced.
 
         Raises:
-            StorageFailed: it still can't be written.
+            StorageFailed: if it still can't be written.
         """
-        async with self._mending:
-            with self.condition.writing():
+        async with self._repairing:
+            with self.health.writing():
                 await self._threads.run(self._layout.create)
-                await self._take_in()
-            self.condition.mended()
+                await self._reload()
+            self.health.mended()
             self._inventory.show_hidden(but=self._condemned)
             for digest in list(self._condemned):
                 await self._remove_condemned(digest, None)
 
-    async def _take_in(self) -> None:
-        """Takes in what is there, if the directories are others than before."""
+    async def _reload(self) -> None:
+        """Load the directories again if they are not those that were loaded before."""
         if await self._threads.run(self._layout.identity) != self._identity:
             await self._threads.run(self._layout.lock)
             await self._load()
             log.warning("cache_reloaded", path=str(self._layout.root), blobs=len(self), bytes=self.occupied)
 
     async def check(self) -> None:
-        """Sees whether the directory can be written where that failed, and is still the one that it was.
-
-        Raises:
-            StorageFailed
-        """
         is_same = False
         with suppress(StorageFailed):
             is_same = await self._threads.run(self._layout.identity) == self._identity
-        if self.condition.is_to_be_tried or not is_same:
+        if self.health.is_to_be_tried or not is_same:
             await self.mend()
 
 
+def _sorted(names: Sequence[str], prefix: str) -> list[str]:
+    return sorted(name for name in names if name.startswith(prefix))
+
+
+def _document(path: str) -> bytes:
+    """Return the content of a file that can be JSON; nothing for another file."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            head = file.read(_JSON_HEAD)
+            return head + file.read() if head.lstrip().startswith(b"{") else b""
+    except OSError:
+        return b""
+
+
 def _unlink(path: str, seen: os.stat_result | None) -> None:
-    """Removes a file, unless it is no longer the one that was *seen*."""
+    """Remove a file, unless it is not the one that was *seen*."""
     with storage_errors("a damaged blob can't be removed"), suppress(FileNotFoundError):
         if seen is None or os.path.samestat(seen, os.stat(path)):
             os.unlink(path)

@@ -1,6 +1,6 @@
-"""The condition of the cache directory: whether it can be written, and if not, why and since when.
+"""Health of the cache directory: whether it can be written, and if not, why and since when.
 
-While it can't, nothing is stored and pulls pass through; now and then it is tried again, less and less often.
+While it can't be written, nothing is stored and pulls pass through. It is tried again with exponential back-off.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import structlog
 from mirror.errors import DiskFull, NoSpace, StorageFailed
 from mirror.observability.log import RateLimitedLog
 
-_PAUSES = (1.0, 60.0)  # seconds before it is tried again: the first, and the longest
+_PAUSES = (1.0, 60.0)  # seconds before the next attempt: the first pause, and the longest
 log = structlog.get_logger()
 
 
 class DiskHealth:
-    """What is known of one cache directory."""
+    """The health of one cache directory."""
 
     def __init__(self) -> None:
         self._failure: StorageFailed | None = None
@@ -28,31 +28,30 @@ class DiskHealth:
         self._rate_limited_log = RateLimitedLog(log)
 
     def __str__(self) -> str:
-        """For people: "ok", or what fails."""
+        """Return "ok", or what fails, for a person to read."""
         return "ok" if self._failure is None else f"failing: {self._failure}"
 
     @property
     def is_writable(self) -> bool:
-        """Whether it could be written when that was last tried."""
+        """Whether the last attempt to write succeeded."""
         return self._failure is None
 
     @property
     def is_to_be_tried(self) -> bool:
-        """Whether it failed, and long enough ago to see whether it still does."""
+        """Whether writing failed, and the pause before the next attempt is over."""
         return self._failure is not None and time.monotonic() >= self._failed_at + self._pause
 
     def check(self) -> None:
-        """Lets pass who wants to write. A full disk stops nobody here: what fits can be told, and made to fit.
+        """Raise StorageFailed if the directory is known to be unwritable.
 
-        Raises:
-            StorageFailed: it would fail.
+        DiskFull does not raise: eviction may free enough.
         """
         if self._failure is not None and not isinstance(self._failure, DiskFull):
             raise StorageFailed(str(self._failure)) from None
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Notes what fails while something is written, but for room that max_size and min_free do not leave."""
+        """Note failures of the block, except for a lack of space within max_size and min_free."""
         try:
             yield
         except StorageFailed as error:
@@ -61,6 +60,7 @@ class DiskHealth:
             raise
 
     def failed(self, error: StorageFailed) -> None:
+        """Note that the directory can't be written."""
         now = time.monotonic()
         if self._failure is None:
             self._since = now
@@ -71,11 +71,11 @@ class DiskHealth:
         self._rate_limited_log.warning("cache_failing", str(error.detail.get("cause", "")), reason=str(error))
 
     def unreadable(self, error: StorageFailed) -> None:
-        """Stored content could not be read: it will be fetched again."""
+        """Log that stored content could not be read. It will be fetched again."""
         self._rate_limited_log.warning("cache_unreadable", str(error.detail.get("cause", "")), reason=str(error))
 
     def mended(self) -> None:
-        """It can be written again."""
+        """Note that the directory can be written again."""
         if self._failure is not None:
             seconds = round(time.monotonic() - self._since)
             self._failure = None

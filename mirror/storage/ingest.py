@@ -1,4 +1,4 @@
-"""An ingest on disk: one growing file that its readers may follow, until it is renamed to a blob."""
+"""Ingest on disk: one growing file, which readers may follow, until it is renamed to a blob."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from mirror.storage.space import Space
 from mirror.storage.threads import DiskThreads
 
 _REREAD = 2**20
-_TRIES = 3  # to write on a full disk: others may take the room that was made
+_ATTEMPTS = 3  # to write to a full disk: other programs may take the space that was freed
 
 
 class DiskIngest:
-    """Bytes of one digest on their way in. Disk and hash work runs on *threads*; one call at a time.
+    """The content of one digest while it is received. Disk and hash work runs on *threads*; one call at a time.
 
     Attributes:
-        reserved: bytes of room that were made for it.
+        reserved: bytes of space that are reserved for it.
         committed: whether it has become a blob.
-        void: whether what arrived can't be gone on with: the disk would not take the next bytes.
+        void: whether the bytes can't be continued: the disk did not take the next ones.
     """
 
     def __init__(
-        self, digest: Digest, layout: Layout, threads: DiskThreads, room: Space, condition: DiskHealth, *, kept: int
+        self, digest: Digest, layout: Layout, threads: DiskThreads, space: Space, health: DiskHealth, *, kept: int
     ) -> None:
         self.digest = digest
         self.reserved = kept
@@ -38,8 +38,8 @@ class DiskIngest:
         self._path = layout.ingest(digest)
         self._layout = layout
         self._threads = threads
-        self._room = room
-        self._condition = condition
+        self._space = space
+        self._health = health
         self._verifier = Verifier(digest)
         self._descriptor = -1
         self._is_sized = False
@@ -48,31 +48,31 @@ class DiskIngest:
         return self._descriptor
 
     async def open(self) -> None:
-        """Opens the file, and takes what an earlier try left in it into the verification.
+        """Open the file, and verify the bytes of an earlier attempt.
 
         Raises:
             StorageFailed
         """
-        with self._giving_up():
+        with self._void_on_failure():
             try:
                 await self._threads.run_all(self._open)
             except DiskFull:
-                await self._room.relieve(_REREAD)  # for its name, if for nothing else
+                await self._space.free(_REREAD)  # a new name alone may need a block
                 await self._threads.run_all(self._open)
 
     @contextmanager
-    def _giving_up(self) -> Iterator[None]:
+    def _void_on_failure(self) -> Iterator[None]:
         try:
             yield
         except StorageFailed as error:
             self.void = True
-            self._condition.failed(error)
+            self._health.failed(error)
             raise
 
     def _open(self) -> None:
         with storage_errors(f"{self.digest} can't be stored"):
-            begin = 0 if self.reserved else os.O_TRUNC
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | begin, 0o600)
+            truncate = 0 if self.reserved else os.O_TRUNC
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | truncate, 0o600)
             while self.written < self.reserved:
                 piece = os.pread(self._descriptor, _REREAD, self.written)
                 if not piece:
@@ -81,10 +81,10 @@ class DiskIngest:
                 self.written += len(piece)
 
     async def close(self) -> None:
-        """Gives the file back; removes it if nothing can go on with it.
+        """Close the file; remove it if no download can resume it.
 
         Raises:
-            StorageFailed: it can't be removed.
+            StorageFailed: if it can't be removed.
         """
         await self._threads.run_all(self._close)
 
@@ -97,7 +97,7 @@ class DiskIngest:
                 os.unlink(self._path)
             self.written = 0
         elif not self.committed and not os.path.exists(self._path):
-            self.written = 0  # somebody removed it
+            self.written = 0  # another program removed it
 
     @property
     def is_complete(self) -> bool:
@@ -110,50 +110,50 @@ class DiskIngest:
         self._is_sized = True
         if size > self.reserved:
             try:
-                await self._room.make(size - self.reserved)
+                await self._space.reserve(size - self.reserved)
             except NoSpace as error:
                 raise NoSpace(f"{self.digest} is not stored: {error}", size=size) from error
             self.reserved = size
 
     async def append(self, content: memoryview) -> None:
-        begin, coming = self.written, self.written + len(content)
-        if coming > self.reserved:
+        start, end = self.written, self.written + len(content)
+        if end > self.reserved:
             if self._is_sized:
-                await self._room.make(coming - self.reserved)
+                await self._space.reserve(end - self.reserved)
             else:
-                await self._room.take_growing(coming - self.reserved, self.reserved)
-            self.reserved = coming
+                await self._space.reserve_growing(end - self.reserved, self.reserved)
+            self.reserved = end
         before = self._verifier.copy()
         try:
-            # Writing and hashing take about as long as each other, and neither needs the other.
-            await self._threads.run_all(partial(self._write, begin, content), partial(self._verifier.feed, [content]))
+            # Writing and hashing take about the same time, and are independent.
+            await self._threads.run_all(partial(self._write, start, content), partial(self._verifier.feed, [content]))
         except DiskFull as full:
-            if not await self._is_written_again(begin, content):
-                self._give_up(begin, before, full)
+            if not await self._is_written_again(start, content):
+                self._give_up(start, before, full)
                 raise
         except StorageFailed as error:
-            self._give_up(begin, before, error)
+            self._give_up(start, before, error)
             raise
 
-    async def _is_written_again(self, begin: int, content: memoryview) -> bool:
-        """Makes room on a disk that others have filled, and writes what it did not take."""
-        for _ in range(_TRIES):
+    async def _is_written_again(self, start: int, content: memoryview) -> bool:
+        """Free space on a disk that other programs have filled, and write the rest. Return whether that succeeded."""
+        for _ in range(_ATTEMPTS):
             with suppress(DiskFull):
                 try:
-                    await self._room.relieve(self.reserved - self.written)
+                    await self._space.free(self.reserved - self.written)
                 except StorageFailed:
                     return False
-                await self._threads.run_all(partial(self._write, begin, content))
+                await self._threads.run_all(partial(self._write, start, content))
                 return True
         return False
 
-    def _give_up(self, begin: int, before: Verifier, error: StorageFailed) -> None:
-        """Goes back to before the content that could not be written, and leaves it at that."""
-        self.written, self._verifier, self.void = begin, before, True
-        self._condition.failed(error)
+    def _give_up(self, start: int, before: Verifier, error: StorageFailed) -> None:
+        """Restore the state before the content that could not be written. The ingest takes no more."""
+        self.written, self._verifier, self.void = start, before, True
+        self._health.failed(error)
 
-    def _write(self, begin: int, content: memoryview) -> None:
-        content = content[self.written - begin :]
+    def _write(self, start: int, content: memoryview) -> None:
+        content = content[self.written - start :]
         with storage_errors(f"{self.digest} can't be written"):
             while content:
                 done = os.pwrite(self._descriptor, content, self.written)
@@ -164,20 +164,18 @@ class DiskIngest:
         self._verifier.finish(size)
 
     async def commit(self) -> None:
-        with self._giving_up():
+        with self._void_on_failure():
             await self._threads.run_all(self._commit)
-        self._condition.mended()
+        self._health.mended()
 
     def _commit(self) -> None:
         with storage_errors(f"{self.digest} can't be committed"):
-            os.fchmod(self._descriptor, 0o444)
-            os.fsync(self._descriptor)
-            self._layout.publish(self._path, self.digest)
-            self.committed = True  # here: whoever waits for it may be cancelled, and the blob is there all the same
+            self._layout.commit(self._descriptor, self._path, self.digest)
+            self.committed = True  # on this thread: the caller may be cancelled, and the blob exists all the same
 
     def restart(self) -> None:
         self._verifier = Verifier(self.digest)
         self.written = 0
         if self._descriptor >= 0:
-            with storage_errors(f"{self.digest} can't be begun anew"):
+            with storage_errors(f"{self.digest} can't be restarted"):
                 os.ftruncate(self._descriptor, 0)

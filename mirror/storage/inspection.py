@@ -1,6 +1,6 @@
-"""An inspection: one look at a blob's file from begin to end, for what the disk has damaged.
+"""Inspection of a blob: reads its file from begin to end and verifies it, without changing the page cache.
 
-It leaves in memory what was there, and brings nothing there: what clients read now is not pushed out for it.
+Pages that are in memory stay there, and others are not brought there: the blobs that clients read are not displaced.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ class Inspection:
     """The file of one blob, open within the context. Blocking: for a thread.
 
     Attributes:
-        is_over: whether all was read, and was right.
+        is_over: whether the whole file was read and verified.
     """
 
     def __init__(self, path: str, digest: Digest, size: int | None) -> None:
-        """*size*: bytes that it should have; None where only the digest tells."""
+        """*size*: the bytes that the blob has; None if only the digest is known."""
         self._path = path
         self._size = size
         self._verifier = Verifier(digest)
@@ -29,14 +29,14 @@ class Inspection:
         self.is_over = False
 
     def __enter__(self) -> Self:
-        """Opens it.
+        """Open the file.
 
         Raises:
-            StorageFailed: it can't be opened, which is no damage yet.
+            StorageFailed: if it can't be opened. That alone is not damage.
         """
         with storage_errors("a stored blob can't be read"):
             self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-            # Or the kernel would read ahead, and what it read look as if clients had.
+            # Without this the kernel would read ahead, and its pages would look like pages that clients read.
             os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_RANDOM)
         return self
 
@@ -47,37 +47,37 @@ class Inspection:
 
     @property
     def seen(self) -> os.stat_result:
-        """Which file was looked at: another may stand in its place by now."""
+        """The status of the inspected file: another file may have replaced it by now."""
         return os.fstat(self._file)
 
     @property
     def at(self) -> int:
-        """Bytes that were read."""
+        """The bytes read so far."""
         return self._verifier.size
 
-    def read(self, most: int) -> None:
-        """Takes the next bytes, *most* at most; if there are none more, that was all.
+    def read(self, limit: int) -> None:
+        """Read up to *limit* of the next bytes; at the end of the file, verify the whole.
 
         Raises:
-            StorageFailed: the disk does not give them back.
-            IntegrityError: that was all, and it is not what was stored.
+            StorageFailed: if the disk can't read them.
+            IntegrityError: if the content is not what was stored.
         """
         with storage_errors("a stored blob can't be read"):
-            piece = self._piece(most)
+            piece = self._piece(limit)
         if piece:
             self._verifier.feed([piece])
         else:
             self._verifier.finish(self._size)
             self.is_over = True
 
-    def _piece(self, most: int) -> bytes:
-        buffer, at = bytearray(most), self._verifier.size
+    def _piece(self, limit: int) -> bytes:
+        buffer, at = bytearray(limit), self._verifier.size
         try:
-            size = os.preadv(self._file, [buffer], at, os.RWF_NOWAIT)  # only what is in memory
-        except OSError:  # nothing is, or the file system can't tell
+            size = os.preadv(self._file, [buffer], at, os.RWF_NOWAIT)  # only pages that are in memory
+        except OSError:  # none is, or the file system does not support the flag
             size = 0
         if size:
             return bytes(memoryview(buffer)[:size])
-        piece = os.pread(self._file, most, at)
+        piece = os.pread(self._file, limit, at)
         os.posix_fadvise(self._file, at, len(piece), os.POSIX_FADV_DONTNEED)
         return piece

@@ -1,94 +1,216 @@
-"""The inventory: which blobs are stored, how much room they take, who holds them, and when each was last used.
+"""Inventory of stored blobs: the size of each, its last use, its holders, and the LRU order. In memory, without I/O.
 
-In memory, and without I/O. Its law: `occupied` is the sum of what is stored and what is reserved, always; and the
-order of `oldest_first` is the order of last use.
+Invariants: `occupied` is the sum of what is stored and what is reserved; `oldest_first` is the order of last use.
+
+A cache may hold a million blobs, so a blob is a slot in a few arrays instead of an object: about 230 bytes each with
+its name. The order is a doubly linked list inside two of the arrays (`_before`, `_after`); slot 0 is its head.
 """
 
 from __future__ import annotations
 
-import math
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 
 from mirror.oci.digest import Digest
 from mirror.storage.eviction import StoredBlob
 
+_HEAD = 0
+_ALGORITHMS = {64: "sha256", 128: "sha512"}  # by the number of hex digits
+BlobRow = tuple[str, int, float]
+"""The text of a blob's digest, its size, and its last use in seconds since the epoch."""
 
-@dataclass(slots=True)
-class _Entry:
-    size: int
-    used: float
+
+class BlobTable:
+    """Size, last use and LRU position of each blob, by the hex digits of its digest. Every change is O(1)."""
+
+    def __init__(self) -> None:
+        self.slots: dict[str, int] = {}
+        self.stored = 0  # bytes
+        self._names: list[str] = [""]
+        self._sizes = array("q", [0])
+        self._used = array("d", [0.0])
+        self._before = array("i", [_HEAD])
+        self._after = array("i", [_HEAD])
+        self._free = array("i")  # slots of removed blobs
+        self._changed = bytearray(1)  # by slot: whether its row is not written yet
+        self._changed_slots = array("i")
+
+    def size(self, name: str) -> int | None:
+        slot = self.slots.get(name)
+        return None if slot is None else self._sizes[slot]
+
+    def last_use(self, name: str) -> float | None:
+        slot = self.slots.get(name)
+        return None if slot is None else self._used[slot]
+
+    def add(self, name: str, size: int, used: float) -> None:
+        """Add a blob that is not in the table, as the one used last."""
+        slot = self.append(name, size, used)
+        self._link(slot)
+        self._mark(slot)
+
+    def append(self, name: str, size: int, used: float) -> int:
+        """Add a blob without a place in the order: `sort` must follow. Return its slot."""
+        if self._free:
+            slot = self._free.pop()
+            self._names[slot], self._sizes[slot], self._used[slot] = name, size, used
+        else:
+            slot = len(self._names)
+            self._names.append(name)
+            self._sizes.append(size)
+            self._used.append(used)
+            self._before.append(slot)
+            self._after.append(slot)
+            self._changed.append(0)
+        self.slots[name] = slot
+        self.stored += size
+        return slot
+
+    def append_unwritten(self, name: str, size: int, used: float) -> None:
+        """Like `append`, for a blob whose row is not written yet."""
+        self._mark(self.append(name, size, used))
+
+    def sort(self) -> None:
+        """Link all blobs in the order of last use."""
+        before = _HEAD
+        for slot in sorted(self.slots.values(), key=self._used.__getitem__):
+            self._after[before], self._before[slot] = slot, before
+            before = slot
+        self._after[before], self._before[_HEAD] = _HEAD, before
+
+    def remove(self, name: str) -> bool:
+        """Remove a blob. Return whether it was in the table."""
+        slot = self.slots.pop(name, None)
+        if slot is None:
+            return False
+        self._unlink(slot)
+        self.stored -= self._sizes[slot]
+        self._names[slot] = ""
+        self._changed[slot] = 0
+        self._free.append(slot)
+        return True
+
+    def use(self, name: str, now: float) -> None:
+        """Move a blob to the end of the order, if it is in the table."""
+        slot = self.slots.get(name)
+        if slot is not None:
+            self._used[slot] = max(self._used[slot], now)
+            self._unlink(slot)
+            self._link(slot)
+            self._mark(slot)
+
+    def oldest_first(self) -> Iterator[tuple[str, int]]:
+        """Yield name and size of each blob. The table must not change meanwhile."""
+        slot = self._after[_HEAD]
+        while slot != _HEAD:
+            yield self._names[slot], self._sizes[slot]
+            slot = self._after[slot]
+
+    def used_since(self, since: float) -> list[tuple[str, int, float]]:
+        """Return the blobs last used at *since* or later, oldest first."""
+        found = []
+        slot = self._before[_HEAD]
+        while slot != _HEAD and self._used[slot] >= since:
+            found.append((self._names[slot], self._sizes[slot], self._used[slot]))
+            slot = self._before[slot]
+        return found[::-1]
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether a row may have changed since the last `take_changed`."""
+        return bool(self._changed_slots)
+
+    def mark_changed(self, names: Iterable[str]) -> None:
+        """Return the rows of these blobs from the next `take_changed`."""
+        for name in names:
+            slot = self.slots.get(name)
+            if slot is not None:
+                self._mark(slot)
+
+    def take_changed(self, limit: int) -> list[BlobRow]:
+        """Return up to *limit* rows that changed since they were returned last: the latest changes first."""
+        rows: list[BlobRow] = []
+        while self._changed_slots and len(rows) < limit:
+            slot = self._changed_slots.pop()
+            if self._changed[slot]:  # its blob was not removed since
+                self._changed[slot] = 0
+                name = self._names[slot]
+                rows.append((f"{_ALGORITHMS[len(name)]}:{name}", self._sizes[slot], round(self._used[slot], 3)))
+        return rows
+
+    def _mark(self, slot: int) -> None:
+        if not self._changed[slot]:
+            self._changed[slot] = 1
+            self._changed_slots.append(slot)
+
+    def _link(self, slot: int) -> None:
+        last = self._before[_HEAD]
+        self._after[last] = self._before[_HEAD] = slot
+        self._before[slot], self._after[slot] = last, _HEAD
+
+    def _unlink(self, slot: int) -> None:
+        before, after = self._before[slot], self._after[slot]
+        self._after[before], self._before[after] = after, before
 
 
 class Inventory:
-    """What one store holds.
-
-    Attributes:
-        changed: whether last uses changed since somebody set this to False.
-    """
+    """The blobs of one store."""
 
     def __init__(self) -> None:
-        self.changed = False
+        self._blobs = BlobTable()
         self._hidden: set[Digest] = set()
-        self._entries: dict[Digest, _Entry] = {}  # in the order of last use
-        self._just_used: dict[Digest, float] = {}  # in the order of use, not yet in the entries' order
+        self._just_used: dict[Digest, float] = {}  # in the order of use; not yet applied to the LRU order
         self._holders: Counter[Digest] = Counter()
-        self._stored = 0
         self._reserved = 0
 
     @property
     def occupied(self) -> int:
-        """Bytes that are stored, and bytes that room was made for."""
-        return self._stored + self._reserved
+        """Bytes of all stored blobs, and bytes that are reserved."""
+        return self._blobs.stored + self._reserved
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._blobs.slots)
 
     def __contains__(self, digest: object) -> bool:
-        return digest in self._entries and digest not in self._hidden
+        return isinstance(digest, Digest) and digest.hex in self._blobs.slots and digest not in self._hidden
 
     def size(self, digest: Digest) -> int | None:
-        entry = self._entries.get(digest)
-        return None if entry is None or digest in self._hidden else entry.size
+        return None if digest in self._hidden else self._blobs.size(digest.hex)
+
+    def names(self) -> list[str]:
+        """Return the hex digits of every stored blob, hidden ones included, in any order."""
+        return list(self._blobs.slots)
 
     def hide(self, digest: Digest) -> None:
-        """Treats a blob that can't be read as not there, though it takes its room."""
+        """Treat a blob that can't be read as absent, although it takes its space."""
         self._hidden.add(digest)
 
     def show_hidden(self, *, but: AbstractSet[Digest] = frozenset()) -> None:
-        """Treats the blobs that could not be read as there again, all *but* some."""
+        """Treat the blobs that could not be read as present again, all *but* some."""
         self._hidden &= but
 
-    def load(self, sizes: Mapping[Digest, tuple[int, float]], *, since: float = math.inf) -> None:
-        """Takes over what was found on the disk: bytes and last use of each blob.
-
-        What was known before is forgotten, but for what was used *since* the disk was looked at.
-        """
-        found = {digest: _Entry(size, used) for digest, (size, used) in sizes.items()}
-        found.update((digest, entry) for digest, entry in self._entries.items() if entry.used >= since)
-        self._entries = dict(sorted(found.items(), key=lambda item: item[1].used))
-        self._stored = sum(entry.size for entry in found.values())
+    def load(self, found: BlobTable, *, since: float) -> None:
+        """Replace all blobs by those *found* on the disk, but keep those that were added or used *since* the scan."""
+        for name, size, used in self._blobs.used_since(since):
+            found.remove(name)
+            found.add(name, size, used)
+        self._blobs = found
         self._hidden.clear()
 
     def add(self, digest: Digest, size: int, *, now: float) -> None:
-        """Enters a blob that was just committed, as the last one used."""
+        """Add a blob that was just committed, as the one used last."""
         self.remove(digest)
-        self._entries[digest] = _Entry(size, now)
-        self._stored += size
-        self.changed = True
+        self._blobs.add(digest.hex, size, now)
 
     def remove(self, digest: Digest) -> None:
-        """Strikes a blob out; nothing happens if it isn't there."""
-        entry = self._entries.pop(digest, None)
-        if entry is not None:
-            self._stored -= entry.size
+        """Remove a blob, if it is there."""
+        if self._blobs.remove(digest.hex):
             self._hidden.discard(digest)
-            self.changed = True
 
     def reserve(self, size: int) -> None:
-        """Counts room for content that is to arrive; negative to give it back."""
+        """Count *size* bytes for content in progress; a negative size returns them."""
         self._reserved += size
 
     def hold(self, digest: Digest) -> None:
@@ -101,37 +223,47 @@ class Inventory:
 
     @property
     def held(self) -> Mapping[Digest, int]:
-        """How many hold each digest; only those that somebody holds."""
+        """The number of holders of each digest that has any."""
         return self._holders
 
     def note_use(self, digest: Digest, *, now: float) -> None:
-        """Notes a use, cheaply: the order changes when the noted uses are taken up."""
+        """Note a use, cheaply: the order changes only when the noted uses are applied."""
         self._just_used.pop(digest, None)
         self._just_used[digest] = now
 
     def noted_uses(self) -> list[tuple[Digest, float]]:
-        """The uses since the last call, oldest first; for `used`, with what each digest references."""
+        """Return the uses since the last call, oldest first: `used` is to be called for each and its references."""
         noted = list(self._just_used.items())
         self._just_used.clear()
         return noted
 
     def used(self, digest: Digest, *, now: float) -> None:
-        """Puts a blob at the end of the order. To be called in the order of time."""
-        entry = self._entries.pop(digest, None)
-        if entry is not None:
-            entry.used = max(entry.used, now)
-            self._entries[digest] = entry
-            self.changed = True
+        """Move a blob to the end of the order. Calls must come in the order of time."""
+        self._blobs.use(digest.hex, now)
 
     def oldest_first(self) -> Iterator[StoredBlob]:
-        """All blobs in the order of last use."""
-        return (StoredBlob(digest, entry.size) for digest, entry in self._entries.items())
+        """Yield all blobs in the order of last use."""
+        return (StoredBlob(digest_of(name), size) for name, size in self._blobs.oldest_first())
 
     def last_use(self, digest: Digest) -> float | None:
-        """When a blob was last used, as far as that is taken up; None where it is not stored."""
-        entry = self._entries.get(digest)
-        return None if entry is None else max(entry.used, self._just_used.get(digest, 0.0))
+        """Return when a blob was last used, in seconds since the epoch; None if it is not stored."""
+        used = self._blobs.last_use(digest.hex)
+        return None if used is None else max(used, self._just_used.get(digest, 0.0))
 
-    def last_uses(self) -> dict[Digest, float]:
-        """When each blob was last used, in seconds since the epoch."""
-        return {digest: entry.used for digest, entry in self._entries.items()}
+    @property
+    def is_changed(self) -> bool:
+        """Whether the size or last use of a blob changed since `take_changed` returned it."""
+        return self._blobs.is_changed
+
+    def take_changed(self, limit: int) -> list[BlobRow]:
+        """Return up to *limit* blobs whose size or last use changed since they were returned last."""
+        return self._blobs.take_changed(limit)
+
+    def return_changed(self, rows: Iterable[BlobRow]) -> None:
+        """Let `take_changed` return these again: they could not be written."""
+        self._blobs.mark_changed(text.partition(":")[2] for text, _, _ in rows)
+
+
+def digest_of(name: str) -> Digest:
+    """Return the digest with these hex digits, whose number tells the algorithm."""
+    return Digest(_ALGORITHMS[len(name)], name)

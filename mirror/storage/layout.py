@@ -1,12 +1,12 @@
 """The cache directory: an OCI image layout (image-spec 1.1, "Image Layout"), so that skopeo, crane and podman read it.
 
 <cache>/oci-layout
-<cache>/index.json                 no images: the layout holds content for others to name
-<cache>/blobs/<algorithm>/<hex>    committed, verified, read-only, never changed
-<cache>/ingest/<algorithm>-<hex>   downloads under way; kept over a crash, resumed by Range
-<cache>/ingest/put-<number>        small content on its way in; void after a crash
-<cache>/ledger/                    the facts
-<cache>/control.sock               where a running mirror answers its own commands
+<cache>/index.json                 the images by name, with pins and imports (see image_index)
+<cache>/blobs/<algorithm>/<hex>    blobs: verified, read-only, never changed
+<cache>/ingest/<algorithm>-<hex>   downloads in progress; kept over a crash, resumed by Range
+<cache>/ingest/put-<name>          small files before their rename; removed after a crash
+<cache>/ledger/                    the fact database
+<cache>/control.sock               the admin socket of a running mirror
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from pathlib import Path
 
 import structlog
 
-from mirror.errors import DigestInvalid, DiskFull, StorageBusy, StorageFailed
+from mirror.errors import DiskFull, StorageBusy, StorageFailed
 from mirror.oci.digest import ALGORITHMS, Digest
 
-_UNUSABLE = "the cache directory {} can't be used; mend that, or choose another with --cache"
-_WAY = 2**20  # bytes that a start takes, of which most are the ledger's
+_UNUSABLE = "the cache directory {} can't be used; fix that, or choose another with --cache"
+_NEEDED_AT_START = 2**20  # bytes that a start writes, most of them to the fact database
+_MAX_INDEX = 2**28  # bytes of index.json, enough for 500,000 images
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 log = structlog.get_logger()
 
 
 class Layout:
-    """Where things are in one cache directory."""
+    """The paths in one cache directory, and the operations on them that must be atomic."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -42,10 +43,10 @@ class Layout:
         self._lock = -1
 
     def create(self) -> None:
-        """Makes the directories and marks them as an image layout.
+        """Create the directories and the files that make them an OCI image layout.
 
         Raises:
-            StorageFailed: the directory can't be made or written to.
+            StorageFailed: if the directory can't be created or written.
         """
         with storage_errors(_UNUSABLE.format(self.root)):
             for directory in (*self._blobs, self.ingests):
@@ -54,14 +55,12 @@ class Layout:
                 ("oci-layout", '{"imageLayoutVersion":"1.0.0"}'),
                 ("index.json", '{"schemaVersion":2,"manifests":[]}'),
             ):
-                if not (self.root / name).exists():  # by rename: half of one would make others refuse the directory
-                    begun = self.ingests / f"put-{name}"
-                    begun.write_text(content)
-                    begun.rename(self.root / name)
+                if not (self.root / name).exists():
+                    self._replace(name, content.encode())
             self._probe()
 
     def _probe(self, content: bytes = b"probe") -> None:
-        """Takes a file the way that content goes."""
+        """Write a file and move it through the directories as content is."""
         probe = self.ingests / "put-probe"
         try:
             probe.write_bytes(content)
@@ -72,10 +71,10 @@ class Layout:
                 probe.unlink()
 
     def identity(self) -> tuple[tuple[int, int], ...]:
-        """Says which directories these are; others in their places have another identity.
+        """Return device and inode of the directories: others in their places have another identity.
 
         Raises:
-            StorageFailed: one is not there.
+            StorageFailed: if one does not exist.
         """
         with storage_errors(_UNUSABLE.format(self.root)):
             found = [os.stat(directory) for directory in (*self._blobs, self.ingests)]
@@ -83,24 +82,27 @@ class Layout:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other mirrors out: two writers of one ingest would each verify what the other wrote over.
+        """Lock the directory for this mirror: two writers of one ingest would overwrite what the other verified.
 
         Raises:
-            StorageFailed: another one is in, or the directory can't be made or written to.
+            StorageBusy: if another mirror uses it.
+            StorageFailed: if it can't be created or written, or belongs to another program.
         """
         self._check_ours()
         with storage_errors(_UNUSABLE.format(self.root)):
             os.makedirs(self.ingests, exist_ok=True)
         try:
             self.lock()
-            self._make_way()
+            self._free_space()
             self.create()
             yield
         finally:
             self._unlock()
 
     def _check_ours(self) -> None:
-        """Leaves alone what lists images: a mirror lists none, and would evict what somebody keeps there.
+        """Refuse an image layout of another program, whose images the mirror would evict.
+
+        A cache has the directory ingest/ or ledger/ beside an index.json that names images.
 
         Raises:
             StorageFailed
@@ -109,21 +111,22 @@ class Layout:
             found: object = json.loads((self.root / "index.json").read_bytes())
         except (OSError, ValueError, RecursionError):
             return
-        if isinstance(found, dict) and found.get("manifests") and not self.ingests.exists():
+        is_cache = self.ingests.exists() or self.ledger.exists()
+        if isinstance(found, dict) and found.get("manifests") and not is_cache:
             raise StorageFailed(
-                f"{self.root} is an image layout of another program's: choose another directory with --cache, and "
-                f"bring its images in with mirror import"
+                f"{self.root} is an image layout of another program: choose another directory with --cache, and "
+                f"copy its images into that with mirror import"
             )
 
-    def _make_way(self) -> None:
-        """Removes old content from a disk that is so full that not even a start is possible, until it is."""
+    def _free_space(self) -> None:
+        """Remove old content from a disk that is too full for a start, until a start is possible."""
         if not all(directory.is_dir() for directory in self._blobs):
             return
         blobs: list[tuple[float, str]] | None = None
         while blobs is None or blobs:
             try:
                 with storage_errors(_UNUSABLE.format(self.root)):
-                    self._probe(bytes(_WAY))
+                    self._probe(bytes(_NEEDED_AT_START))
             except DiskFull:
                 if blobs is None:
                     kept = [(0.0, self.ingest(digest)) for digest in self.kept_ingests()]
@@ -136,11 +139,11 @@ class Layout:
                 return
 
     def lock(self) -> None:
-        """Locks the directory that is there now, in place of one that was.
+        """Lock the directory that is there now, and unlock the one that was locked before.
 
         Raises:
-            StorageBusy: another mirror uses it.
-            StorageFailed: it can't be locked.
+            StorageBusy: if another mirror uses it.
+            StorageFailed: if it can't be locked.
         """
         with storage_errors(_UNUSABLE.format(self.root)):
             directory = os.open(self.ingests, os.O_RDONLY | os.O_DIRECTORY)
@@ -174,20 +177,20 @@ class Layout:
         return f"{self.ingests}/put-{name}"
 
     def blobs(self) -> Iterator[tuple[Digest, os.stat_result]]:
-        """Every committed blob. Other files are passed over: they are not ours to judge."""
+        """Yield every blob with its status. Files of other programs are ignored."""
         for algorithm in ALGORITHMS:
             with os.scandir(self.root / "blobs" / algorithm) as entries:
                 for entry in entries:
-                    digest = _digest(f"{algorithm}:{entry.name}")
+                    digest = Digest.parse_or_none(f"{algorithm}:{entry.name}")
                     if digest is not None and entry.is_file(follow_symlinks=False):
                         yield digest, entry.stat(follow_symlinks=False)
 
     def kept_ingests(self) -> dict[Digest, int]:
-        """The bytes that earlier downloads left, by digest. Removes what no download can go on with."""
+        """Return the bytes that earlier downloads left, by digest. Removes files that no download can resume."""
         kept: dict[Digest, int] = {}
         with os.scandir(self.ingests) as entries:
             for entry in entries:
-                digest = _digest(entry.name.replace("-", ":", 1))
+                digest = Digest.parse_or_none(entry.name.replace("-", ":", 1))
                 size = entry.stat(follow_symlinks=False).st_size
                 if digest is not None and size:
                     kept[digest] = size
@@ -195,27 +198,66 @@ class Layout:
                     os.unlink(entry.path)
         return kept
 
+    def commit(self, descriptor: int, path: str, digest: Digest) -> None:
+        """Turn the verified file at *path*, open as *descriptor*, into the blob *digest*. It survives a power failure.
+
+        The only way in which content becomes a blob.
+
+        Raises:
+            OSError: if it could not be made durable; nothing became visible.
+        """
+        os.fchmod(descriptor, 0o444)
+        os.fsync(descriptor)
+        self.publish(path, digest)
+
     def publish(self, path: str, digest: Digest) -> None:
-        """Makes the file at *path*, already synced, the blob *digest*, so that a power failure can't undo it."""
+        """Rename the synced file at *path* to the blob *digest*, and sync the directory."""
         target = self.blob(digest)
         os.rename(path, target)
-        # From here on the blob is there for all; that its name could not be synced must not make it uncounted.
         try:
-            directory = os.open(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
-        except OSError as error:
+            _sync_directory(os.path.dirname(target))
+        except OSError as error:  # the blob is visible: it must be counted, although its name is not durable
             log.warning("blob_not_durable", digest=str(digest), reason=str(error))
+
+    def read_index(self) -> bytes | None:
+        """Return the content of index.json; None if it can't be read, or is too large."""
+        with suppress(OSError), open(self.root / "index.json", "rb") as file:
+            content = file.read(_MAX_INDEX + 1)
+            return content if len(content) <= _MAX_INDEX else None
+        return None
+
+    def write_index(self, content: bytes) -> None:
+        """Replace index.json. The new content survives a power failure.
+
+        Raises:
+            StorageFailed
+        """
+        with storage_errors(f"{self.root / 'index.json'} can't be written"):
+            self._replace("index.json", content)
+            _sync_directory(self.root)
+
+    def _replace(self, name: str, content: bytes) -> None:
+        """Write a file and rename it: other programs never see half of it."""
+        unnamed = self.ingests / f"put-{name}"
+        try:
+            with open(unnamed, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            unnamed.rename(self.root / name)
+        except OSError:
+            with suppress(OSError):
+                unnamed.unlink()
+            raise
 
 
 @contextmanager
 def storage_errors(what: str) -> Iterator[None]:
-    """Translates the operating system's errors.
+    """Translate OSError of the block to an error that says *what* failed, and why.
 
     Raises:
-        DiskFull: for lack of room or quota. StorageFailed: for other reasons. With *what*, and why.
+        DiskFull: if the disk or a quota is full.
+        StorageFailed: on other errors.
     """
     try:
         yield
@@ -226,8 +268,9 @@ def storage_errors(what: str) -> Iterator[None]:
         raise kind(f"{what}: {error.strerror or error}{where}", cause=cause) from error
 
 
-def _digest(text: str) -> Digest | None:
+def _sync_directory(path: str | Path) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return Digest.parse(text)
-    except DigestInvalid:
-        return None
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,38 +1,44 @@
-"""Bytes and facts at rest, behind narrow protocols.
+"""Protocols of the storage layer: BlobStore and Ingest for content, FactStore and UsageStore for facts.
 
-Content goes through a one-way door: an ingest holds bytes that arrive, and only `commit`, after verification, makes
-them a blob. A blob never changes; it is there or it is not. Whoever reads one holds it, and what is held
-is not evicted.
+Other packages use these and not the classes behind them. Content becomes visible in one way only: an ingest holds the
+bytes while they are received, and `commit`, after verification, turns it into a blob. A blob never changes. A blob that
+is held is not evicted.
+
+Unless its text says otherwise, an `async` method does disk work on a thread and does not block the event loop, and a
+method without `async` is answered from memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from os import stat_result
 from typing import Protocol
 
 from mirror.errors import StorageFailed
 from mirror.oci.digest import Digest, Verifier
+from mirror.oci.image_names import Image
 from mirror.oci.names import Repository, Tag
-from mirror.storage.facts import ManifestFact, TagFact
+from mirror.storage.facts import HeldFact, ManifestFact, TagFact
+from mirror.storage.inspection import Inspection
+from mirror.storage.inventory import BlobRow
 
 
 class Readable(Protocol):
-    """Content that can be read now, or is arriving."""
+    """Content that can be read now or while it is received: a blob, a download, an unstored stream."""
 
     @property
     def size(self) -> int:
-        """Bytes of the whole content."""
+        """The bytes of the whole content."""
 
     def fileno(self) -> int:
-        """A descriptor of the file that holds the content. Shared: read at offsets, never move its position."""
+        """Return a descriptor of the file with the content. It is shared: read at offsets, never move its position."""
 
     async def reach(self, offset: int) -> int:
-        """Waits until content beyond *offset* may be read, and says how far: an offset greater than this one, or
-        the size at the end.
+        """Wait until content after *offset* can be read. Return the end of it: more than *offset*, or the size.
 
         Raises:
-            MirrorError: it will never come.
+            MirrorError: if the content will never be complete.
         """
 
 
@@ -44,92 +50,203 @@ class StoredReadable(Readable, Protocol):
 
 
 class Ingest(Protocol):
-    """Content on its way in. Leaving its context without a commit keeps what arrived, for another try."""
+    """The content of one digest while it is received. Leaving its context without a commit keeps the bytes.
+
+    Used by downloads and imports, one caller at a time.
+    """
 
     @property
     def written(self) -> int:
-        """Bytes that are here, those of earlier tries included."""
-
-    def fileno(self) -> int: ...
+        """The bytes in the file, those of an earlier attempt included."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether what is here is all of it, and right: an earlier try came so far."""
+        """Whether the bytes in the file have the digest already: an earlier attempt received all of them."""
+
+    def fileno(self) -> int:
+        """Return a descriptor of the growing file, for readers that follow it."""
 
     def verification(self) -> Verifier:
-        """The verification of what is written, for whoever takes the rest elsewhere."""
+        """Return a copy of the verifier, for a reader that receives the rest without storing it."""
 
     async def reserve(self, size: int) -> None:
-        """Makes room for *size* bytes in all, before they arrive.
+        """Reserve space for *size* bytes in total, before they are received.
 
         Raises:
-            NoSpace: evicting all that nobody holds would not do.
+            NoSpace: if evicting every blob that is not held would free too little.
         """
 
     async def append(self, content: memoryview) -> None:
-        """Writes the next bytes and takes them into the verification. They are done with when this returns.
+        """Write and verify the next bytes. When this returns, *content* can be reused.
 
         Raises:
-            StorageFailed: they could not be written; it is as if they had not come, and no more can.
+            StorageFailed: if they can't be written: the ingest is as before, and takes no more.
         """
 
     def verify(self, size: int | None) -> None:
-        """Accepts what was appended as the whole content.
+        """Check that the bytes are the whole content.
 
         Raises:
-            IntegrityError: size or digest are others; the ingest is void.
+            IntegrityError: if the size or the digest differs.
         """
 
     async def commit(self) -> None:
-        """Makes the verified content a blob that outlasts a power failure.
+        """Turn the verified content into a blob. When this returns, the blob survives a power failure.
 
         Raises:
-            StorageFailed: it could not be made durable; nothing became visible.
+            StorageFailed: if it could not be made durable; nothing became visible.
         """
 
     def restart(self) -> None:
-        """Forgets what arrived: the next piece is the first."""
+        """Delete the bytes received so far."""
 
 
 class BlobStore(Protocol):
-    """The content, by digest."""
+    """The blobs and ingests of one cache directory, by digest."""
+
+    def __len__(self) -> int:
+        """Return the number of blobs."""
 
     def __contains__(self, digest: object) -> bool: ...
 
+    @property
+    def occupied(self) -> int:
+        """The bytes of all blobs and ingests, with the space reserved for ingests."""
+
+    @property
+    def limit(self) -> int:
+        """The limit of `occupied`: max_size."""
+
+    def digests(self, *, after: Digest | None = None) -> AsyncIterator[Digest]:
+        """Yield the digests that are stored, in the order of their hex digits, from *after* on. For maintenance."""
+
     def size(self, digest: Digest) -> int | None:
-        """Bytes of a stored blob; None where it is not stored."""
+        """Return the bytes of a blob; None if it is not stored."""
 
-    async def has_room(self, size: int) -> bool:
-        """Whether *size* bytes could be stored now, evicting what may go for them. Evicts nothing."""
-
-    async def condemn(self, digest: Digest, reason: str) -> None:
-        """Removes a blob that was found to be damaged."""
+    def last_use(self, digest: Digest) -> float | None:
+        """Return when a blob was used last, in seconds since the epoch; None if it is not stored."""
 
     def use(self, digest: Digest) -> None:
-        """Notes that the blob, and what it references if it is a manifest, was used just now."""
-
-    def open(self, digest: Digest) -> AbstractAsyncContextManager[StoredReadable | None]:
-        """Holds a blob and opens it; None where it is not stored, or can't be read and is to be had anew."""
+        """Note that the blob, and what it references if it is a manifest, was used now."""
 
     def hold(self, digest: Digest) -> AbstractAsyncContextManager[None]:
-        """Keeps a blob, or what will be one, from eviction."""
+        """Keep a blob from eviction, also one that is not stored yet."""
+
+    def open(self, digest: Digest) -> AbstractAsyncContextManager[StoredReadable | None]:
+        """Hold and open a blob; None if it is not stored, or can't be read and must be fetched again."""
 
     async def read(self, digest: Digest) -> bytes | None:
-        """All of a small blob; None where it is not stored. No use of it: whoever looks at what there is reads, too."""
+        """Return the content of a small blob; None if it is not stored. This does not count as a use."""
+
+    async def read_documents(self, digests: Sequence[Digest]) -> Mapping[Digest, bytes]:
+        """Return the content of those blobs that can be JSON documents. For rebuilding; unverified."""
 
     async def put(self, digest: Digest, content: bytes) -> None:
-        """Stores small content that is already verified.
+        """Store small content that is already verified. When this returns, the blob survives a power failure.
 
         Raises:
-            NoSpace, StorageFailed
+            NoSpace: if there is no space within max_size and min_free.
+            StorageFailed: if it can't be written.
         """
 
     def ingest(self, digest: Digest) -> AbstractAsyncContextManager[Ingest]:
-        """Opens the one ingest of this digest, with what an earlier try left in it. Waits while another has it open."""
+        """Open the one ingest of a digest, with the bytes of an earlier attempt. Waits while it is open elsewhere.
+
+        Raises:
+            StorageFailed: if the directory is known to be unwritable.
+        """
+
+    async def has_room(self, size: int) -> bool:
+        """Return whether *size* bytes could be stored now, also by eviction. Evicts nothing."""
+
+    async def reserve(self, size: int) -> None:
+        """Reserve *size* bytes and evict blobs for them; 0 enforces max_size and min_free.
+
+        Raises:
+            NoSpace: if max_size and min_free can't both be kept; nothing was evicted then.
+            StorageFailed: if a file can't be removed.
+        """
+
+    async def discard(self, digest: Digest) -> int:
+        """Remove a blob that is not held, with all facts about it. Return the bytes that became free.
+
+        Raises:
+            StorageFailed: if it can't be removed.
+        """
+
+    def inspection(self, digest: Digest) -> Inspection | None:
+        """Return a way to read and verify a blob; None if it is not stored. The inspection blocks: use a thread."""
+
+    async def condemn(self, digest: Digest, reason: str, *, seen: stat_result | None = None) -> None:
+        """Remove a blob that was found to be damaged, with all facts about it.
+
+        Args:
+            seen: the file that was found to be damaged; another one in its place is kept.
+        """
+
+    async def forget_ingests(self, *, older_than: float) -> None:
+        """Remove what downloads left more than *older_than* seconds ago.
+
+        Raises:
+            StorageFailed: if a file can't be removed.
+        """
+
+    async def flush(self) -> None:
+        """Write the sizes and last uses that changed to the fact store. They survive a crash of the process."""
+
+    async def check(self) -> None:
+        """Try a directory that failed again, and reload one that was replaced by another.
+
+        Raises:
+            StorageFailed: if it can't be written.
+        """
+
+    def failed(self, error: StorageFailed) -> None:
+        """Note that the directory can't be written."""
 
 
-class Ledger(Protocol):
-    """The facts: small, changing, and there again after a restart."""
+class ImageIndexFile(Protocol):
+    """The index.json of the cache directory, which names its images for other programs and for a lost fact store."""
+
+    async def read_index(self) -> bytes | None:
+        """Return its content; None if it can't be read, or is too large to be one."""
+
+    async def write_index(self, content: bytes) -> None:
+        """Replace it. When this returns, the new content survives a power failure.
+
+        Raises:
+            StorageFailed
+        """
+
+
+class UsageStore(Protocol):
+    """The facts that the blob store itself keeps: sizes and last uses. They can be rebuilt and are not synced."""
+
+    async def load_blobs(self, take: Callable[[str, int, float], None]) -> None:
+        """Call *take*, on another thread, with the hex digits, size and last use of every blob that has a row."""
+
+    async def keep_blobs(self, rows: Sequence[BlobRow]) -> bool:
+        """Write the sizes and last uses of these blobs. Return whether that succeeded."""
+
+    async def drop_blobs(self, texts: Sequence[str]) -> None:
+        """Delete the sizes and last uses of these digests."""
+
+    def forget_content(self, digests: Iterable[Digest]) -> None:
+        """Delete all facts about content that was removed, in the background.
+
+        Facts about it that are written after this call are kept.
+        """
+
+    async def manifests(self, digests: Iterable[Digest]) -> Mapping[Digest, ManifestFact]:
+        """Return those of *digests* that are known as manifests: their use is a use of what they reference."""
+
+
+class FactStore(UsageStore, Protocol):
+    """All facts: small, mutable, and kept over a restart.
+
+    A fact is readable when the call that keeps it returns, also where the disk is full. It survives a crash of the
+    process then, but a power failure only after `sync`. What can't be read counts as unknown.
+    """
 
     async def tag(self, repository: Repository, tag: Tag) -> TagFact | None: ...
 
@@ -137,23 +254,61 @@ class Ledger(Protocol):
 
     async def drop_tag(self, repository: Repository, tag: Tag) -> None: ...
 
+    async def all_tags(self) -> Mapping[tuple[Repository, Tag], TagFact]:
+        """Return all tags of all repositories."""
+
     async def tag_names(self) -> Iterable[tuple[Repository, Tag]]:
-        """All tags of all repositories of which something may be known."""
+        """Return the names of all tags of all repositories."""
 
     async def manifest(self, digest: Digest) -> ManifestFact | None: ...
 
-    async def manifests(self, digests: Iterable[Digest]) -> Mapping[Digest, ManifestFact]:
-        """Those of *digests* that are known as manifests."""
-
     async def keep_manifest(self, digest: Digest, fact: ManifestFact) -> None: ...
 
-    async def holdings(self, repository: Repository) -> frozenset[Digest]:
-        """The digests that this repository was seen to hold, without those that its manifests reference."""
+    async def add_manifests(self, facts: Mapping[Digest, ManifestFact]) -> bool:
+        """Add those of *facts* whose manifests have none yet. Return whether that succeeded."""
 
-    async def keep_holdings(self, repository: Repository, digests: Iterable[Digest]) -> None: ...
+    async def held(self, repository: Repository) -> Mapping[Digest, HeldFact]:
+        """Return what the repository was seen to hold, without what its manifests reference."""
 
-    async def uses(self) -> Mapping[Digest, float]:
-        """When each blob was last used, in seconds since the epoch."""
+    async def all_held(self) -> Mapping[Repository, Mapping[Digest, HeldFact]]:
+        """Return the same for every repository."""
 
-    async def keep_uses(self, uses: Mapping[Digest, float]) -> bool:
-        """Replaces what is known of last uses; whether that worked."""
+    async def keep_held(self, repository: Repository, digest: Digest, fact: HeldFact) -> None:
+        """Record that the repository holds a digest: one row, however many it holds."""
+
+    async def drop_held(self, repository: Repository, digest: Digest) -> None: ...
+
+    async def pins(self) -> frozenset[Image]:
+        """Return the images that are never evicted."""
+
+    async def keep_pin(self, image: Image) -> None: ...
+
+    async def drop_pin(self, image: Image) -> None: ...
+
+    @property
+    def replaced(self) -> str | None:
+        """Why the database was replaced by a new one; None if it was not."""
+
+    async def is_rebuilt(self, part: str) -> bool:
+        """Return whether *part* ("names", "manifests") holds all that can be rebuilt. A new database does not."""
+
+    async def keep_rebuilt(self, part: str) -> None: ...
+
+    async def scrubbed(self) -> Digest | None:
+        """Return the blob that the scrub inspected last."""
+
+    async def keep_scrubbed(self, digest: Digest | None) -> None: ...
+
+    async def sync(self) -> None:
+        """Make everything kept so far survive a power failure.
+
+        Raises:
+            StorageFailed: if something could not be written, or not be synced.
+        """
+
+    async def mend(self) -> None:
+        """Write what could not be written before, and replace a damaged database by a new one. For maintenance.
+
+        Raises:
+            StorageFailed: if it can't be replaced.
+        """

@@ -1,7 +1,6 @@
-"""Room: what max_size and min_free leave, and what goes for more.
+"""Disk space of a store: enforces max_size and min_free by LRU eviction before bytes are received.
 
-Its law: room is made before bytes arrive, so that `blobs/` and `ingest/` together never stand above max_size; and
-nothing that is held goes.
+Invariants: `blobs/` and `ingest/` together never exceed max_size, and a blob that is held is not evicted.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Protocol
@@ -29,8 +28,8 @@ from mirror.storage.usage import Usage
 log = structlog.get_logger()
 
 
-class Arrival(Protocol):
-    """What is arriving: so many bytes of its room are taken."""
+class OpenIngest(Protocol):
+    """An ingest in progress, as far as its space is concerned: bytes reserved, and bytes written of them."""
 
     digest: Digest
     reserved: int
@@ -38,11 +37,11 @@ class Arrival(Protocol):
 
 
 class Space:
-    """The room of one store.
+    """The space of one store.
 
     Attributes:
-        kept: bytes of what broken-off downloads left, by digest, oldest first.
-        arriving: what is arriving now.
+        kept: bytes that each interrupted download left in ingest/, oldest first.
+        ingests: the ingests in progress.
         limit: bytes that all content together never exceeds.
     """
 
@@ -51,68 +50,74 @@ class Space:
         settings: CacheSettings,
         layout: Layout,
         inventory: Inventory,
-        uses: Usage,
+        usage: Usage,
         metrics: Metrics,
         threads: DiskThreads,
+        evicted: Callable[[Iterable[Digest]], None],
     ) -> None:
+        """*evicted* is called with the digests of blobs that were removed; it must not block."""
         self.limit = settings.max_size
-        self._floor = settings.min_free
+        self._min_free = settings.min_free
         self._layout = layout
         self._inventory = inventory
-        self._uses = uses
+        self._usage = usage
         self._metrics = metrics
         self._threads = threads
+        self._evicted = evicted
         self.kept: dict[Digest, int] = {}
-        self.arriving: set[Arrival] = set()
+        self.ingests: set[OpenIngest] = set()
         self.lock = asyncio.Lock()
 
-    async def can_be_made(self, size: int) -> bool:
-        """Whether *size* bytes could be stored now. Nothing goes for the answer.
+    async def can_reserve(self, size: int) -> bool:
+        """Return whether *size* bytes could be stored now. Evicts nothing.
 
         Raises:
-            StorageFailed: the free space can't be told.
+            StorageFailed: if the free space can't be determined.
         """
         return self._victims(await self._excess(size)) is not None
 
-    async def make(self, size: int) -> None:
-        """Reserves *size* bytes, evicting what must go for them first.
+    async def reserve(self, size: int) -> None:
+        """Reserve *size* bytes and evict blobs for them.
 
         Raises:
-            NoSpace: max_size and min_free can't both hold; then nothing was evicted.
-            StorageFailed: something can't be removed.
+            NoSpace: if max_size and min_free can't both be kept; nothing was evicted then.
+            StorageFailed: if a file can't be removed.
         """
-        await self._uses.take_up()
-        async with self.lock:  # until what was chosen is gone, or another would count its room as free
+        await self._usage.apply()
+        async with self.lock:  # until the victims are gone, or another caller would count their space as free
             await self._free(await self._excess(size), size)
             self._inventory.reserve(size)
 
-    async def relieve(self, size: int) -> None:
-        """Frees *size* bytes of a disk that just said that it is full, whatever it says of its free space.
+    async def free(self, size: int) -> None:
+        """Free *size* bytes of a disk that just reported to be full, whatever it reports as free space.
 
         Raises:
             NoSpace, StorageFailed
         """
-        await self._uses.take_up()
+        await self._usage.apply()
         async with self.lock:
             await self._free(max(size, await self._excess(0)), size)
 
-    async def take_growing(self, size: int, grown: int) -> None:
-        """Reserves *size* bytes more for content of unknown size, of which *grown* are reserved.
+    async def reserve_growing(self, size: int, reserved: int) -> None:
+        """Reserve *size* more bytes for content of unknown size, for which *reserved* bytes are reserved.
 
-        Much of it takes only what is free: what turns out to be larger than the cache must not empty it first.
+        Above a quarter of max_size such content evicts nothing: if it turns out to be larger than the cache, it must
+        not have emptied it first.
 
         Raises:
             NoSpace, StorageFailed
         """
-        if grown + size > self.limit // 4 and await self._excess(size) > 0:
-            raise NoSpace(f"there is no room for more than {grown} bytes of a blob whose size upstream does not tell")
-        await self.make(size)
+        if reserved + size > self.limit // 4 and await self._excess(size) > 0:
+            raise NoSpace(
+                f"no space for more than {reserved} bytes of a blob whose size the upstream does not announce"
+            )
+        await self.reserve(size)
 
     async def discard(self, digest: Digest) -> int:
-        """Removes a blob that nobody holds; how many bytes became free.
+        """Remove a blob that is not held. Return the bytes that became free.
 
         Raises:
-            StorageFailed: it can't be removed.
+            StorageFailed: if it can't be removed.
         """
         async with self.lock:
             size = self._inventory.size(digest)
@@ -129,81 +134,85 @@ class Space:
         chosen = self._victims(excess)
         if chosen is None:
             raise NoSpace(
-                f"there is no room for {size} bytes: {self._inventory.occupied} of {self.limit} are taken "
-                f"(max_size), {excess} too many with them (min_free is {self._floor}), and the rest is in use",
+                f"no space for {size} bytes: {self._inventory.occupied} of {self.limit} bytes are used (max_size), "
+                f"{excess} too many with them (min_free is {self._min_free}), and the rest is in use",
                 needed=size,
                 limit=self.limit,
             )
-        await self._drop_kept(excess)
+        await self._remove_kept(excess)
         await self._evict(chosen)
 
     async def _excess(self, size: int) -> int:
-        """Bytes that have to go before *size* more may come: above max_size, or below min_free."""
+        """Return the bytes to remove before *size* more are stored: above max_size, or below min_free."""
         above = self._inventory.occupied + size - self.limit
         free = await self._threads.run(self._free_of_disk)
-        coming = sum(one.reserved - one.written for one in self.arriving)
-        return max(above, self._floor + size + coming - free)
+        expected = sum(one.reserved - one.written for one in self.ingests)
+        return max(above, self._min_free + size + expected - free)
 
     def _free_of_disk(self) -> int:
-        with storage_errors(f"the free space of {self._layout.root} can't be told"):
+        with storage_errors(f"the free space of {self._layout.root} can't be determined"):
             disk = os.statvfs(self._layout.root)
             return disk.f_bavail * disk.f_frsize
 
-    async def _drop_kept(self, excess: int) -> None:
-        """Removes what broken-off downloads left, oldest first, until *excess* bytes are free."""
+    async def _remove_kept(self, excess: int) -> None:
+        """Remove what interrupted downloads left, oldest first, until *excess* bytes are free."""
         for digest, size in list(self.kept.items()):
             if excess <= 0:
                 return
-            await self._drop(digest, size)
+            await self._remove_ingest(digest, size)
             excess -= size
 
-    async def _drop(self, digest: Digest, size: int) -> None:
+    async def _remove_ingest(self, digest: Digest, size: int) -> None:
         del self.kept[digest]
         self._inventory.reserve(-size)
         try:
             await self._threads.run(partial(_unlink, self._layout.ingest(digest)))
         except StorageFailed:
-            self.keep(digest, size)  # it is still there, and counts
+            self.keep(digest, size)  # the file is still there, and counts
             raise
 
     async def _evict(self, chosen: list[StoredBlob]) -> None:
-        for at, stored in enumerate(chosen):
-            self._inventory.remove(stored.digest)  # first: nobody is to open it any more
-            try:
+        removed: list[StoredBlob] = []
+        try:
+            for stored in chosen:
+                self._inventory.remove(stored.digest)  # first: no reader may open it any more
+                removed.append(stored)
                 await self._threads.run(partial(_unlink, self._layout.blob(stored.digest)))
-            except StorageFailed:
-                self._inventory.add(stored.digest, stored.size, now=time.time())  # it is still there, and counts
-                chosen = chosen[:at]
-                raise
-            self._metrics.evictions.inc()
-        if chosen:
-            log.info("blobs_evicted", blobs=len(chosen), bytes=sum(stored.size for stored in chosen))
+                self._metrics.evictions.inc()
+        except StorageFailed:
+            kept = removed.pop()  # the file is still there, and counts
+            self._inventory.add(kept.digest, kept.size, now=time.time())
+            raise
+        finally:
+            if removed:
+                self._evicted(stored.digest for stored in removed)
+                log.info("blobs_evicted", blobs=len(removed), bytes=sum(stored.size for stored in removed))
 
     def load(self, kept: Mapping[Digest, int]) -> None:
-        """Takes over what broken-off downloads left, as it was found on the disk."""
+        """Replace what interrupted downloads left by what was found on the disk."""
         self._inventory.reserve(-sum(self.kept.values()))
         self.kept.clear()
-        arriving = {one.digest for one in self.arriving}
+        in_progress = {one.digest for one in self.ingests}
         for digest, size in kept.items():
-            if digest not in arriving:
+            if digest not in in_progress:
                 self.keep(digest, size)
 
     def keep(self, digest: Digest, size: int) -> None:
-        """Counts what a broken-off download left."""
+        """Count what an interrupted download left."""
         self.kept[digest] = size
         self._inventory.reserve(size)
 
     async def forget_kept(self, *, older_than: float) -> None:
-        """Removes what downloads left more than *older_than* seconds ago and nobody came back for."""
+        """Remove what downloads left more than *older_than* seconds ago."""
         limit = time.time() - older_than
         async with self.lock:
             for digest, size in list(self.kept.items()):
                 if await self._threads.run(partial(_last_change, self._layout.ingest(digest))) < limit:
-                    await self._drop(digest, size)
+                    await self._remove_ingest(digest, size)
 
 
 def _unlink(path: str) -> None:
-    with storage_errors("what should make room can't be removed"), suppress(FileNotFoundError):
+    with storage_errors("a file can't be removed for others to be stored"), suppress(FileNotFoundError):
         os.unlink(path)
 
 

@@ -1,4 +1,4 @@
-"""Threads for disk work: the loop never waits for a disk."""
+"""Thread pool for disk work: the event loop never waits for a disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _Result = TypeVar("_Result")
 
 
 class DiskThreads:
-    """Some threads, for one store."""
+    """The threads of one store."""
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self._pool = pool
@@ -20,16 +20,16 @@ class DiskThreads:
     @classmethod
     @contextmanager
     def running(cls, count: int, name: str) -> Iterator[DiskThreads]:
-        """So many threads; at the end of the context all their work is done."""
+        """Start *count* threads. At the end of the context all their work is done."""
         with ThreadPoolExecutor(count, thread_name_prefix=name) as pool:
             yield cls(pool)
 
     def start(self, work: Callable[[], _Result]) -> asyncio.Future[_Result]:
-        """Begins it; nothing takes it back."""
+        """Start *work*. It can't be cancelled."""
         return asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     async def run(self, work: Callable[[], _Result]) -> _Result:
-        """Does it, and comes back only when it is done, also when it is cancelled: see `run_all`."""
+        """Do *work* and return when it is done, also if the caller is cancelled: see `run_all`."""
         running = self.start(work)
         try:
             return await asyncio.shield(running)
@@ -38,10 +38,9 @@ class DiskThreads:
             raise
 
     async def run_all(self, *works: Callable[[], None]) -> None:
-        """Does all of it at the same time, and comes back only when all of it is done.
+        """Do all *works* concurrently and return when all are done, also if the caller is cancelled.
 
-        Also when it is cancelled: what it works with must not be closed under a thread that still uses it, and what it
-        removes takes its room until then.
+        A file must not be closed while a thread still uses it, and a removed file takes its space until it is gone.
         """
         running = [self.start(work) for work in works]
         try:

@@ -1,4 +1,4 @@
-"""Uses: what was used lately, and with it what that references, brought into the order of last use."""
+"""Usage tracking: applies noted uses to the LRU order, a manifest's also to what it references, and writes them."""
 
 from __future__ import annotations
 
@@ -8,50 +8,58 @@ from collections.abc import Iterator, Mapping
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import LARGEST
 from mirror.storage.inventory import Inventory
-from mirror.storage.protocols import Ledger
+from mirror.storage.protocols import UsageStore
 
-_DEEPEST = 3  # index -> manifest -> layer; an index of indexes is one more than anybody builds
+_MAX_DEPTH = 3  # index -> manifest -> layer; indexes of indexes are one level more than any builder makes
+_ROWS = 10_000  # that are taken from the inventory at a time
 
 
 class Usage:
-    """The uses of what one inventory holds."""
+    """The uses of the blobs in one inventory."""
 
-    def __init__(self, inventory: Inventory, ledger: Ledger) -> None:
+    def __init__(self, inventory: Inventory, facts: UsageStore) -> None:
         self._inventory = inventory
-        self._ledger = ledger
-        self._taking_up = asyncio.Lock()
+        self._facts = facts
+        self._applying = asyncio.Lock()
 
-    async def take_up(self) -> None:
-        """Applies the uses since the last time to the order: what a manifest references was used with it."""
-        async with self._taking_up:  # whoever comes second waits, or would not see what the first is about to apply
+    async def apply(self) -> None:
+        """Apply the uses noted since the last call to the order. A use of a manifest is one of its references too."""
+        async with self._applying:  # a second caller must wait, or it would not see what the first is about to apply
             noted = self._inventory.noted_uses()
             references = await self._references({digest for digest, _ in noted})
             for digest, used in noted:
-                for one in _closure(digest, references):
+                for one in _image_graph(digest, references):
                     self._inventory.used(one, now=used)
 
     async def _references(self, digests: set[Digest]) -> dict[Digest, tuple[Digest, ...]]:
-        """What those of *digests* that are manifests reference, level by level."""
+        """Return what those of *digests* that are manifests reference, level by level."""
         found: dict[Digest, tuple[Digest, ...]] = {}
-        for _ in range(_DEEPEST):
+        for _ in range(_MAX_DEPTH):
             small = [one for one in digests if (self._inventory.size(one) or LARGEST) < LARGEST and one not in found]
-            level = await self._ledger.manifests(small) if small else {}
+            level = await self._facts.manifests(small) if small else {}
             found.update((digest, fact.references) for digest, fact in level.items())
             digests = {reference for fact in level.values() for reference in fact.references}
         return found
 
-    async def write_down(self) -> None:
-        """Brings into the ledger when each blob was last used, if that changed."""
-        await self.take_up()
-        if self._inventory.changed:
-            self._inventory.changed = False
-            if not await self._ledger.keep_uses(self._inventory.last_uses()):
-                self._inventory.changed = True
+    async def write(self, *, limit: int | None = None) -> None:
+        """Write the rows of blobs that changed, the latest changes first.
+
+        Args:
+            limit: rows to write at most; None for all.
+        """
+        await self.apply()
+        written = 0
+        while self._inventory.is_changed and (limit is None or written < limit):
+            rows = self._inventory.take_changed(_ROWS)
+            written += len(rows)
+            if rows and not await self._facts.keep_blobs(rows):
+                self._inventory.return_changed(rows)
+                return
 
 
-def _closure(digest: Digest, references: Mapping[Digest, tuple[Digest, ...]]) -> Iterator[Digest]:
-    """A digest after all that it references, so that a manifest never outlives its layers."""
+def _image_graph(digest: Digest, references: Mapping[Digest, tuple[Digest, ...]]) -> Iterator[Digest]:
+    """Yield all that a digest references and then itself, so that a manifest never outlives its layers."""
     for reference in references.get(digest, ()):
         if reference != digest:
-            yield from _closure(reference, references)
+            yield from _image_graph(reference, references)
     yield digest

@@ -52,7 +52,7 @@ async def test_import_reports_each_image_that_does_not_fit(tmp_path: Path) -> No
     assert result.status == 1, result
     large, small = result.err.splitlines()
     assert large.startswith("team/app:large: ")
-    assert "no room for 3000000 bytes" in large
+    assert "no space for 3000000 bytes" in large
     assert small == "team/app:small: is here"
 
 

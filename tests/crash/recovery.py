@@ -12,7 +12,7 @@ from tests.real.cache import CacheDirectory, Contents
 from tests.real.mirror import Mirror
 from tests.real.program import eventually
 
-_BAD_EVENTS = {"request_crashed", "download_crashed", "upkeep_crashed", "upkeep_failed"}
+_BAD_EVENTS = {"request_crashed", "download_crashed", "maintenance_crashed", "maintenance_failed"}
 
 
 @dataclass(slots=True)
@@ -139,7 +139,7 @@ class Recovery:
     async def _check_rebuilt(self) -> None:
         """Assert that a lost ledger is rebuilt from the blobs, with an event in the log."""
         if self.lost and self.before.blobs:
-            await self.mirror.program.until(lambda: bool(self.mirror.events("ledger_rebuilt")), within=10)
+            await self.mirror.program.until(lambda: bool(self.mirror.events("facts_rebuilt")), within=10)
             self.figures.rebuilt += 1
 
     def check_log(self) -> None:
@@ -148,5 +148,5 @@ class Recovery:
         bad = [event for event in self.mirror.events() if event["event"] in _BAD_EVENTS]
         assert not bad, bad
         if not self.damaged:
-            bad = [event for event in self.mirror.events() if str(event["event"]).startswith("ledger_")]
+            bad = [event for event in self.mirror.events() if str(event["event"]).startswith("facts_")]
             assert not bad, bad

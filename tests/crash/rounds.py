@@ -157,7 +157,7 @@ class CacheRounds:
             watching.cancel()
         self.answers += load.answers
         self.kills[str(drawn).partition(",")[0]] += 1
-        if any(event["event"] == "ledger_failed" for event in mirror.events()):
+        if any(event["event"] == "facts_failed" for event in mirror.events()):
             self.known.clear()  # the damaged database has not stored every acknowledged fact
 
     def _change_upstream(self) -> None:

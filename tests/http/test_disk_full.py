@@ -240,5 +240,5 @@ async def test_start_on_a_full_disk(tmp_path: Path, upstream: Upstream) -> None:
             ):
                 assert (await client.get(upstream.blob(young))).cache_status == "mirror; hit"
                 assert not (cache / "blobs" / "sha256" / old.hex).exists()
-                assert not again.events("ledger_damaged")
+                assert not again.events("facts_damaged")
     assert len(upstream.registry.journal) == asked

@@ -26,7 +26,7 @@ silence = "2s"
 shutdown = "2s"
 """
 _ENDS_WITHIN = 10.0  # seconds from SIGTERM to the end: shutdown, plus a margin for a busy machine
-_BAD_EVENTS = {"request_crashed", "download_crashed", "upkeep_crashed", "upkeep_failed", "ledger_failed"}
+_BAD_EVENTS = {"request_crashed", "download_crashed", "maintenance_crashed", "maintenance_failed", "facts_failed"}
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ from mirror.oci.ranges import Span
 from mirror.origin import PullContext
 from mirror.pull.downloads import Downloads
 from mirror.storage.disk import DiskStore
-from mirror.storage.ledger import DiskLedger
+from mirror.storage.fact_store import DiskFacts
 from tests.unit.contents import Content, layer
 from tests.unit.followers import Follower
 from tests.unit.loops import Loop
@@ -108,8 +108,8 @@ class DownloadsMachine(RuleBasedStateMachine):
 
     async def _open(self) -> None:
         cache = CacheSettings(path=self.root, max_size=self.limit, min_free=0)
-        ledger = await self.exits.enter_async_context(DiskLedger.open(self.root / "ledger"))
-        self.store = await self.exits.enter_async_context(DiskStore.at(cache, ledger, Metrics()))
+        facts = await self.exits.enter_async_context(DiskFacts.open(self.root / "ledger"))
+        self.store = await self.exits.enter_async_context(DiskStore.at(cache, facts, Metrics()))
         self.downloads = Downloads(self.store, lambda _: [Sources(self.sources)], Metrics())
 
     def teardown(self) -> None:

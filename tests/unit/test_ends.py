@@ -17,7 +17,7 @@ from mirror.observability.metrics import Metrics
 from mirror.oci.ranges import Span
 from mirror.pull.downloads import Downloads
 from mirror.storage.disk import DiskStore
-from mirror.storage.ledger import DiskLedger
+from mirror.storage.fact_store import DiskFacts
 from tests.unit.contents import Content, layer
 from tests.unit.followers import Follower
 from tests.unit.loops import Loop, new_loop
@@ -32,7 +32,7 @@ WITHHELD = 64 * 2**10
 @asynccontextmanager
 async def stores(root: Path, limit: int = 2**20) -> AsyncIterator[DiskStore]:
     cache = CacheSettings(path=root, max_size=limit, min_free=0)
-    async with DiskLedger.open(root / "ledger") as ledger, DiskStore.at(cache, ledger, Metrics()) as store:
+    async with DiskFacts.open(root / "ledger") as facts, DiskStore.at(cache, facts, Metrics()) as store:
         yield store
 
 

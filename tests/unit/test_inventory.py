@@ -1,14 +1,15 @@
 """The inventory: what is stored, how much room it takes, who holds it, and in which order it was last used."""
 
+import math
 from collections import Counter
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mirror.oci.digest import Digest
-from mirror.storage.inventory import Inventory
+from mirror.storage.inventory import BlobTable, Inventory
 
-DIGESTS = [Digest.of(bytes([number])) for number in range(6)]
+DIGESTS = [Digest.of(bytes([number]), "sha512" if number % 3 else "sha256") for number in range(6)]
 digests = st.sampled_from(DIGESTS)
 sizes = st.integers(0, 100)
 
@@ -24,6 +25,7 @@ class InventoryMachine(RuleBasedStateMachine):
         self.noted: dict[Digest, float] = {}
         self.reserved = 0
         self.held = Counter[Digest]()
+        self.written: dict[Digest, float] = {}  # last uses that were returned as changed
         self.now = 0.0
 
     def tick(self) -> float:
@@ -33,12 +35,14 @@ class InventoryMachine(RuleBasedStateMachine):
     def strike(self, digest: Digest) -> None:
         self.sizes.pop(digest, None)
         self.used.pop(digest, None)
+        self.written.pop(digest, None)
 
     @rule(digest=digests, size=sizes)
     def add(self, digest: Digest, size: int) -> None:
         self.take_up_uses()  # they were earlier
         self.inventory.add(digest, size, now=self.tick())
         self.sizes[digest], self.used[digest] = size, self.now
+        self.written.pop(digest, None)
 
     @rule(digest=digests)
     def remove(self, digest: Digest) -> None:
@@ -88,9 +92,14 @@ class InventoryMachine(RuleBasedStateMachine):
     @rule()
     def reload(self) -> None:
         """What was written down makes the same inventory, in the order of last use."""
+        found = BlobTable()
+        for digest, size in self.sizes.items():
+            found.append(digest.hex, size, self.used[digest])
+        found.sort()
         self.inventory = Inventory()
-        self.inventory.load({digest: (size, self.used[digest]) for digest, size in self.sizes.items()})
+        self.inventory.load(found, since=math.inf)
         self.noted.clear()
+        self.written = dict(self.used)
         self.held.clear()
         self.reserved = 0
 
@@ -104,7 +113,37 @@ class InventoryMachine(RuleBasedStateMachine):
         for digest in DIGESTS:
             assert (digest in self.inventory) == (digest in self.sizes)
             assert self.inventory.size(digest) == self.sizes.get(digest)
-        assert self.inventory.last_uses() == self.used
+            last = self.used.get(digest)
+            assert self.inventory.last_use(digest) == (None if last is None else max(last, self.noted.get(digest, 0)))
+
+    @rule(limit=st.integers(1, 7), works=st.booleans())
+    def write_changed(self, limit: int, works: bool) -> None:
+        """Every row that changed is returned once, and again if it could not be written."""
+        rows = self.inventory.take_changed(limit)
+        changed = {digest for digest in self.sizes if self.written.get(digest) != self.used[digest]}
+        assert len(rows) == min(limit, len(changed)) == len({text for text, _, _ in rows})
+        for text, size, used in rows:
+            digest = Digest.parse(text)
+            assert digest in changed
+            assert (size, used) == (self.sizes[digest], self.used[digest])
+            if works:
+                self.written[digest] = used
+        if not works:
+            self.inventory.return_changed(rows)
+
+    @rule(digest=digests, size=sizes, lost=digests)
+    def load_again(self, digest: Digest, size: int, lost: Digest) -> None:
+        """A directory that was replaced is loaded again: what was added meanwhile stays, all else is as found."""
+        self.take_up_uses()
+        found = BlobTable()
+        for one in self.sizes.keys() - {lost}:
+            found.append(one.hex, self.sizes[one], self.used[one])
+        found.sort()
+        self.strike(lost)
+        since = self.tick()
+        self.add(digest, size)
+        self.inventory.load(found, since=since)
+        self.written = dict(self.used) | {digest: -1.0}
 
     @invariant()
     def the_order_is_that_of_use(self) -> None:

@@ -13,7 +13,7 @@ from mirror.observability.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.primitives.singleflight import KeyedLock
 from mirror.storage.disk import DiskStore
-from mirror.storage.ledger import DiskLedger
+from mirror.storage.fact_store import DiskFacts
 
 CONTENT = os.urandom(100_000)
 DIGEST = Digest.of(CONTENT)
@@ -24,8 +24,8 @@ LIMIT = 250_000
 async def store(tmp_path: Path) -> AsyncIterator[DiskStore]:
     """An empty store with space for two and a half such blobs."""
     async with (
-        DiskLedger.open(tmp_path / "ledger") as ledger,
-        DiskStore.at(CacheSettings(path=tmp_path, max_size=LIMIT, min_free=0), ledger, Metrics()) as store,
+        DiskFacts.open(tmp_path / "ledger") as facts,
+        DiskStore.at(CacheSettings(path=tmp_path, max_size=LIMIT, min_free=0), facts, Metrics()) as store,
     ):
         yield store
 
@@ -115,12 +115,12 @@ async def test_space_is_free_only_after_the_evicted_file_is_removed(
         unlink(path)
 
     monkeypatch.setattr(os, "unlink", slow)
-    evicting = asyncio.create_task(store.make_room(100_000))
+    evicting = asyncio.create_task(store.reserve(100_000))
     await unlinking.wait()
     evicting.cancel()
-    await store.make_room(len(new))
+    await store.reserve(len(new))
     assert on_disk(tmp_path) == 0
     with pytest.raises(asyncio.CancelledError):
         await evicting
     with pytest.raises(NoSpace):
-        await store.make_room(LIMIT)
+        await store.reserve(LIMIT)

@@ -19,7 +19,7 @@ from mirror.errors import IntegrityError, NoSpace
 from mirror.observability.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.storage.disk import DiskStore
-from mirror.storage.ledger import DiskLedger
+from mirror.storage.fact_store import DiskFacts
 from tests.unit.contents import Content
 from tests.unit.expected import WORLD, Arrival, Expected, Reader, Space, Use, weight
 from tests.unit.loops import Loop
@@ -47,19 +47,20 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize(limit=limits)
     def begin(self, limit: int) -> None:
-        """The ledger knows all manifests from the beginning."""
         self.expected.limit = limit
         self.loop.run(self._open())
-        for digest, content in WORLD.items():
-            if content.fact is not None:
-                self.loop.run(self.ledger.keep_manifest(digest, content.fact))
+
+    def _keep_fact(self, content: Content) -> None:
+        """Record what a manifest references, before it is stored: the facts of the last one went with its eviction."""
+        if content.fact is not None:
+            self.loop.run(self.facts.keep_manifest(content.digest, content.fact))
 
     async def _open(self) -> None:
         self.exits = AsyncExitStack()
         self.directory.mkdir(exist_ok=True)
         cache = CacheSettings(path=self.directory, max_size=self.expected.limit, min_free=0)
-        self.ledger = await self.exits.enter_async_context(DiskLedger.open(self.directory / "ledger"))
-        self.store = await self.exits.enter_async_context(DiskStore.at(cache, self.ledger, Metrics()))
+        self.facts = await self.exits.enter_async_context(DiskFacts.open(self.directory / "ledger"))
+        self.store = await self.exits.enter_async_context(DiskStore.at(cache, self.facts, Metrics()))
 
     def teardown(self) -> None:
         try:
@@ -102,6 +103,7 @@ class StoreMachine(RuleBasedStateMachine):
     def put(self, content: Content) -> None:
         """Small content, verified by whoever has it; what is stored already stays as it is."""
         came = stored = content.digest in self.expected.used
+        self._keep_fact(content)
         with self.step(needs=0 if stored else len(content.body)):
             self.loop.run(self.store.put(content.digest, content.body))
             came = True
@@ -193,6 +195,7 @@ class StoreMachine(RuleBasedStateMachine):
             self._break_off(arrival)
             return
         arrival.ingest.verify(size)
+        self._keep_fact(arrival.content)
         with self.step():
             self.loop.run(arrival.ingest.commit())
             self.loop.run(arrival.exits.aclose())
@@ -302,7 +305,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         with self.step():
             self.loop.run(self.store.flush())
-            self.loop.run(self.store.make_room(0))
+            self.loop.run(self.store.reserve(0))
             self.loop.run(self.store.forget_ingests(older_than=-60 if how == "a day" else 60))
             if how == "a day":
                 self.expected.kept.clear()
@@ -322,7 +325,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.expected.limit = limit
         with self.step():
             self.loop.run(self._open())
-            self.loop.run(self.store.make_room(0))  # as who opens it does, once pins are held
+            self.loop.run(self.store.reserve(0))  # as who opens it does, once pins are held
 
     # What always holds
 

@@ -17,8 +17,8 @@ from mirror.oci.ranges import Span
 from mirror.origin import PullContext
 from mirror.pull.downloads import Downloads
 from mirror.storage.disk import DiskStore
+from mirror.storage.fact_store import DiskFacts
 from mirror.storage.ingest import DiskIngest
-from mirror.storage.ledger import DiskLedger
 from tests.unit.sources import CONTEXT
 
 CONTENT = b"right" * 40_000
@@ -78,8 +78,8 @@ async def test_who_comes_too_late_gets_a_download_of_his_own(tmp_path: Path, mon
     origin = Changing(CONTENT[:-1] + b"!")
     monkeypatch.setattr(DiskIngest, "close", slow)
     async with (
-        DiskLedger.open(tmp_path / "ledger") as ledger,
-        DiskStore.at(CacheSettings(path=tmp_path, max_size=2**20, min_free=0), ledger, Metrics()) as store,
+        DiskFacts.open(tmp_path / "ledger") as facts,
+        DiskStore.at(CacheSettings(path=tmp_path, max_size=2**20, min_free=0), facts, Metrics()) as store,
         Downloads(store, lambda _: [origin], Metrics()) as downloads,
         asyncio.timeout(WITHIN),
     ):

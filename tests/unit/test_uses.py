@@ -1,7 +1,7 @@
 """The order of use: what is evicted first when things happen at the same time, or late."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from mirror.errors import NoSpace
 from mirror.observability.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.storage.disk import DiskStore
+from mirror.storage.fact_store import DiskFacts
 from mirror.storage.facts import ManifestFact
-from mirror.storage.ledger import DiskLedger
+from mirror.storage.inventory import BlobRow
 from tests.unit.contents import Content, layer, manifest
 from tests.unit.loops import new_loop
 
@@ -21,7 +22,7 @@ OLD, NEW, MORE = layer("old", 100), layer("new", 100), layer("more", 100)
 IMAGE = manifest("image", 50, OLD)
 
 
-class SlowLedger(DiskLedger):
+class SlowFacts(DiskFacts):
     """One that takes as long to say what is a manifest as a test likes."""
 
     answers: asyncio.Event
@@ -33,14 +34,14 @@ class SlowLedger(DiskLedger):
 
 
 @asynccontextmanager
-async def stores(root: Path, limit: int) -> AsyncIterator[tuple[DiskStore, SlowLedger]]:
+async def stores(root: Path, limit: int) -> AsyncIterator[tuple[DiskStore, SlowFacts]]:
     cache = CacheSettings(path=root, max_size=limit, min_free=0)
-    async with SlowLedger.open(root / "ledger") as ledger:
-        assert isinstance(ledger, SlowLedger)
-        ledger.answers = asyncio.Event()
-        ledger.answers.set()
-        async with DiskStore.at(cache, ledger, Metrics()) as store:
-            yield store, ledger
+    async with SlowFacts.open(root / "ledger") as facts:
+        assert isinstance(facts, SlowFacts)
+        facts.answers = asyncio.Event()
+        facts.answers.set()
+        async with DiskStore.at(cache, facts, Metrics()) as store:
+            yield store, facts
 
 
 async def put(store: DiskStore, *contents: Content) -> None:
@@ -77,10 +78,10 @@ def test_a_base_layer_does_not_die_while_images_on_it_arrive(tmp_path: Path) -> 
     """Clients have it, and never ask for it: the manifest that arrives is its use."""
 
     async def scene() -> None:
-        async with stores(tmp_path, 250) as (store, ledger):
+        async with stores(tmp_path, 250) as (store, facts):
             await put(store, OLD, NEW)
             assert IMAGE.fact is not None
-            await ledger.keep_manifest(IMAGE.digest, IMAGE.fact)
+            await facts.keep_manifest(IMAGE.digest, IMAGE.fact)
             await put(store, IMAGE, MORE)
             assert (OLD.digest in store, NEW.digest in store) == (True, False)
 
@@ -93,10 +94,10 @@ def test_a_use_reaches_through_two_levels(tmp_path: Path) -> None:
     index = manifest("index", 50, IMAGE)
 
     async def scene() -> None:
-        async with stores(tmp_path, 300) as (store, ledger):
+        async with stores(tmp_path, 300) as (store, facts):
             for one in (IMAGE, index):
                 assert one.fact is not None
-                await ledger.keep_manifest(one.digest, one.fact)
+                await facts.keep_manifest(one.digest, one.fact)
             await put(store, OLD, IMAGE, index, NEW)
             store.use(index.digest)
             await put(store, MORE)
@@ -110,16 +111,16 @@ def test_a_use_counts_while_it_is_being_taken_up(tmp_path: Path) -> None:
     """Whoever makes room meanwhile waits for it, or the blob that was used just now would go."""
 
     async def scene() -> None:
-        async with stores(tmp_path, 200) as (store, ledger):
+        async with stores(tmp_path, 200) as (store, facts):
             await put(store, OLD, NEW)
             await store.flush()
             store.use(OLD.digest)
-            ledger.answers.clear()
+            facts.answers.clear()
             flushing = asyncio.create_task(store.flush())
             await asyncio.sleep(1)
             putting = asyncio.create_task(put(store, MORE))
             await asyncio.sleep(1)
-            ledger.answers.set()
+            facts.answers.set()
             await asyncio.gather(flushing, putting)
             assert (OLD.digest in store, NEW.digest in store) == (True, False)
 
@@ -131,17 +132,17 @@ def test_uses_are_taken_up_in_their_order(tmp_path: Path) -> None:
     """Also by two who do it at the same time, the first of them for longer."""
 
     async def scene() -> None:
-        async with stores(tmp_path, 300) as (store, ledger):
+        async with stores(tmp_path, 300) as (store, facts):
             await put(store, OLD, NEW)
             await store.flush()
             store.use(NEW.digest)
-            ledger.answers.clear()
+            facts.answers.clear()
             first = asyncio.create_task(store.flush())
             await asyncio.sleep(1)
             store.use(OLD.digest)
             second = asyncio.create_task(store.flush())
             await asyncio.sleep(1)
-            ledger.answers.set()
+            facts.answers.set()
             await asyncio.gather(first, second)
             await put(store, MORE, layer("last", 100))
             assert (OLD.digest in store, NEW.digest in store) == (True, False)
@@ -169,27 +170,27 @@ def test_room_is_made_once_for_each(tmp_path: Path, before: tuple[Content, ...])
 
 
 def test_what_did_not_change_is_not_written_down_again(tmp_path: Path) -> None:
-    """Upkeep comes every half minute, and most of the time nothing was used."""
+    """Maintenance runs every 30 s, and writes only the rows of blobs that changed since."""
 
-    class CountingLedger(DiskLedger):
+    class CountingFacts(DiskFacts):
         written = 0
 
-        async def keep_uses(self, uses: Mapping[Digest, float]) -> bool:
-            self.written += 1
-            return await super().keep_uses(uses)
+        async def keep_blobs(self, rows: Sequence[BlobRow]) -> bool:
+            self.written += len(rows)
+            return await super().keep_blobs(rows)
 
     async def scene() -> list[int]:
         cache, counts = CacheSettings(path=tmp_path, max_size=1000, min_free=0), []
-        async with CountingLedger.open(tmp_path / "ledger") as ledger:
-            assert isinstance(ledger, CountingLedger)
-            async with DiskStore.at(cache, ledger, Metrics()) as store:
-                await put(store, OLD)
+        async with CountingFacts.open(tmp_path / "ledger") as facts:
+            assert isinstance(facts, CountingFacts)
+            async with DiskStore.at(cache, facts, Metrics()) as store:
+                await put(store, OLD, NEW)
                 for used in (None, None, OLD):
                     if used is not None:
                         store.use(used.digest)
                     await store.flush()
-                    counts.append(ledger.written)
+                    counts.append(facts.written)
         return counts
 
     with new_loop() as loop:
-        assert loop.run(scene()) == [1, 1, 2]
+        assert loop.run(scene()) == [2, 2, 3]

@@ -1,0 +1,253 @@
+"""Rows of the fact database, as a key-value store of JSON objects that keeps working while the disk is full.
+
+A damaged row counts as absent: every fact can be learned from the upstream or rebuilt from the cache directory. A row
+that can't be written is kept in memory, up to a limit, and written later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import diskcache
+import structlog
+
+from mirror.errors import StorageFailed
+from mirror.observability.log import RateLimitedLog
+from mirror.oci.digest import Digest
+from mirror.storage import database
+from mirror.storage.database import DAMAGE, RowInvalid, SchemaDiffers
+
+_Result = TypeVar("_Result")
+Rows = Mapping[str, tuple[Mapping[str, object] | None, str | None]]
+"""By key: the value (None to delete the row), and the digest that the row is about."""
+
+_MAX_UNWRITTEN = 65_536  # rows, about 30 MiB; above it the oldest are forgotten
+log = structlog.get_logger()
+
+
+class FactRows:
+    """The rows of one database. All SQLite calls run on one thread, in the order in which they were made.
+
+    Attributes:
+        replaced: why the database was replaced by a new one; None if it was not.
+    """
+
+    def __init__(self, cache: Any, thread: ThreadPoolExecutor, replaced: str | None = None) -> None:  # noqa: ANN401 - diskcache has no types
+        self._cache = cache
+        self._thread = thread
+        self._path = Path(cache.directory)
+        self._identity = database.identity_of(cache)
+        self._damage: str | None = None
+        self._is_checked = not database.needs_later_check(self._path)
+        self._unwritten: OrderedDict[str, tuple[Mapping[str, object] | None, str | None]] = OrderedDict()
+        self._invalid_reported = False
+        self._rate_limited_log = RateLimitedLog(log)
+        self.replaced = replaced
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, path: Path) -> AsyncIterator[Self]:
+        """Open the database at *path*, or create it. An unreadable one is put aside and replaced.
+
+        Raises:
+            StorageFailed: if not even a new one can be created.
+        """
+        thread = ThreadPoolExecutor(1, thread_name_prefix="facts")  # one thread: SQLite has one writer anyway
+        loop = asyncio.get_running_loop()
+        try:
+            cache, replaced = await loop.run_in_executor(thread, database.open_or_replace, path)
+            facts = cls(cache, thread, replaced)
+            try:
+                yield facts
+            finally:
+                await facts._write_unwritten()
+                await loop.run_in_executor(thread, facts._cache.close)
+        finally:
+            thread.shutdown()
+
+    @classmethod
+    @asynccontextmanager
+    async def beside(cls, path: Path) -> AsyncIterator[Self | None]:
+        """Open the database of a mirror that may be running; None if it can't be read: nothing is replaced."""
+        thread = ThreadPoolExecutor(1, thread_name_prefix="facts")
+        loop = asyncio.get_running_loop()
+        facts = None
+        try:
+            if (path / "cache.db").exists():
+                with suppress(*DAMAGE, SchemaDiffers, diskcache.Timeout):
+                    facts = cls(await loop.run_in_executor(thread, database.opened, path), thread)
+            yield facts
+        finally:
+            if facts is not None:
+                await loop.run_in_executor(thread, facts._cache.close)
+            thread.shutdown()
+
+    # Rows
+
+    async def _run(self, call: Callable[[], _Result], otherwise: _Result, *, key: str) -> _Result:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+        except (*DAMAGE, diskcache.Timeout) as error:
+            self._note_failure(error, key)
+            return otherwise
+
+    def _note_failure(self, error: Exception, key: str) -> None:
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+            self._damage = str(error)
+        self._rate_limited_log.warning("facts_failed", str(error), key=key, error=str(error))
+
+    def _report_invalid(self, key: str, count: int = 1) -> None:
+        """Log rows that this program did not write, once for each store."""
+        if not self._invalid_reported:
+            self._invalid_reported = True
+            log.warning("facts_invalid", rows=count, first=key, path=str(self._path))
+
+    def _read(self, key: str) -> object:
+        """Return the value of a row. On the fact thread."""
+        if key in self._unwritten:
+            return self._unwritten[key][0]
+        try:
+            return self._cache.get(key)
+        except RowInvalid:
+            self._report_invalid(key)
+            return None
+
+    async def _get(self, key: str) -> object:
+        if key in self._unwritten:
+            return self._unwritten[key][0]
+        return await self._run(lambda: self._read(key), None, key=key)
+
+    async def _get_fact(self, key: str, parse: Callable[[object], _Result | None]) -> _Result | None:
+        row = await self._get(key)
+        fact = parse(row)
+        if fact is None and row is not None:
+            self._report_invalid(key)
+        return fact
+
+    async def _set(self, key: str, value: Mapping[str, object] | None, tag: Digest | None = None) -> None:
+        rows = {key: (value, None if tag is None else str(tag))}
+        if await self._run(lambda: self._write(rows), False, key=key):
+            self._unwritten.pop(key, None)
+        else:
+            self._unwritten[key] = rows[key]
+            self._unwritten.move_to_end(key)
+            while len(self._unwritten) > _MAX_UNWRITTEN:
+                self._unwritten.popitem(last=False)
+
+    def _write(self, rows: Rows) -> bool:
+        with self._cache.transact():
+            for key, (value, tag) in rows.items():
+                if value is None:
+                    self._cache.delete(key)
+                else:
+                    self._cache.set(key, value, tag=tag)
+        return True
+
+    async def _write_unwritten(self) -> None:
+        rows = dict(self._unwritten)
+        if not rows:
+            return
+        if await self._run(lambda: self._write(rows), False, key=f"{len(rows)} rows"):
+            for key, row in rows.items():
+                if self._unwritten.get(key) is row:
+                    del self._unwritten[key]
+
+    async def _list(self, prefix: str) -> list[tuple[str, object]]:
+        """Return key and value of every row whose key begins with *prefix*."""
+
+        def read() -> dict[str, object]:
+            found = dict(self._rows(prefix))
+            for key, (value, _) in tuple(self._unwritten.items()):
+                if key.startswith(prefix):
+                    found[key] = value
+            return found
+
+        none: dict[str, object] = {}
+        found = await self._run(read, none, key=f"{prefix}…")
+        return [(key, value) for key, value in found.items() if value is not None]
+
+    def _rows(self, prefix: str) -> Iterator[tuple[str, object]]:
+        """Yield key and value of every valid row whose key begins with *prefix*. On the fact thread."""
+        with self._invalid_rows() as invalid:
+            for key, text in database.rows_of(self._path, prefix):
+                value = None
+                with suppress(RowInvalid, UnicodeDecodeError):
+                    name, value = key.decode(), None if text is None else database.decoded(text)
+                if value is None:
+                    invalid.append(key)
+                else:
+                    yield name, value
+
+    @contextmanager
+    def _invalid_rows(self) -> Iterator[list[object]]:
+        """Collect the keys of invalid rows, and report them at the end."""
+        invalid: list[object] = []
+        yield invalid
+        if invalid:
+            first = invalid[0]
+            self._report_invalid(
+                first.decode(errors="replace") if isinstance(first, bytes) else str(first), len(invalid)
+            )
+
+    # Durability and repair
+
+    async def sync(self) -> None:
+        """Make everything written so far survive a power failure.
+
+        A commit alone does not: with `synchronous = NORMAL` SQLite syncs its write-ahead log only at checkpoints.
+
+        Raises:
+            StorageFailed: if a row could not be written, or not be synced.
+        """
+        await self._write_unwritten()
+        if self._unwritten:
+            raise StorageFailed(f"the fact database {self._path} can't be written; nothing else of it is lost")
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._sync)
+        except OSError as error:
+            raise StorageFailed(f"the fact database {self._path} can't be synced: {error.strerror}") from error
+
+    def _sync(self) -> None:
+        for path in (self._path / "cache.db-wal", self._path, self._path.parent):  # the directories: for new files
+            with suppress(FileNotFoundError):  # a write-ahead log that was just checkpointed is synced
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+
+    async def mend(self) -> None:
+        """Write the rows that could not be written before. Replace a database that is gone or damaged by a new one.
+
+        Raises:
+            StorageFailed: if it can't be replaced.
+        """
+        if not self._is_checked:
+            self._is_checked = True
+            await asyncio.to_thread(self._check)
+        reason = self._damage
+        if reason is None and database.identity_of(self._cache) != self._identity:
+            reason = "its file is gone"
+        if reason is not None:
+            log.warning("facts_damaged", path=str(self._path), error=reason)
+            self._cache = await asyncio.get_running_loop().run_in_executor(
+                self._thread, database.renewed, self._path, self._cache
+            )
+            self._identity, self._damage, self.replaced = database.identity_of(self._cache), None, reason
+        await self._write_unwritten()
+
+    def _check(self) -> None:
+        try:
+            database.quick_check(self._path)
+        except sqlite3.OperationalError as error:
+            log.info("facts_not_checked", error=str(error))
+        except sqlite3.Error as error:
+            self._damage = str(error)

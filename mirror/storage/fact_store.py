@@ -1,0 +1,227 @@
+"""Fact store on disk: tags, manifests, rights, pins and last uses, as rows of a diskcache database in `<cache>/ledger`.
+
+A row of another shape counts as absent and is reported once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+
+import diskcache
+
+from mirror.oci.digest import Digest
+from mirror.oci.image_names import Image
+from mirror.oci.names import Repository, Tag
+from mirror.storage import database
+from mirror.storage.database import DAMAGE, RowInvalid
+from mirror.storage.fact_rows import FactRows, Rows
+from mirror.storage.facts import (
+    HeldFact,
+    ManifestFact,
+    TagFact,
+    held_key,
+    parse_blob,
+    parse_image,
+    parse_repository,
+    tag_key,
+)
+from mirror.storage.inventory import BlobRow
+
+_BATCH = 1000  # rows of one transaction, about 50 ms: reads wait for it
+_BLOB_KEYS = ((b"blob sha256:", 76), (b"blob sha512:", 140))  # prefix and length
+
+
+class DiskFacts(FactRows):
+    """The facts of one cache directory."""
+
+    async def is_rebuilt(self, part: str) -> bool:
+        """Return whether *part* ("names", "manifests") holds all that can be rebuilt. A new database does not."""
+        return await self._get(f"meta rebuilt {part}") is not None
+
+    async def keep_rebuilt(self, part: str) -> None:
+        await self._set(f"meta rebuilt {part}", {"part": part})
+
+    async def scrubbed(self) -> Digest | None:
+        """Return the blob that the scrub inspected last."""
+        row = await self._get("meta scrubbed")
+        return Digest.parse_or_none(row.get("digest")) if isinstance(row, dict) else None
+
+    async def keep_scrubbed(self, digest: Digest | None) -> None:
+        await self._set("meta scrubbed", None if digest is None else {"digest": str(digest)})
+
+    # Tags
+
+    async def tag(self, repository: Repository, tag: Tag) -> TagFact | None:
+        return await self._get_fact(tag_key(repository, tag), TagFact.parse)
+
+    async def keep_tag(self, repository: Repository, tag: Tag, fact: TagFact) -> None:
+        await self._set(tag_key(repository, tag), fact.row())
+
+    async def drop_tag(self, repository: Repository, tag: Tag) -> None:
+        await self._set(tag_key(repository, tag), None)
+
+    async def tags(self, repository: Repository) -> Mapping[Tag, Digest]:
+        """Return the digests of all known tags of a repository."""
+        found = await self._tags(f"tag {repository}:")
+        return {tag: fact.digest for (_, tag), fact in found.items()}
+
+    async def all_tags(self) -> Mapping[tuple[Repository, Tag], TagFact]:
+        """Return all tags of all repositories."""
+        return await self._tags("tag ")
+
+    async def tag_names(self) -> list[tuple[Repository, Tag]]:
+        """Return the names of all tags of all repositories."""
+        return list(await self.all_tags())
+
+    async def _tags(self, prefix: str) -> dict[tuple[Repository, Tag], TagFact]:
+        found: dict[tuple[Repository, Tag], TagFact] = {}
+        rows = await self._list(prefix)
+        with self._invalid_rows() as invalid:
+            for key, value in rows:
+                image, fact = parse_image(key.removeprefix("tag ")), TagFact.parse(value)
+                if image is None or fact is None or not isinstance(image.reference, Tag):
+                    invalid.append(key)
+                else:
+                    found[image.repository, image.reference] = fact
+        return found
+
+    # Manifests
+
+    async def manifest(self, digest: Digest) -> ManifestFact | None:
+        return await self._get_fact(f"manifest {digest}", ManifestFact.parse)
+
+    async def manifests(self, digests: Iterable[Digest]) -> Mapping[Digest, ManifestFact]:
+        """Return those of *digests* that are known as manifests."""
+        chosen = tuple(digests)
+
+        def read() -> dict[Digest, ManifestFact]:
+            found = ((digest, ManifestFact.parse(self._read(f"manifest {digest}"))) for digest in chosen)
+            return {digest: fact for digest, fact in found if fact is not None}
+
+        none: dict[Digest, ManifestFact] = {}
+        return await self._run(read, none, key="manifest …")
+
+    async def keep_manifest(self, digest: Digest, fact: ManifestFact) -> None:
+        await self._set(f"manifest {digest}", fact.row(), digest)
+
+    async def add_manifests(self, facts: Mapping[Digest, ManifestFact]) -> bool:
+        """Add those of *facts* whose manifests have none yet. Return whether that succeeded."""
+        known = await self.manifests(facts)
+        rows = {
+            f"manifest {digest}": (fact.row(), str(digest)) for digest, fact in facts.items() if digest not in known
+        }
+        return await self._run(lambda: self._write(rows), False, key="manifest …")
+
+    # Rights
+
+    async def held(self, repository: Repository) -> Mapping[Digest, HeldFact]:
+        """Return what the repository was seen to hold, without what its manifests reference."""
+        return (await self._held(f"held {repository} ")).get(repository, {})
+
+    async def keep_held(self, repository: Repository, digest: Digest, fact: HeldFact) -> None:
+        await self._set(held_key(repository, digest), fact.row(), digest)
+
+    async def drop_held(self, repository: Repository, digest: Digest) -> None:
+        await self._set(held_key(repository, digest), None)
+
+    async def all_held(self) -> Mapping[Repository, Mapping[Digest, HeldFact]]:
+        """Return the same for every repository."""
+        return await self._held("held ")
+
+    async def all_holdings(self) -> Mapping[Repository, frozenset[Digest]]:
+        """Return the digests of `all_held`."""
+        return {repository: frozenset(held) for repository, held in (await self.all_held()).items()}
+
+    async def _held(self, prefix: str) -> dict[Repository, dict[Digest, HeldFact]]:
+        found: defaultdict[Repository, dict[Digest, HeldFact]] = defaultdict(dict)
+        rows = await self._list(prefix)
+        with self._invalid_rows() as invalid:
+            for key, value in rows:
+                name, _, text = key.removeprefix("held ").partition(" ")
+                repository, digest, fact = parse_repository(name), Digest.parse_or_none(text), HeldFact.parse(value)
+                if repository is None or digest is None or fact is None:
+                    invalid.append(key)
+                else:
+                    found[repository][digest] = fact
+        return dict(found)
+
+    # Pins
+
+    async def pins(self) -> frozenset[Image]:
+        """Return the images that are never evicted."""
+        rows = await self._list("pin ")
+        with self._invalid_rows() as invalid:
+            images = {key: parse_image(key.removeprefix("pin ")) for key, _ in rows}
+            invalid += [key for key, image in images.items() if image is None]
+        return frozenset(image for image in images.values() if image is not None)
+
+    async def keep_pin(self, image: Image) -> None:
+        await self._set(f"pin {image}", {})
+
+    async def drop_pin(self, image: Image) -> None:
+        await self._set(f"pin {image}", None)
+
+    # Sizes and last uses
+
+    async def load_blobs(self, take: Callable[[str, int, float], None]) -> None:
+        """Call *take* on the fact thread with hex digits, size and last use of every blob that has a row."""
+
+        def read() -> None:
+            with self._invalid_rows() as invalid:
+                for key, text in database.blob_rows(self._path):
+                    name, row = _blob_name(key), None
+                    if name is not None and text is not None:
+                        with suppress(RowInvalid):
+                            row = parse_blob(database.decoded(text))
+                    if name is None or row is None:
+                        invalid.append(key)
+                    else:
+                        take(name, *row)
+
+        await self._run(read, None, key="blob …")
+
+    async def keep_blobs(self, rows: Sequence[BlobRow]) -> bool:
+        """Write size and last use of these blobs, in transactions of 1000 rows. Return whether that succeeded."""
+        ordered = sorted(rows)
+        for at in range(0, len(ordered), _BATCH):
+            batch = ordered[at : at + _BATCH]
+            written = {f"blob {text}": ({"size": size, "used": used}, text) for text, size, used in batch}
+            if not await self._run(lambda rows=written: self._write(rows), False, key="blob …"):  # type: ignore[misc]
+                return False
+        return True
+
+    async def drop_blobs(self, texts: Sequence[str]) -> None:
+        """Delete the size and last use of blobs that are not stored, but keep the other facts about them."""
+        for at in range(0, len(texts), _BATCH):
+            rows: Rows = {f"blob {text}": (None, None) for text in texts[at : at + _BATCH]}
+            await self._run(lambda rows=rows: self._write(rows), False, key="blob …")  # type: ignore[misc]
+
+    def forget_content(self, digests: Iterable[Digest]) -> None:
+        """Delete all facts about content that was removed: blob, manifest, and who holds it.
+
+        Returns at once. Facts that are kept after this call are written after the deletion.
+        """
+        texts = list(map(str, digests))
+        for key in [key for key, (_, tag) in self._unwritten.items() if tag in texts] if self._unwritten else ():
+            del self._unwritten[key]
+        for at in range(0, len(texts), _BATCH):
+            asyncio.get_running_loop().run_in_executor(self._thread, self._evict, texts[at : at + _BATCH])
+
+    def _evict(self, texts: Sequence[str]) -> None:
+        try:
+            with self._cache.transact():
+                for text in texts:
+                    self._cache.evict(text)
+        except (*DAMAGE, diskcache.Timeout) as error:
+            self._note_failure(error, texts[0])
+
+
+def _blob_name(key: bytes) -> str | None:
+    """Return the hex digits in the key of a blob's row."""
+    for prefix, length in _BLOB_KEYS:
+        if len(key) == length and key.startswith(prefix):
+            return key[len(prefix) :].decode("ascii", "replace")
+    return None
