@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from mirror.admin.client import AdminClient
+from mirror.admin.protocol import ImageSelection
 from mirror.airgap.archive import content, opened
 from mirror.airgap.bundle_files import bundle_files
 from mirror.airgap.bundle_writer import write_bundle
@@ -19,37 +20,32 @@ from mirror.storage.layout import Layout, storage_errors
 
 
 async def contents_of(
-    control: AdminClient, images: Sequence[str], *, which: str | None, known: frozenset[Digest] = frozenset()
+    client: AdminClient, selection: ImageSelection, *, known: frozenset[Digest] = frozenset()
 ) -> Contents:
-    """What a bundle of these images holds.
+    """Return the contents of a bundle with the selected images.
 
-    Manifests come along always: they are small, and say there what an image needs.
+    Every bundle contains all manifests: they are small, and the importing side reads from them what an image needs.
 
     Args:
-        known: what the other side has.
-        which: "all" or "pinned", for those beside the named ones.
+        known: blobs that the importing side has already.
 
     Raises:
-        ImageIncomplete: one of them is not whole in the cache.
+        ImageIncomplete: if the selection is empty, or blobs of an image are missing in the cache.
     """
-    found = await control.post("/closure", images=list(images), which=which)
-    for name, missing in found["missing"].items():
+    graph = await client.graph(selection)
+    for image in graph.incomplete:
         raise ImageIncomplete(
-            f"{name} is not whole in the cache, {len(missing) or 'all'} of its blobs are missing: mirror warm {name}"
+            f"{image.name} is incomplete in the cache, {len(image.missing) or 'all'} of its blobs are missing: "
+            f"mirror warm {image.name}"
         )
-    if not found["images"]:
-        raise ImageIncomplete("nothing is to be exported: name images, or --pinned, or --all")
-    # What is attached comes in after what it is attached to.
-    carried = sorted(found["images"], key=lambda image: ("attached" in image, str(image["name"])))
+    if not graph.images:
+        raise ImageIncomplete("the export would be empty: name images, or give --pinned or --all")
+    # The importing side needs an image before what is attached to it.
+    images = sorted(graph.images, key=lambda image: (image.attached, image.name))
     return Contents(
-        tuple(
-            CarriedImage(
-                one["name"], Digest.parse(one["digest"]), one["mediaType"], one["size"], attached="attached" in one
-            )
-            for one in carried
-        ),
-        tuple(CarriedBlob(Digest.parse(digest), size) for digest, size in found["blobs"].items()),
-    ).without(known - set(map(Digest.parse, found["manifests"])))
+        tuple(CarriedImage(one.name, one.digest, one.media_type, one.size, attached=one.attached) for one in images),
+        tuple(CarriedBlob(one.digest, one.size) for one in graph.blobs),
+    ).without(known - set(graph.manifests))
 
 
 def known_from(earlier: Path) -> frozenset[Digest]:
@@ -87,7 +83,7 @@ def check_apart(target: Path, earlier: Path) -> None:
 
 
 async def export_bundle(
-    control: AdminClient,
+    client: AdminClient,
     cache: Path,
     contents: Contents,
     target: Path,
@@ -95,13 +91,15 @@ async def export_bundle(
     limit: int | None = None,
     advanced: Callable[[int], None] = lambda _: None,
 ) -> Contents:
-    """Writes *contents* to *target*.
+    """Write *contents* to *target*. The mirror keeps the blobs from eviction meanwhile.
 
     Args:
-        cache: the directory of the mirror that *control* leads to; it holds the blobs for as long as this takes.
+        cache: the cache directory of the mirror that *client* talks to.
+        limit: maximum size of a part of the bundle; None for one part.
+        advanced: called with the number of bytes of each write, in the writing thread.
 
     Raises:
-        StorageFailed: a blob is damaged, or the bundle can't be written.
+        StorageFailed: if a blob is damaged, or the bundle can't be written.
     """
     layout, stopped = Layout(cache), threading.Event()
 
@@ -110,11 +108,11 @@ async def export_bundle(
             return open(layout.blob(digest), "rb")
 
     def written(size: int) -> None:
-        if stopped.is_set():  # a thread can't be cancelled, and would write on to the end
+        if stopped.is_set():  # a thread can't be cancelled: it would write the whole bundle
             raise StorageFailed("the export was stopped")
         advanced(size)
 
-    async with control.held(blob.digest for blob in contents.blobs):
+    async with client.held(blob.digest for blob in contents.blobs):
         try:
             return await asyncio.to_thread(write_bundle, target, contents, open_blob, limit=limit, advanced=written)
         finally:

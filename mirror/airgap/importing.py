@@ -12,25 +12,27 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mirror.admin.client import AdminClient
+from mirror.admin.protocol import ImportedManifest, ImportRequest
 from mirror.airgap.archive import opened
 from mirror.airgap.bundle_reader import Bundle, read_bundle
 from mirror.airgap.contents import CarriedImage
 from mirror.airgap.unpack import UnpackDirectory
-from mirror.errors import BundleInvalid, ImageIncomplete, IntegrityError, MirrorError
+from mirror.errors import BundleInvalid, DigestMismatch, ImageIncomplete, IntegrityError, MirrorError, SizeMismatch
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 
 _PIECE = 2**20
 _DEEPEST = 4  # index -> index -> manifest -> layer
+_DAMAGED = {error.__name__ for error in (IntegrityError, DigestMismatch, SizeMismatch)}
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What became of one image.
+    """The outcome of the import of one image.
 
     Attributes:
-        failure: why it is not there.
-        was: what its name stood for until now, if that is something else.
+        failure: why the image was not imported; None if it was.
+        was: the manifest that the tag named before, if that was another one.
     """
 
     image: CarriedImage
@@ -40,23 +42,23 @@ class Imported:
 
 async def import_bundle(
     path: Path,
-    control: AdminClient,
+    client: AdminClient,
     *,
     name: str | None = None,
     place: UnpackDirectory | None = None,
     expected: Callable[[int], None] = lambda _: None,
     advanced: Callable[[int], None] = lambda _: None,
 ) -> AsyncIterator[Imported]:
-    """Brings in the images of the bundle at *path*, one after the other. What is here already is not read again.
+    """Import the images of the bundle at *path*, one after the other. Blobs that the cache has are not read.
 
     Args:
-        name: for the one image of an archive that gives it none.
-        place: where it can be unpacked if it is compressed.
-        expected: is told the bytes of all blobs, once.
-        advanced: is told of bytes as they are brought in, or found to be here.
+        name: the name of the image, for an archive with one image and no name for it.
+        place: where a compressed bundle can be unpacked.
+        expected: called once, with the size of all blobs together.
+        advanced: called with the size of each blob that is imported or in the cache already.
 
     Raises:
-        BundleInvalid: the bundle can't be read at all; nothing of it was brought in.
+        BundleInvalid: if the bundle can't be read at all; nothing of it was imported then.
     """
     stopped = threading.Event()
 
@@ -72,25 +74,25 @@ async def import_bundle(
         finally:
             stopped.set()
         expected(sum(bundle.blobs.values()))
-        brought: set[Digest] = set()
+        imported: set[Digest] = set()
         for image in _named(bundle.images, name):
             try:
-                was = await _bring(bundle, image, control, brought, advanced)
+                was = await _import(bundle, image, client, imported, advanced)
             except MirrorError as failure:
-                yield Imported(image, _with_cure(failure, bundle))
+                yield Imported(image, _with_fix(failure, bundle))
             else:
                 yield Imported(image, None, None if was == image.digest else was)
 
 
-def _with_cure(failure: MirrorError, bundle: Bundle) -> MirrorError:
-    cures = {
-        IntegrityError.__name__: "copy the bundle again",
-        ImageIncomplete.__name__: (
-            "bring in the earlier bundle that has it" if bundle.builds_on else "what was to be imported lacks it too"
-        ),
-    }
-    cure = cures.get(str(failure.detail.get("kind")))
-    return failure if cure is None else BundleInvalid(f"{failure}: {cure}")
+def _with_fix(failure: MirrorError, bundle: Bundle) -> MirrorError:
+    """Return *failure* with what to do about it, if that depends on the bundle."""
+    kind = failure.detail.get("kind")  # of an error of the mirror, the name of its class
+    if kind in _DAMAGED:
+        return BundleInvalid(f"{failure}: copy the bundle again")
+    if kind == ImageIncomplete.__name__:
+        fix = "import the earlier bundle that has it first" if bundle.builds_on else "the archive lacks it too"
+        return BundleInvalid(f"{failure}: {fix}")
+    return failure
 
 
 def _named(images: tuple[CarriedImage, ...], name: str | None) -> Iterator[CarriedImage]:
@@ -113,25 +115,28 @@ def _named(images: tuple[CarriedImage, ...], name: str | None) -> Iterator[Carri
     yield from images
 
 
-async def _bring(
-    bundle: Bundle, image: CarriedImage, control: AdminClient, brought: set[Digest], advanced: Callable[[int], None]
+async def _import(
+    bundle: Bundle, image: CarriedImage, client: AdminClient, imported: set[Digest], advanced: Callable[[int], None]
 ) -> Digest | None:
-    """What the image's name stood for."""
+    """Import one image, and return the manifest that its tag named before."""
     manifests = await asyncio.to_thread(lambda: list(_manifests(bundle, image.digest, image.media_type)))
     if not manifests:
         raise BundleInvalid(f"the bundle does not hold the manifest {image.digest} of {image.name}")
     needed = {one.digest: None for manifest in manifests if not manifest.is_index for one in manifest.references}
     own = needed.keys() | {manifest.digest for manifest in manifests}
-    wanted = [digest for digest in bundle.blobs if digest in own]  # as they lie there: compressed, it has no way back
-    async with control.held([*needed, *wanted]):
+    wanted = [digest for digest in bundle.blobs if digest in own]  # in the bundle's order: a compressed one can't seek
+    async with client.held([*needed, *wanted]):
         for digest in wanted:
-            if digest not in brought:
-                await control.put(digest, bundle.blobs[digest], partial(_pieces, bundle, digest))
+            if digest not in imported:
+                await client.put_blob(digest, bundle.blobs[digest], partial(_pieces, bundle, digest))
                 advanced(bundle.blobs[digest])
-                brought.add(digest)
-        lines = [f"{manifest.head.media_type or ''} {manifest.digest}" for manifest in manifests]
-        kept = await control.post("/image", name=image.name, digest=str(image.digest), manifests=lines)
-        return None if kept["was"] is None else Digest.parse(kept["was"])
+                imported.add(digest)
+        request = ImportRequest(
+            name=image.name,
+            digest=image.digest,
+            manifests=tuple(ImportedManifest(digest=one.digest, media_type=one.head.media_type) for one in manifests),
+        )
+        return (await client.import_image(request)).previous
 
 
 def _manifests(bundle: Bundle, digest: Digest, media_type: str | None, deep: int = _DEEPEST) -> Iterator[Manifest]:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from mirror.config.default_upstreams import DEFAULT_UPSTREAMS
 from mirror.config.quantities import Duration, Size, parse_duration, parse_size
 from mirror.oci.names import DOCKER_HUB
 
@@ -253,18 +254,6 @@ class LogSettings(Section):
     """"json", "console", or "auto": console on a terminal, json otherwise."""
     level: Literal["debug", "info", "warning", "error"] = "info"
     """"debug", "info", "warning" or "error": the least that is said."""
-
-
-DEFAULT_UPSTREAMS = {
-    DOCKER_HUB: "https://registry-1.docker.io",
-    "quay.io": "https://quay.io",
-    "ghcr.io": "https://ghcr.io",
-    "gcr.io": "https://gcr.io",
-    "registry.k8s.io": "https://registry.k8s.io",
-    "mcr.microsoft.com": "https://mcr.microsoft.com",
-    "public.ecr.aws": "https://public.ecr.aws",
-    "nvcr.io": "https://nvcr.io",
-}
 
 
 def default_upstreams() -> dict[str, UpstreamSettings]:

@@ -1,17 +1,11 @@
 """What the program knows: its commands with their flags, and its variables."""
 
 from collections.abc import Sequence
-from typing import cast
-
-import typer
 
 from mirror.cli import command_line
-from mirror.cli.programs import Programs
 from tests.unit.configurations import KEYS
 
-_PROGRAM = typer.main.get_command(command_line(cast("Programs", None)))
-assert isinstance(_PROGRAM, typer.core.TyperGroup)
-COMMANDS = _PROGRAM.commands
+COMMANDS = command_line.commands
 
 
 def check_command(words: Sequence[str]) -> None:
