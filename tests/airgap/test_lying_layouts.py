@@ -70,5 +70,5 @@ async def test_a_layer_that_an_archive_lacks_is_in_no_earlier_bundle(tmp_path: P
     said = await mirror_command("import", path, "--name", NAME, "--cache", tmp_path / "cache")
     assert said.status == 1, said
     assert said.err.endswith(
-        f"needs {CHILD.blobs[-1].digest}, which is not here: what was to be imported lacks it too\n"
+        f"needs {CHILD.blobs[-1].digest}, which is not in the cache: the archive lacks it too\n"
     )

@@ -99,7 +99,7 @@ async def test_without_what_it_builds_on_nothing_of_an_image_is_shown(tmp_path: 
 
     said = await mirror_command("import", tmp_path / "w2.tar", "--cache", far)
     assert said.status == 1, said
-    assert "is not here" in said.err
+    assert "is not in the cache" in said.err
     assert "earlier bundle" in said.err
     assert await names(far) == set()
 
@@ -152,7 +152,7 @@ async def test_an_image_that_lost_its_tag_has_its_digest_for_a_name(tmp_path: Pa
         await succeeded("export", "-o", tmp_path / week, f"{REPOSITORY}:v1", "--cache", tmp_path / "near")
     said = await mirror_command("import", tmp_path / "1", tmp_path / "2", "--name", "q:1", "--cache", cache)
     assert said.status == 2, said
-    assert "--name is for the image of one bundle" in said.err
+    assert "--name applies to the image of one bundle" in said.err
     name = f"docker.io/{REPOSITORY}:v1"
     said = await succeeded("import", *(tmp_path / week for week in "1212"), "--cache", cache)
     forth, back = ((f"now {one.digest}, was {two.digest}") for one, two in ((new, old), (old, new)))
@@ -185,7 +185,7 @@ async def test_what_is_pinned_is_not_evicted_and_what_is_removed_is_gone(tmp_pat
         fillers = [f"{REPOSITORY}:filler{number}" for number in range(6)]
         said = await mirror_command("warm", *fillers, "--jobs", "1", "--cache", cache)
         assert said.out.startswith("1 image here, "), said
-        assert said.err.count("not here after all") == 5, "what came and had to go again for the next one is told"
+        assert said.err.count("blobs were evicted again") == 5, "an image that a later one evicted is reported"
         assert f"docker.io/{REPOSITORY}:kept" in await complete(cache)
         await succeeded("rm", f"{REPOSITORY}:filler*", "--cache", cache)
         await succeeded("warm", f"{REPOSITORY}:one", f"{REPOSITORY}:two", "--cache", cache)

@@ -88,7 +88,7 @@ async def test_a_sync_file_is_followed(tmp_path: Path, registry: Registry) -> No
     assert "absent" in said.err
     assert await pinned(cache) == {"v1": True, "listed": False}
     said = await mirror_command("warm", "--from", sync, *at(registry, cache))
-    assert "nothing is new" in said.out
+    assert "nothing new since" in said.out
     registry.publish("team/app", image(5000), "v2")
     async with going_on("warm", "--from", sync, "--watch", *at(registry, cache)) as program:
         await until((out / "week-0002.tar.json").exists)
@@ -112,8 +112,8 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 UNFIT: list[tuple[str, tuple[str, ...], str]] = [
-    (SYNC, ("team/app:v1",), "leave them out of the command line"),
-    (SYNC, ("--platform", "linux/amd64"), "leave them out of the command line"),
+    (SYNC, ("team/app:v1",), "remove them from the command line"),
+    (SYNC, ("--platform", "linux/amd64"), "remove them from the command line"),
     ('[[images]]\nimages = ["team/app:v1"]', ("--watch",), "images.0 has no schedule"),
     ("images = 1", (), "images: Input should be a valid list"),
 ]
@@ -174,7 +174,7 @@ async def test_a_mirror_that_is_killed_under_a_warming_is_said(tmp_path: Path, r
     finally:
         await running.program.kill()
     assert said.status == 2, said
-    assert said.err.endswith("broke off: run the command again, it goes on from there\n"), said
+    assert said.err.endswith("broke off the connection: run the command again, it continues from there\n"), said
     assert "Error" not in said.err
     registry.heal()
     await succeeded("warm", "team/app:v1", *at(registry, tmp_path / "cache"))

@@ -129,7 +129,7 @@ async def test_writing_merges_and_keeps_a_copy(tmp_path: Path) -> None:
     again = await told("docker", "--write", "--root", str(tmp_path))
 
     assert again.code == 0
-    assert "says so already" in again.errors
+    assert "has this content already" in again.errors
     assert len(list(file.parent.iterdir())) == 2
 
 
@@ -212,7 +212,7 @@ async def test_what_reads_no_file_gets_none(tmp_path: Path, client: str) -> None
     said = await told(client, "--write", "--yes", "--root", str(tmp_path))
 
     assert said.code == 2
-    assert "leave --write away" in said.errors
+    assert "leave out --write" in said.errors
 
 
 @pytest.mark.parametrize("address", ["mirror.lan:5000", ""])
@@ -241,6 +241,6 @@ async def test_a_client_that_is_none_is_refused_in_plain_words() -> None:
     said = await told("nosuch")
 
     assert said.code == 2
-    assert "there is nothing for 'nosuch'" in said.errors
+    assert "there is no client 'nosuch'" in said.errors
     assert all(name in said.errors for name in CLIENTS)
     assert "Value error" not in said.errors

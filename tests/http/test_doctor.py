@@ -82,7 +82,7 @@ async def test_as_json_it_is_for_programs(doctor: Doctor) -> None:
     assert (said.code, told["verdict"]) == (1, "problem")
     assert {finding["verdict"] for finding in told["findings"]} <= {"ok", "warning", "problem"}
     assert {"configuration", "disk", "port", "upstream docker.io"} <= {one["subject"] for one in told["findings"]}
-    assert all(one["cure"] for one in told["findings"] if one["verdict"] == "warning")
+    assert all(one["fix"] for one in told["findings"] if one["verdict"] == "warning")
 
 
 async def test_a_configuration_that_stops_the_start_is_a_problem(doctor: Doctor) -> None:
