@@ -50,8 +50,11 @@ soak: .venv/dev
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 .venv/run: requirements/run.txt pyproject.toml
+	@echo "make: creating the environment .venv"
 	@$(PYTHON) -m venv .venv
+	@echo "make: installing the packages of requirements/run.txt; this takes about a minute"
 	@$(PIP) --require-hashes --requirement requirements/run.txt
+	@echo "make: installing the mirror"
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 

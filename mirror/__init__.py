@@ -2,7 +2,7 @@
 
 Packages in dependency order: each imports only packages of the lines above its own.
 
-    errors                        every failure that the mirror names
+    errors  version               every failure that the mirror names; the release
     oci  primitives               the specifications' values and grammars, pure; LRU, singleflight, semaphores
     auth  clients  observability  users and access rules; client configuration files; log and metrics
     config  origin                validated settings; the pull context and the protocol of blob origins

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import structlog
 
 from mirror.admin.client import AdminClient
-from mirror.admin.server import AdminServer, administered
+from mirror.admin.server import AdminServer
+from mirror.admin.unix_socket import administered
 from mirror.catalog.catalog import Catalog
 from mirror.catalog.image_index import ImageIndexWriter
 from mirror.catalog.images import Images

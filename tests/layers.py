@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "mirror"
 DOCSTRING = ROOT / "__init__.py"
 
 LAYERS: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("errors",), "every failure that the mirror names"),
+    (("errors", "version"), "every failure that the mirror names; the release"),
     (("oci", "primitives"), "the specifications' values and grammars, pure; LRU, singleflight, semaphores"),
     (("auth", "clients", "observability"), "users and access rules; client configuration files; log and metrics"),
     (("config", "origin"), "validated settings; the pull context and the protocol of blob origins"),

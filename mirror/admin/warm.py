@@ -1,4 +1,4 @@
-"""Warmings that a command asks for: several images at once, each with a word on how it goes."""
+"""Admin endpoint /warm: downloads several images at the same time and streams the progress of each."""
 
 from __future__ import annotations
 
@@ -7,35 +7,36 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from mirror.admin.protocol import Say, lines, question, saying, texts_of
+from mirror.admin.http import LineStream, line_stream, read_request
+from mirror.admin.protocol import ImageFailed, ImageProgress, ImageWarmed, WarmRequest, WarmStarted
 from mirror.catalog.images import Images
 from mirror.errors import MirrorError
 from mirror.oci.image_names import Image, parse_image
 from mirror.oci.names import Upstreams
-from mirror.oci.platforms import Platform
 from mirror.pull.warming import Warmed, Warming
 from mirror.storage.protocols import BlobStore
 
 
 @dataclass(slots=True)
-class _Round:
-    """One command's images.
+class _Operation:
+    """One warm request while it runs.
 
     Attributes:
-        begun: each is warmed once, however many names mean it.
+        jobs: limits how many images are downloaded at the same time.
+        started: images whose download has started; two names may select the same image.
+        done: images that are complete.
     """
 
-    platforms: list[Platform] | None
-    pin: bool
-    turns: asyncio.Semaphore
+    wanted: WarmRequest
+    jobs: asyncio.Semaphore
     group: asyncio.TaskGroup
-    say: Say
-    begun: set[Image] = field(default_factory=set)
+    stream: LineStream
+    started: set[Image] = field(default_factory=set)
     done: list[Warmed] = field(default_factory=list)
 
 
 class WarmHandler:
-    """Answers `mirror warm`."""
+    """Answers the requests of `mirror warm`."""
 
     def __init__(self, upstreams: Upstreams, images: Images, warming: Warming, store: BlobStore) -> None:
         self._upstreams = upstreams
@@ -44,56 +45,56 @@ class WarmHandler:
         self._store = store
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        document = await question(request)
-        told = None if document.get("platforms") is None else texts_of(document, "platforms")
-        platforms = None if told is None else [Platform.parse(text) for text in told]
-        turns = asyncio.Semaphore(max(1, int(str(document.get("jobs", 2)))))
-        async with lines(request) as say:
-            response = await say({})
+        """Download the images of a WarmRequest. A failure of one image becomes an ImageFailed line."""
+        wanted = await read_request(request, WarmRequest)
+        async with line_stream(request) as stream:
+            await stream.send(WarmStarted())
             async with asyncio.TaskGroup() as group:
-                current = _Round(platforms, document.get("pin") is True, turns, group, say)
-                for text in texts_of(document, "images"):
-                    group.create_task(self._choose(current, text))
-            for warmed in current.done:
-                await self._check(warmed, say)
-            return response
+                operation = _Operation(wanted, asyncio.Semaphore(wanted.jobs), group, stream)
+                for name in wanted.images:
+                    group.create_task(self._select(operation, name))
+            for warmed in operation.done:
+                await self._check(warmed, stream)
+        return stream.response
 
-    async def _choose(self, current: _Round, text: str) -> None:
-        """Begins with all images that one name means. Never raises but for cancellation, as the others."""
+    async def _select(self, operation: _Operation, name: str) -> None:
+        """Start the download of every image that *name* selects."""
         try:
-            async with current.turns:
-                images = await self._warming.selected(parse_image(text, self._upstreams))
+            async with operation.jobs:
+                images = await self._warming.selected(parse_image(name, self._upstreams))
         except MirrorError as error:
-            await current.say({"image": text, "error": str(error)})
+            await operation.stream.send(ImageFailed(image=name, error=str(error)))
             return
         for image in images:
-            if image not in current.begun:
-                current.begun.add(image)
-                current.group.create_task(self._warm(current, image))
+            if image not in operation.started:
+                operation.started.add(image)
+                operation.group.create_task(self._warm(operation, image))
 
-    async def _warm(self, current: _Round, image: Image) -> None:
-        warmed, say = Warmed(image), current.say
+    async def _warm(self, operation: _Operation, image: Image) -> None:
+        warmed, stream, name = Warmed(image), operation.stream, str(image)
         try:
-            async with current.turns:
-                async with saying(lambda: say({"image": str(image), "total": warmed.total, "here": warmed.here})):
-                    await self._warming.bring(warmed, current.platforms)
-                if current.pin:
+            async with operation.jobs:
+                async with stream.repeating(
+                    lambda: ImageProgress(image=name, total=warmed.total, present=warmed.here),
+                ):
+                    await self._warming.bring(warmed, operation.wanted.platforms)
+                if operation.wanted.pin:
                     await self._images.pin([image])
         except MirrorError as error:
-            await say({"image": str(image), "error": str(error)})
+            await stream.send(ImageFailed(image=name, error=str(error)))
             return
-        current.done.append(warmed)
-        done: dict[str, object] = {"image": str(image), "done": True, "total": warmed.total, "here": warmed.total}
-        await say(done | {"stale": None if warmed.stale is None else str(warmed.stale)})
+        operation.done.append(warmed)
+        stale = None if warmed.stale is None else str(warmed.stale)
+        await stream.send(ImageWarmed(image=name, total=warmed.total, stale=stale))
 
-    async def _check(self, warmed: Warmed, say: Say) -> None:
-        """Takes back that an image is here, where others needed its room since."""
-        gone = [digest for digest in warmed.content if digest not in self._store]
-        if gone:
-            await say(
-                {
-                    "image": str(warmed.image),
-                    "error": f"{len(gone)} of its blobs are not here after all: these images together need more than "
-                    f"max_size ({self._store.limit} bytes) or min_free leave",
-                }
+    async def _check(self, warmed: Warmed, stream: LineStream) -> None:
+        """Report an image as failed if a later image of the same request evicted some of its blobs."""
+        evicted = [digest for digest in warmed.content if digest not in self._store]
+        if evicted:
+            await stream.send(
+                ImageFailed(
+                    image=str(warmed.image),
+                    error=f"{len(evicted)} of its blobs were evicted again: these images together need more space than "
+                    f"max_size ({self._store.limit} bytes) or min_free leaves",
+                )
             )

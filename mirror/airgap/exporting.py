@@ -1,14 +1,15 @@
-"""Export: write images of the cache to a bundle, without the blobs of an earlier bundle."""
+"""Exporting: images out of the cache into a bundle, without what an earlier bundle brought."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from mirror.admin.client import AdminClient
+from mirror.admin.protocol import ImageSelection
 from mirror.airgap.archive import content, opened
 from mirror.airgap.bundle_files import bundle_files
 from mirror.airgap.bundle_writer import write_bundle
@@ -19,44 +20,39 @@ from mirror.storage.layout import Layout, storage_errors
 
 
 async def contents_of(
-    control: AdminClient, images: Sequence[str], *, which: str | None, known: frozenset[Digest] = frozenset()
+    client: AdminClient, selection: ImageSelection, *, known: frozenset[Digest] = frozenset()
 ) -> Contents:
-    """Return the contents of a bundle of *images*.
+    """Return the contents of a bundle with the selected images.
 
-    Manifests are always included: they are small, and the destination needs them to find an image's blobs.
+    Every bundle contains all manifests: they are small, and the importing side reads from them what an image needs.
 
     Args:
-        which: "all" or "pinned" to add these images to the named ones.
-        known: blobs that the destination has.
+        known: blobs that the importing side has already.
 
     Raises:
-        ImageIncomplete: if a blob of an image is missing in the cache, or no image is selected.
+        ImageIncomplete: if the selection is empty, or blobs of an image are missing in the cache.
     """
-    found = await control.post("/closure", images=list(images), which=which)
-    for name, missing in found["missing"].items():
+    graph = await client.graph(selection)
+    for image in graph.incomplete:
         raise ImageIncomplete(
-            f"{name} is incomplete in the cache, {len(missing) or 'all'} of its blobs are missing: mirror warm {name}"
+            f"{image.name} is incomplete in the cache, {len(image.missing) or 'all'} of its blobs are missing: "
+            f"mirror warm {image.name}"
         )
-    if not found["images"]:
-        raise ImageIncomplete("no image to export: name images, or set --pinned or --all")
-    # Referrers come after the images to which they refer.
-    carried = sorted(found["images"], key=lambda image: ("attached" in image, str(image["name"])))
+    if not graph.images:
+        raise ImageIncomplete("the export would be empty: name images, or give --pinned or --all")
+    # The importing side needs an image before what is attached to it.
+    images = sorted(graph.images, key=lambda image: (image.attached, image.name))
     return Contents(
-        tuple(
-            CarriedImage(
-                one["name"], Digest.parse(one["digest"]), one["mediaType"], one["size"], attached="attached" in one
-            )
-            for one in carried
-        ),
-        tuple(CarriedBlob(Digest.parse(digest), size) for digest, size in found["blobs"].items()),
-    ).without(known - set(map(Digest.parse, found["manifests"])))
+        tuple(CarriedImage(one.name, one.digest, one.media_type, one.size, attached=one.attached) for one in images),
+        tuple(CarriedBlob(one.digest, one.size) for one in graph.blobs),
+    ).without(known - set(graph.manifests))
 
 
 def known_from(earlier: Path) -> frozenset[Digest]:
-    """Return the blobs that the destination has, from an earlier bundle or its list of contents (`.json`).
+    """The blobs that the other side has, after an earlier bundle: given itself, or by the list beside it.
 
     Raises:
-        BundleInvalid: if *earlier* can't be read or is invalid.
+        BundleInvalid
     """
     if earlier.suffix == ".json":
         try:
@@ -70,10 +66,10 @@ def known_from(earlier: Path) -> frozenset[Digest]:
 
 
 def check_apart(target: Path, earlier: Path) -> None:
-    """Check that writing a bundle to *target* overwrites no file of the *earlier* bundle.
+    """That a bundle at *target* takes the place of nothing that belongs to the earlier one.
 
     Raises:
-        StorageFailed: if it would overwrite one, or that can't be determined.
+        StorageFailed: it would: what the earlier one brought would be nowhere any more. Or that can't be known.
     """
     base = earlier.with_suffix("") if earlier.suffix == ".json" else earlier
     with storage_errors(f"{target} can't be written"):
@@ -81,13 +77,13 @@ def check_apart(target: Path, earlier: Path) -> None:
             for one in [earlier, *bundle_files(base)]:
                 if file.exists() and one.exists() and file.samefile(one):
                     raise StorageFailed(
-                        f"{file} can't be overwritten: the new bundle builds on it (--since {earlier}); "
+                        f"{file} can't be written: --since {earlier} builds on it, and it would be gone; "
                         f"name another bundle with -o"
                     )
 
 
 async def export_bundle(
-    control: AdminClient,
+    client: AdminClient,
     cache: Path,
     contents: Contents,
     target: Path,
@@ -95,11 +91,12 @@ async def export_bundle(
     limit: int | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> Contents:
-    """Write a bundle with *contents* to *target*. The mirror keeps the blobs (a hold) until it is written.
+    """Write *contents* to *target*. The mirror keeps the blobs from eviction meanwhile.
 
     Args:
-        control: the admin client of the mirror with the cache.
-        cache: its cache directory.
+        cache: the cache directory of the mirror that *client* talks to.
+        limit: maximum size of a part of the bundle; None for one part.
+        on_progress: called with the number of bytes of each write, in the writing thread.
 
     Raises:
         StorageFailed: if a blob is damaged, or the bundle can't be written.
@@ -111,11 +108,11 @@ async def export_bundle(
             return open(layout.blob(digest), "rb")
 
     def written(size: int) -> None:
-        if stopped.is_set():  # a thread can't be cancelled; this ends it
+        if stopped.is_set():  # a thread can't be cancelled: it would write the whole bundle
             raise StorageFailed("the export was stopped")
         on_progress(size)
 
-    async with control.held(blob.digest for blob in contents.blobs):
+    async with client.held(blob.digest for blob in contents.blobs):
         try:
             return await asyncio.to_thread(write_bundle, target, contents, open_blob, limit=limit, on_progress=written)
         finally:

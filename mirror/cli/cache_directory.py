@@ -1,46 +1,62 @@
-"""The cache that a command looks into, or tidies: it has to be there, and a mirror's."""
+"""Commands that need an existing cache: check that the directory is a mirror's cache, and run a job on it."""
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
-from mirror.config import Settings, read_settings
+from mirror.admin.client import AdminClient
+from mirror.cli.environment import settings_in_force
+from mirror.cli.programs import run_with_client
+from mirror.config import Settings
 from mirror.errors import ConfigurationInvalid
 from mirror.storage.layout import Layout
 
 _ABSENT = {errno.ENOENT, errno.ENOTDIR}
+_Result = TypeVar("_Result")
+
+
+def run_on_cache(config: Path | None, cache: Path | None, job: Callable[[AdminClient], Awaitable[_Result]]) -> _Result:
+    """Run *job* with a client of the mirror of an existing cache, and return its result.
+
+    Raises:
+        ConfigurationInvalid: if the settings are wrong, or there is no such cache.
+        MirrorError: if the job fails.
+    """
+    return run_with_client(settings_of_cache(config, cache), job)
 
 
 def settings_of_cache(config: Path | None, cache: Path | None) -> Settings:
-    """The settings, of a cache that a mirror has made.
+    """Return the settings in force, whose cache directory exists.
 
     Raises:
-        ConfigurationInvalid: they make no sense, or there is no such cache.
+        ConfigurationInvalid: if the settings are wrong, or there is no such cache.
     """
-    settings = read_settings(config, {"cache": {"path": cache}}, [])
+    settings = settings_in_force(config, {"cache": {"path": cache}}, [])
     check_cache(settings.cache.path)
     return settings
 
 
 def check_cache(directory: Path) -> None:
-    """Lets pass what a mirror has made. Others keep images in such directories as well, and lists no mirror reads.
+    """Check that a mirror made *directory*. Other programs' image layouts have no ledger, and must not get one.
 
     Raises:
-        ConfigurationInvalid: nothing is there, or it is somebody else's.
+        ConfigurationInvalid: if the directory is missing, or not a mirror's cache.
     """
     layout = Layout(directory)
-    if any(map(_is_there, (layout.ledger, layout.ingests, layout.control))):
+    if any(map(_exists, (layout.ledger, layout.ingests, layout.control))):
         return
-    what = "is no cache: no mirror has kept anything there" if _is_there(directory) else "is not there"
+    problem = "is not a cache: no mirror has stored anything there" if _exists(directory) else "does not exist"
     raise ConfigurationInvalid(
-        f"the cache directory {directory} {what}; name another with --cache (serve, warm and import make one)"
+        f"the cache directory {directory} {problem}; name another with --cache (serve, warm and import create one)"
     )
 
 
-def _is_there(path: Path) -> bool:
-    """Whether it is; what can't be looked at is taken to be, for whoever opens it says what is wrong."""
+def _exists(path: Path) -> bool:
+    """Return whether *path* exists. A path without permission counts as existing: opening it gives the exact error."""
     try:
         os.lstat(path)
     except OSError as error:

@@ -1,89 +1,116 @@
-"""`mirror client-config`: what makes a client use the mirror, printed or put in place."""
+"""`mirror client-config`: print or write the configuration that makes a client use the mirror."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
-from difflib import unified_diff
-from glob import glob
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
-from mirror.cli.options import ConfigOption, UpstreamOption, failures_told
-from mirror.clients import CLIENTS, Address, Client, Mirrored
-from mirror.clients.file import ClientFile
-from mirror.config import Settings, read_settings
+from mirror.cli.options import INCOMPLETE, config_option, print_failures, upstream_option
 from mirror.errors import ClientConfigurationInvalid, ConfigurationInvalid
-from mirror.oci.names import canonical_upstream
+
+if TYPE_CHECKING:
+    from mirror.clients import Client, Mirrored
+    from mirror.clients.file import ClientFile
 
 
-def _client(name: str) -> Client:
-    if name not in CLIENTS:
-        raise typer.BadParameter(f"there is nothing for {name!r}; known are {', '.join(CLIENTS)}")
-    return CLIENTS[name]
+def _client(_ctx: click.Context, _param: click.Parameter, name: str) -> str:
+    from mirror.clients import CLIENT_NAMES
+
+    if name not in CLIENT_NAMES:
+        raise click.BadParameter(f"there is no client {name!r}; the clients are {', '.join(CLIENT_NAMES)}")
+    return name
+
+
+def _complete_client(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    from mirror.clients import CLIENT_NAMES
+
+    return [name for name in CLIENT_NAMES if name.startswith(incomplete)]
 
 
 def _root(text: str) -> Path:
     if not text:
-        raise typer.BadParameter("'' is no directory")
+        raise click.BadParameter("'' is not a directory")
     return Path(text)
 
 
-_Name = Annotated[Client, typer.Argument(metavar="CLIENT", parser=_client, show_default=False)]
-_Mirror = Annotated[
-    str | None,
-    typer.Option("--mirror", metavar="URL", help="The mirror, as the client reaches it (default: where it listens)."),
-]
-_Write = Annotated[bool, typer.Option("--write", help="Write the file, merged with what it says now.")]
-_Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before writing.")]
-_Root = Annotated[
-    Path, typer.Option(metavar="DIR", parser=_root, help="Write below this directory, such as an image's root.")
-]
+_IRRELEVANT = {f"MIRROR_{name}" for name in ("LISTEN", "CACHE", "MAX_SIZE", "OFFLINE", "LOG_FORMAT")}
+"""Variables that change nothing in a client's configuration once --mirror is given."""
 
 
-def add_clients(app: typer.Typer) -> None:
-    """Adds the command to *app*."""
+@click.command("client-config")
+@click.argument("client", metavar="CLIENT", callback=_client, shell_complete=_complete_client)
+@click.option(
+    "--mirror", metavar="URL", help="URL at which the client reaches the mirror (default: the listen address)."
+)
+@click.option("--write", is_flag=True, help="Write the file, merged with its present content.")
+@click.option("--yes", "-y", is_flag=True, help="Write without asking.")
+@click.option(
+    "--root",
+    type=_root,
+    default="/",
+    show_default=True,
+    metavar="DIR",
+    help="Write below this directory, such as an image's root.",
+)
+@config_option
+@upstream_option
+def client_config_command(
+    client: str,
+    mirror: str | None,
+    write: bool,
+    yes: bool,
+    root: Path,
+    config: Path | None,
+    upstreams: tuple[str, ...],
+) -> None:
+    """Print or write the file that makes a client use the mirror.
 
-    @app.command("client-config")
-    def _client_config(
-        client: _Name,
-        mirror: _Mirror = None,
-        write: _Write = False,
-        yes: _Yes = False,
-        root: _Root = Path("/"),
-        config: ConfigOption = None,
-        upstream: UpstreamOption = None,
-    ) -> None:
-        """Print the file that makes a client use the mirror, or write it.
+    CLIENT is docker, containerd, podman (also for buildah, skopeo and CRI-O), buildkit, k3s, kaniko or kubernetes.
 
-        CLIENT is docker, containerd, podman (also for buildah, skopeo and CRI-O), buildkit, k3s, kaniko or kubernetes.
+    Standard output gets the file's content; standard error its name and further steps. --write merges the file with its
+    present content and keeps a backup beside it. A file that can't be parsed is not changed.
 
-        The file goes to standard output; its name, and what else there is to do, to standard error. --write merges it
-        with what is there, and keeps a copy of that beside it. A file that can't be understood stays as it is.
+    Exit status: 0 done, 1 you declined to write, 2 the command failed; nothing is changed then.
+    """
+    with print_failures():
+        from mirror.clients import load_client
 
-        Exit status: 0 done, 1 nothing was written because you said no, 2 it could not be done; then nothing is changed.
-        """
-        with failures_told():
-            if not root.is_dir():
-                raise ConfigurationInvalid(f"--root: {str(root)!r} is no directory")
-            mirrored = mirrored_by(read_settings(config, {}, upstream or []), mirror)
-            done = _write(client, mirrored, root, yes=yes) if write else _print(client, mirrored)
-        if not done:
-            raise typer.Exit(1)
+        if not root.is_dir():
+            raise ConfigurationInvalid(f"--root: {str(root)!r} is not a directory")
+        mirrored = _mirrored(mirror, config, list(upstreams))
+        chosen = load_client(client)
+        done = _write(chosen, mirrored, root, yes=yes) if write else _print(chosen, mirrored)
+    if not done:
+        raise click.exceptions.Exit(INCOMPLETE)
 
 
-def mirrored_by(settings: Settings, url: str | None) -> Mirrored:
-    """What clients are told of a mirror with these settings.
+def _mirrored(url: str | None, config: Path | None, upstreams: list[str]) -> Mirrored:
+    """Return the address and the upstreams that clients are configured with.
+
+    The settings are read only if they matter: loading them takes longer than everything else in this command.
 
     Args:
-        url: where they reach it; None for where it listens, seen from this machine.
+        url: where clients reach the mirror; None for its listen address, seen from this machine.
 
     Raises:
-        ConfigurationInvalid: *url* is no address.
+        ConfigurationInvalid: if the URL or the settings are wrong.
     """
+    from mirror.clients import Address, Mirrored
+    from mirror.config.default_upstreams import DEFAULT_UPSTREAMS
+    from mirror.oci.names import canonical_upstream
+
+    variables = {name for name in os.environ if name.upper().startswith("MIRROR_")} - _IRRELEVANT
+    if url is not None and config is None and not upstreams and not variables:
+        return Mirrored(Address.parse(url), tuple(DEFAULT_UPSTREAMS))
+
+    from mirror.cli.environment import settings_in_force
+
+    settings = settings_in_force(config, {}, upstreams)
     default = settings.default_upstream
     return Mirrored(
         Address.parse(settings.server.url if url is None else url),
@@ -96,53 +123,66 @@ def mirrored_by(settings: Settings, url: str | None) -> Mirrored:
 def _print(client: Client, mirrored: Mirrored) -> bool:
     content = client.merged(None, mirrored)
     if client.path is not None:
-        typer.echo(f"# {client.path}", err=True)
+        click.echo(f"# {client.path}", err=True)
     sys.stdout.write(content)
     sys.stdout.flush()
     _advise(client, mirrored)
     if client.path is not None and Path(client.path).exists():
-        typer.echo(f"# {client.path} is there already: --write merges this with what it says", err=True)
+        click.echo(f"# {client.path} exists: --write merges this with its content", err=True)
     return True
 
 
 def _write(client: Client, mirrored: Mirrored, root: Path, *, yes: bool) -> bool:
     if client.path is None:
-        raise ConfigurationInvalid(f"{client.name} reads no file: leave --write away, and use what is printed")
-    left, decided = _left_to(client, mirrored, root)
-    place = ClientFile(root, client.path)
-    existing = place.read()
+        raise ConfigurationInvalid(f"{client.name} reads no file: leave out --write and use the output")
+    from mirror.clients.file import ClientFile
+
+    undecided, notes = _undecided(client, mirrored, root)
+    file = ClientFile(root, client.path)
+    existing = file.read()
     try:
-        content = client.merged(existing, left)
+        content = client.merged(existing, undecided)
     except ClientConfigurationInvalid as error:
-        raise ClientConfigurationInvalid(f"{place.name} stays as it is: {error}") from error
-    for line in decided:
-        typer.echo(line, err=True)
+        raise ClientConfigurationInvalid(f"{file.name} is not changed: {error}") from error
+    for line in notes:
+        click.echo(line, err=True)
     if content == existing:
-        typer.echo(f"{place.name} says so already", err=True)
+        click.echo(f"{file.name} has this content already", err=True)
         return True
-    if not yes and not _agreed(place, existing, content):
+    if not yes and not _confirmed(file, existing, content):
         return False
-    backup = place.write(content, instead_of=existing)
-    typer.echo(f"{place.name} is written" + (f"; what it said is in {backup}" if backup else ""), err=True)
+    backup = file.write(content, instead_of=existing)
+    click.echo(f"{file.name} is written" + (f"; its previous content is in {backup}" if backup else ""), err=True)
     _advise(client, mirrored)
     return True
 
 
-def _left_to(client: Client, mirrored: Mirrored, root: Path) -> tuple[Mirrored, list[str]]:
-    """What is left to say where other files have the last word on some registries, and a line for each of those."""
+def _undecided(client: Client, mirrored: Mirrored, root: Path) -> tuple[Mirrored, list[str]]:
+    """Return *mirrored* without the upstreams that other files of the client configure, and a note for each of those.
+
+    Raises:
+        ClientConfigurationInvalid: if such a file can't be parsed.
+    """
+    from dataclasses import replace
+
     lines: list[str] = []
     names = set(mirrored.upstreams)
-    for path, text in _beside(client, root):
+    for path, text in _other_files(client, root):
         try:
             decided = client.decided(path, text) & names
         except ClientConfigurationInvalid as error:
             raise ClientConfigurationInvalid(f"{path}: {error}") from error
         names -= decided
-        lines += [f"{path} decides about {name}: add the mirror to it by hand" for name in sorted(decided)]
+        lines += [f"{path} decides about {name}: add the mirror to that file by hand" for name in sorted(decided)]
     return replace(mirrored, upstreams=tuple(name for name in mirrored.upstreams if name in names)), lines
 
 
-def _beside(client: Client, root: Path) -> Iterator[tuple[str, str]]:
+def _other_files(client: Client, root: Path) -> Iterator[tuple[str, str]]:
+    """Yield path and content of the other files from which the client reads registries."""
+    from glob import glob
+
+    from mirror.clients.file import ClientFile
+
     for pattern in client.beside:
         for path in sorted(glob(pattern.lstrip("/"), root_dir=root)):
             text = ClientFile(root, path).read()
@@ -150,15 +190,18 @@ def _beside(client: Client, root: Path) -> Iterator[tuple[str, str]]:
                 yield str(root / path), text
 
 
-def _agreed(place: ClientFile, existing: str | None, content: str) -> bool:
+def _confirmed(file: ClientFile, existing: str | None, content: str) -> bool:
+    """Show the change, and ask on the terminal whether to write it."""
+    from difflib import unified_diff
+
     if not sys.stdin.isatty():
-        raise ConfigurationInvalid("--write asks first, and there is no terminal to ask on: add --yes")
+        raise ConfigurationInvalid("--write asks before writing, and standard input is not a terminal: add --yes")
     before = [] if existing is None else existing.splitlines()
-    for line in unified_diff(before, content.splitlines(), str(place.name), str(place.name), lineterm="", n=0):
-        typer.echo(line, err=True)
-    return typer.confirm(f"Write {place.name}?", err=True)
+    for line in unified_diff(before, content.splitlines(), str(file.name), str(file.name), lineterm="", n=0):
+        click.echo(line, err=True)
+    return click.confirm(f"Write {file.name}?", err=True)
 
 
 def _advise(client: Client, mirrored: Mirrored) -> None:
     for line in client.advice(mirrored):
-        typer.echo(f"# {line}", err=True)
+        click.echo(f"# {line}", err=True)

@@ -1,76 +1,63 @@
-"""`mirror doctor`: what is wrong, and what to do about it."""
+"""`mirror doctor`: check everything that the mirror needs, and print a fix for each problem."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
-from mirror.cli.options import (
-    INCOMPLETE,
-    CacheOption,
-    ConfigOption,
-    ListenOption,
-    MaxSizeOption,
-    OfflineOption,
-    UpstreamOption,
-    failures_told,
-)
-from mirror.cli.programs import Programs
-from mirror.config import read_settings
-from mirror.doctor import Finding, Verdict, problem, worst
+from mirror.cli.options import FILE, INCOMPLETE, MirrorOptions, json_option, mirror_options, print_failures
 from mirror.errors import ConfigurationInvalid
 
-_Json = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
-_Root = Annotated[Path, typer.Option(metavar="DIR", help="Look for the clients' files below this directory.")]
+if TYPE_CHECKING:
+    from mirror.doctor import Finding
 
 
-def add_doctor(app: typer.Typer, programs: Programs) -> None:
-    """Adds the command to *app*."""
+@click.command("doctor")
+@mirror_options
+@click.option(
+    "--root",
+    type=FILE,
+    default=Path("/"),
+    show_default=True,
+    metavar="DIR",
+    help="Look for the clients' files below this directory.",
+)
+@json_option
+def doctor_command(options: MirrorOptions, root: Path, as_json: bool) -> None:
+    """Check what the mirror needs, and print fixes.
 
-    @app.command("doctor")
-    def _doctor(
-        config: ConfigOption = None,
-        listen: ListenOption = None,
-        cache: CacheOption = None,
-        max_size: MaxSizeOption = None,
-        upstream: UpstreamOption = None,
-        offline: OfflineOption = None,
-        root: _Root = Path("/"),
-        as_json: _Json = False,
-    ) -> None:
-        """Check what the mirror needs, and say what to do about each thing that is wrong.
+    It checks the configuration, the disk, the port, each upstream (name, connection, TLS, login, pulls left), and
+    whether docker, containerd and podman on this machine use the mirror. Give it the same options as serve. With
+    --offline it sends no request to any upstream.
 
-        The configuration, the disk, the port, each upstream (name, connection, TLS, login, pulls left), and whether
-        docker, containerd and podman here use the mirror. Give it the options that you give to serve. --offline asks no
-        upstream.
+    Exit status: 0 no problem (perhaps warnings), 1 there is a problem, 2 the checks could not run.
+    """
+    with print_failures():
+        from mirror.cli.environment import settings_in_force
+        from mirror.cli.programs import diagnose
+        from mirror.doctor import Verdict, problem, worst
 
-        Exit status: 0 nothing is wrong, or only warnings, 1 there is a problem, 2 it could not be done.
-        """
-        flags: dict[str, Mapping[str, object]] = {
-            "server": {"listen": listen, "offline": offline},
-            "cache": {"path": cache, "max_size": max_size},
-        }
-        with failures_told():
-            try:
-                settings = read_settings(config, flags, upstream or [])
-            except ConfigurationInvalid as error:
-                findings = [problem("configuration", str(error), "config/mirror.toml has every key with its default")]
-            else:
-                findings = programs.diagnose(settings, config=config, root=root)
-        _tell(findings, as_json=as_json)
-        if worst(findings) is Verdict.PROBLEM:
-            raise typer.Exit(INCOMPLETE)
+        try:
+            settings = settings_in_force(options.config, options.flags, options.upstreams)
+        except ConfigurationInvalid as error:
+            findings = [problem("configuration", str(error), "config/mirror.toml lists every key with its default")]
+        else:
+            findings = diagnose(settings, config=options.config, root=root)
+        verdict = worst(findings)
+    _print(findings, verdict, as_json=as_json)
+    if verdict is Verdict.PROBLEM:
+        raise click.exceptions.Exit(INCOMPLETE)
 
 
-def _tell(findings: list[Finding], *, as_json: bool) -> None:
+def _print(findings: list[Finding], verdict: str, *, as_json: bool) -> None:
     if as_json:
-        told = {"verdict": worst(findings), "findings": [asdict(finding) for finding in findings]}
-        typer.echo(json.dumps(told, indent=1))
+        listed = [
+            {"subject": one.subject, "verdict": one.verdict, "message": one.message, "fix": one.fix} for one in findings
+        ]
+        click.echo(json.dumps({"verdict": verdict, "findings": listed}, indent=1))
     else:
         for finding in findings:
-            typer.echo(finding)
+            click.echo(finding)

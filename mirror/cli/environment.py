@@ -1,27 +1,41 @@
-"""Variables that are meant for the mirror and are none of its own: settings that would silently not apply."""
+"""The settings in force for a command, after a check for misspelled `MIRROR_` variables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 
 from pydantic import BaseModel
 
-from mirror.config import Settings
+from mirror.config import Settings, read_settings
 from mirror.errors import ConfigurationInvalid
 
 _PREFIX = "MIRROR_"
-_SHORT = ("CONFIG", "LISTEN", "CACHE", "MAX_SIZE", "UPSTREAM", "OFFLINE", "LOG_FORMAT")  # those of the flags
-_LIKE = 0.88  # of 1: MAXSIZE is MAX_SIZE, and CACHE_PORT is not CACHE_PATH
+_SHORT = ("CONFIG", "LISTEN", "CACHE", "MAX_SIZE", "UPSTREAM", "OFFLINE", "LOG_FORMAT")  # the variables of flags
+_SIMILARITY = 0.88  # of 1: MAXSIZE is similar enough to MAX_SIZE, CACHE_PORT is not to CACHE_PATH
+
+
+def settings_in_force(config: Path | None, flags: Mapping[str, Mapping[str, object]], upstreams: list[str]) -> Settings:
+    """Return the settings of a command: flags, then variables, then the file, then defaults.
+
+    Raises:
+        ConfigurationInvalid: if a key, a value or a variable's name is wrong.
+    """
+    check_variables(os.environ)
+    return read_settings(config, flags, upstreams)
 
 
 def check_variables(names: Iterable[str]) -> None:
-    """Lets pass what is known, and what only begins alike: Kubernetes makes MIRROR_PORT for a service called mirror.
+    """Raise ConfigurationInvalid for a variable whose name is almost one of the mirror's: it would have no effect.
+
+    Other variables with the prefix pass: Kubernetes sets MIRROR_PORT for a service called mirror.
 
     Raises:
-        ConfigurationInvalid: a variable is nearly one of the mirror's, or names a section that there is not.
+        ConfigurationInvalid: if a variable is misspelled, or names a section that does not exist.
     """
-    meant = {name: name for name in _SHORT} | {
+    known = {name: name for name in _SHORT} | {
         f"{section}_{key}".upper(): f"{section}__{key}".upper()
         for section, field in Settings.model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
@@ -33,7 +47,7 @@ def check_variables(names: Iterable[str]) -> None:
             continue
         section, nested, _ = rest.partition("__")
         if nested and section.lower() not in Settings.model_fields:
-            known = ", ".join(sorted(Settings.model_fields))
-            raise ConfigurationInvalid(f"{name}: there is no section {section.lower()}; known here: {known}")
-        if not nested and (like := get_close_matches(rest, meant, n=1, cutoff=_LIKE)):
-            raise ConfigurationInvalid(f"{name} is no variable of the mirror: write {_PREFIX}{meant[like[0]]}")
+            sections = ", ".join(sorted(Settings.model_fields))
+            raise ConfigurationInvalid(f"{name}: there is no section {section.lower()}; the sections are: {sections}")
+        if not nested and (similar := get_close_matches(rest, known, n=1, cutoff=_SIMILARITY)):
+            raise ConfigurationInvalid(f"{name} is not a variable of the mirror: write {_PREFIX}{known[similar[0]]}")

@@ -1,152 +1,128 @@
-"""`mirror ls`, `pin`, `unpin`, `rm`, `gc`, `stats`: what is in the cache, and what stays there."""
+"""`mirror ls`, `stats`, `pin`, `unpin`, `rm` and `gc`: list and change the images of the cache.
+
+A running mirror executes these commands itself; otherwise the command opens the cache for as long as it takes.
+"""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from pathlib import Path
 
-import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+import click
 
-from mirror.admin.client import AdminClient
-from mirror.cli.cache_directory import settings_of_cache
-from mirror.cli.options import CacheOption, ConfigOption, failures_told
-from mirror.cli.programs import Programs
-from mirror.config.quantities import format_count, format_size
+from mirror.cli.options import cache_option, config_option, json_option, print_failures
 
-_Images = Annotated[list[str], typer.Argument(metavar="IMAGE", show_default=False)]
-_Json = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
-_COLUMNS = ("IMAGE", "DIGEST", "PLATFORMS", "SIZE", "SHARED", "AGE", "USED", "")
-_TEXTS = ("DIGEST", "PLATFORMS", "")
-_SPARED = ("SHARED", "PLATFORMS", "AGE", "USED", "DIGEST")  # in this order, where a terminal is too narrow for all
-_UNBOUNDED = 2**20  # columns
-_AGES = ((86_400, "d"), (3_600, "h"), (60, "min"))
+_images_argument = click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
 
 
-def add_keeping(app: typer.Typer, programs: Programs) -> None:
-    """Adds the commands to *app*. All of them work beside a running mirror."""
+@click.command("ls")
+@json_option
+@config_option
+@cache_option
+def ls_command(as_json: bool, config: Path | None, cache: Path | None) -> None:
+    """List the images in the cache.
 
-    @app.command("ls")
-    def _ls(as_json: _Json = False, config: ConfigOption = None, cache: CacheOption = None) -> None:
-        """List the images in the cache.
+    SIZE is the stored size of the image, SHARED the part of it that other images also need, AGE the time since the
+    upstream last confirmed the tag, USED the time since the last pull. A narrow terminal shows fewer columns.
+    """
+    with print_failures():
+        from mirror.cli.cache_directory import run_on_cache
+        from mirror.cli.image_table import print_table
 
-        SIZE is all of an image that is here, SHARED what of it other images have as well, AGE since upstream last
-        confirmed the tag, USED since something of it was last pulled. A narrow terminal shows fewer of them.
-        """
-        with failures_told():
-            settings = settings_of_cache(config, cache)
-            images = programs.ask(settings, lambda control: control.get("/images"))
-        if as_json:
-            typer.echo(json.dumps(images, indent=1))
-        else:
-            _show(images)
-
-    @app.command("stats")
-    def _stats(as_json: _Json = False, config: ConfigOption = None, cache: CacheOption = None) -> None:
-        """Say how much is in the cache."""
-        with failures_told():
-            settings = settings_of_cache(config, cache)
-            found = programs.ask(settings, lambda control: control.get("/stats"))
-        if as_json:
-            typer.echo(json.dumps(found, indent=1))
-        else:
-            typer.echo(
-                f"{format_count(found['images'], 'image')}, {found['pinned']} pinned, "
-                f"{found['incomplete']} incomplete; "
-                f"{format_count(found['blobs'], 'blob')}, "
-                f"{format_size(found['bytes'])} of {format_size(found['limit'])}"
-            )
-
-    @app.command("pin")
-    def _pin(images: _Images, config: ConfigOption = None, cache: CacheOption = None) -> None:
-        """Keep images from eviction, by name or pattern (app:v1.*, quay.io/*)."""
-        _change(programs, "/pin", "pinned", images, config, cache)
-
-    @app.command("unpin")
-    def _unpin(images: _Images, config: ConfigOption = None, cache: CacheOption = None) -> None:
-        """Let images be evicted again."""
-        _change(programs, "/unpin", "unpinned", images, config, cache)
-
-    @app.command("rm")
-    def _rm(images: _Images, config: ConfigOption = None, cache: CacheOption = None) -> None:
-        """Remove images from the cache, by name or pattern (app:v1.*, quay.io/*), and what only they needed."""
-        _change(programs, "/remove", "removed", images, config, cache)
-
-    @app.command("gc")
-    def _gc(config: ConfigOption = None, cache: CacheOption = None) -> None:
-        """Remove what no image needs: what tags named before they moved, and what never was part of one."""
-        with failures_told():
-            settings = settings_of_cache(config, cache)
-            found = programs.ask(settings, lambda control: control.post("/collect"))
-        typer.echo(f"{format_size(found['freed'])} freed")
+        images = run_on_cache(config, cache, lambda client: client.images()).images
+        if not as_json:
+            print_table(images)
+            return
+    click.echo(json.dumps([image.model_dump(mode="json", by_alias=True) for image in images], indent=1))
 
 
-def _change(
-    programs: Programs, path: str, done: str, images: list[str], config: ConfigOption, cache: CacheOption
-) -> None:
-    async def job(control: AdminClient) -> Any:  # noqa: ANN401 - JSON
-        return await control.post(path, images=images)
+@click.command("stats")
+@json_option
+@config_option
+@cache_option
+def stats_command(as_json: bool, config: Path | None, cache: Path | None) -> None:
+    """Print the number of images and the size of the cache."""
+    with print_failures():
+        from mirror.cli.cache_directory import run_on_cache
+        from mirror.config.quantities import format_count, format_size
 
-    with failures_told():
-        found = programs.ask(settings_of_cache(config, cache), job)
-    for name in found["images"]:
-        typer.echo(f"{name}: {done}")
-    if "freed" in found:
-        typer.echo(f"{format_size(found['freed'])} freed")
-
-
-def _show(images: list[Mapping[str, Any]]) -> None:
-    """On a narrow terminal without what can be spared: a name that is cut names nothing."""
-    rows = [_row(image) for image in images]
-    console = Console(soft_wrap=True)
-    table = _table(rows, ())
-    if not console.is_terminal:
-        console.width = _width(console, table)  # columns are for people; programs that read this want whole lines
-    for number in range(len(_SPARED) + 1):
-        table = _table(rows, _SPARED[:number])
-        if _width(console, table) <= console.width:
-            break
-    console.print(table)
+        stats = run_on_cache(config, cache, lambda client: client.stats())
+    if as_json:
+        click.echo(json.dumps(stats.model_dump(mode="json"), indent=1))
+    else:
+        click.echo(
+            f"{format_count(stats.images, 'image')}, {stats.pinned} pinned, {stats.incomplete} incomplete; "
+            f"{format_count(stats.blobs, 'blob')}, {format_size(stats.bytes)} of {format_size(stats.max_size)}"
+        )
 
 
-def _width(console: Console, table: Table) -> int:
-    """Columns of the terminal that *table* takes where it may."""
-    return table.__rich_measure__(console, console.options.update(max_width=_UNBOUNDED)).maximum
+@click.command("pin")
+@_images_argument
+@config_option
+@cache_option
+def pin_command(images: tuple[str, ...], config: Path | None, cache: Path | None) -> None:
+    """Keep images from eviction.
+
+    IMAGE is a name or a pattern (app:v1.*, quay.io/*).
+    """
+    with print_failures():
+        from mirror.admin.protocol import ImageSelection
+        from mirror.cli.cache_directory import run_on_cache
+
+        pinned = run_on_cache(config, cache, lambda client: client.pin(ImageSelection(images=images)))
+    for name in pinned.images:
+        click.echo(f"{name}: pinned")
 
 
-def _table(rows: list[Mapping[str, str]], spared: Sequence[str]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="")
-    shown = [column for column in _COLUMNS if column not in spared]
-    for column in shown:
-        if column == "IMAGE":
-            table.add_column(column, overflow="fold")
-        else:
-            table.add_column(column, justify="left" if column in _TEXTS else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(escape(row[column]) for column in shown))
-    return table
+@click.command("unpin")
+@_images_argument
+@config_option
+@cache_option
+def unpin_command(images: tuple[str, ...], config: Path | None, cache: Path | None) -> None:
+    """Allow images to be evicted again.
+
+    IMAGE is a name or a pattern (app:v1.*, quay.io/*).
+    """
+    with print_failures():
+        from mirror.admin.protocol import ImageSelection
+        from mirror.cli.cache_directory import run_on_cache
+
+        unpinned = run_on_cache(config, cache, lambda client: client.unpin(ImageSelection(images=images)))
+    for name in unpinned.images:
+        click.echo(f"{name}: unpinned")
 
 
-def _row(image: Mapping[str, Any]) -> Mapping[str, str]:
-    notes = [word for word, holds in (("pinned", image["pinned"]), ("incomplete", not image["complete"])) if holds]
-    return {
-        "IMAGE": image["name"],
-        "DIGEST": image["digest"].partition(":")[2][:12],
-        "PLATFORMS": " ".join(image["platforms"]),
-        "SIZE": format_size(image["size"]),
-        "SHARED": format_size(image["shared"]),
-        "AGE": _since(image["checked"]),
-        "USED": _since(image["used"]),
-        "": ", ".join(notes),
-    }
+@click.command("rm")
+@_images_argument
+@config_option
+@cache_option
+def rm_command(images: tuple[str, ...], config: Path | None, cache: Path | None) -> None:
+    """Remove images, and the blobs that only they need.
+
+    IMAGE is a name or a pattern (app:v1.*, quay.io/*).
+    """
+    with print_failures():
+        from mirror.admin.protocol import ImageSelection
+        from mirror.cli.cache_directory import run_on_cache
+        from mirror.config.quantities import format_size
+
+        removed = run_on_cache(config, cache, lambda client: client.remove(ImageSelection(images=images)))
+    for name in removed.images:
+        click.echo(f"{name}: removed")
+    click.echo(f"{format_size(removed.freed)} freed")
 
 
-def _since(moment: float | None) -> str:
-    if not moment:
-        return "-"
-    seconds = max(0, int(time.time() - moment))
-    return next((f"{seconds // unit} {name}" for unit, name in _AGES if seconds >= unit), f"{seconds} s")
+@click.command("gc")
+@config_option
+@cache_option
+def gc_command(config: Path | None, cache: Path | None) -> None:
+    """Remove blobs that no image needs.
+
+    Such as the blobs that a tag named before it moved.
+    """
+    with print_failures():
+        from mirror.cli.cache_directory import run_on_cache
+        from mirror.config.quantities import format_size
+
+        collected = run_on_cache(config, cache, lambda client: client.collect())
+    click.echo(f"{format_size(collected.freed)} freed")

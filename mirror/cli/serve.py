@@ -1,75 +1,71 @@
-"""`mirror serve`, and `mirror verify` of what it serves."""
+"""`mirror serve` and `mirror verify`: serve pulls, and check stored content for damage."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated
+from pathlib import Path
 
-import typer
+import click
 
 from mirror.cli.options import (
     INCOMPLETE,
     INTERRUPTED,
-    CacheOption,
-    ConfigOption,
-    ListenOption,
-    LogFormatOption,
-    MaxSizeOption,
-    OfflineOption,
-    UpstreamOption,
-    failures_told,
+    MirrorOptions,
+    cache_option,
+    config_option,
+    log_format_option,
+    mirror_options,
+    print_failures,
+    upstream_option,
 )
-from mirror.cli.programs import Programs
-from mirror.config import read_settings
-
-_Repair = Annotated[
-    bool, typer.Option("--repair", help="Fetch what is damaged from its upstream again, rather than remove it.")
-]
-_Jobs = Annotated[int, typer.Option(metavar="N", min=1, max=64, help="How many blobs to read at once.")]
 
 
-def add_serving(app: typer.Typer, programs: Programs) -> None:
-    """Adds the commands to *app*."""
+@click.command("serve")
+@mirror_options
+@log_format_option
+def serve_command(options: MirrorOptions, log_format: str | None) -> None:
+    """Serve pulls, from the cache or through it.
 
-    @app.command("serve")
-    def _serve(
-        config: ConfigOption = None,
-        listen: ListenOption = None,
-        cache: CacheOption = None,
-        max_size: MaxSizeOption = None,
-        upstream: UpstreamOption = None,
-        offline: OfflineOption = None,
-        log_format: LogFormatOption = None,
-    ) -> None:
-        """Serve pulls, from the cache or through it. Works without any configuration."""
-        flags: dict[str, Mapping[str, object]] = {
-            "server": {"listen": listen, "offline": offline},
-            "cache": {"path": cache, "max_size": max_size},
-            "log": {"format": log_format},
-        }
-        with failures_told():
-            programs.serve(read_settings(config, flags, upstream or []))
+    Needs no configuration.
+    """
+    with print_failures():
+        from mirror.cli.environment import settings_in_force
+        from mirror.cli.programs import serve
 
-    @app.command("verify")
-    def _verify(
-        config: ConfigOption = None,
-        cache: CacheOption = None,
-        upstream: UpstreamOption = None,
-        repair: _Repair = False,
-        jobs: _Jobs = 2,
-    ) -> None:
-        """Read all that is cached and see whether the disk has damaged it. Works beside a running mirror.
+        flags = {**options.flags, "log": {"format": log_format}}
+        serve(settings_in_force(options.config, flags, options.upstreams))
 
-        What is damaged is removed, so that it is fetched anew when it is pulled next.
 
-        Exit status: 0 all is good, 1 damage was found (removed, or fetched again), 2 it could not be done, 130 stopped.
-        """
-        with failures_told():
-            findings = programs.verify(
-                read_settings(config, {"cache": {"path": cache}}, upstream or []), repair=repair, jobs=jobs
-            )
-        typer.echo(findings)
-        if not findings.is_whole:
-            raise typer.Exit(INTERRUPTED)
-        if not findings.is_good:
-            raise typer.Exit(INCOMPLETE)
+@click.command("verify")
+@config_option
+@cache_option
+@upstream_option
+@click.option("--repair", is_flag=True, help="Download damaged content from its upstream again instead of removing it.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="Number of blobs to read at the same time.",
+)
+def verify_command(
+    config: Path | None, cache: Path | None, upstreams: tuple[str, ...], repair: bool, jobs: int
+) -> None:
+    """Check all content of the cache for damage.
+
+    The command reads every blob and compares its digest. A running mirror may keep serving meanwhile. Damaged content
+    is removed; the next pull downloads it again.
+
+    Exit status: 0 no damage, 1 damage was found (and removed or repaired), 2 the check could not run, 130 stopped.
+    """
+    with print_failures():
+        from mirror.cli.environment import settings_in_force
+        from mirror.cli.programs import verify
+
+        settings = settings_in_force(config, {"cache": {"path": cache}}, list(upstreams))
+        findings = verify(settings, repair=repair, jobs=jobs)
+    click.echo(findings)
+    if not findings.is_whole:
+        raise click.exceptions.Exit(INTERRUPTED)
+    if not findings.is_good:
+        raise click.exceptions.Exit(INCOMPLETE)

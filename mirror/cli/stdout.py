@@ -1,4 +1,4 @@
-"""Standard output, where what a command says may go nowhere: a full disk, a pipe that nobody reads, nothing at all."""
+"""Failures of standard output: a full disk, a pipe that its reader closed, a closed descriptor."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import cast
 
 from mirror.cli.options import INCOMPLETE, UNUSABLE
 
-_STREAMS = (os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)  # what is written to a closed standard output fails, as it would
+_STREAMS = (os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)  # so that writes to a closed standard output fail, as without this
 
 
 class _Output(io.TextIOWrapper):
-    """Standard output that remembers why it failed: other files fail with the same errors."""
+    """Standard output that keeps its error: the program tells it from the same error of another file."""
 
     failure: OSError | None = None
 
     def write(self, text: str, /) -> int:
-        with self._remembered():
+        with self._recorded():
             return super().write(text)
 
     def flush(self) -> None:
-        with self._remembered():
+        with self._recorded():
             super().flush()
 
     @contextmanager
-    def _remembered(self) -> Iterator[None]:
+    def _recorded(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -38,10 +38,10 @@ class _Output(io.TextIOWrapper):
 
 
 @contextmanager
-def output_told() -> Iterator[None]:
-    """Says in a line that standard output failed. Whoever closed a pipe has seen enough, and is told nothing."""
+def reported_output_failures() -> Iterator[None]:
+    """Report in one line that standard output failed, and exit. A closed pipe (`| head`) is normal: no report."""
     _open_streams()
-    own = cast("io.TextIOWrapper", sys.stdout)  # as the interpreter makes it
+    own = cast("io.TextIOWrapper", sys.stdout)  # the interpreter creates it as this class
     sys.stdout = output = _Output(
         open(1, "wb", buffering=0 if own.write_through else -1, closefd=False),  # noqa: SIM115
         own.encoding,
@@ -64,18 +64,18 @@ def output_told() -> Iterator[None]:
         sys.exit(UNUSABLE)
     finally:
         if output.failure is not None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is left in buffers
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes buffers at its end
         output.detach()
         sys.stdout = own
 
 
 def _open_streams() -> None:
-    """Puts something in place of standard streams that are closed: other files would take their numbers."""
+    """Open /dev/null for closed standard streams: other files would get their descriptor numbers."""
     for number, mode in enumerate(_STREAMS):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, mode)  # the lowest number that is free
-    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - for as long as the program
+            os.open(os.devnull, mode)  # takes the lowest free number
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - open until the program ends
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115

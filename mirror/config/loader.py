@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from mirror.config.sections import DEFAULT_UPSTREAMS, AccessRule, Section, UpstreamSettings
+from mirror.config.default_upstreams import DEFAULT_UPSTREAMS
+from mirror.config.sections import AccessRule, Section, UpstreamSettings
 from mirror.config.settings import Settings
 from mirror.errors import ConfigurationInvalid
 from mirror.oci.names import DOCKER_HUB, canonical_upstream

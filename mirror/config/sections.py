@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from mirror.config.default_upstreams import DEFAULT_UPSTREAMS
 from mirror.config.quantities import Duration, Size, parse_duration, parse_size
 from mirror.oci.names import DOCKER_HUB
 
@@ -250,18 +251,6 @@ class LogSettings(Section):
     """"json", "console", or "auto": console if standard error is a terminal, else json."""
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Minimum level of the logged events: "debug", "info", "warning" or "error"."""
-
-
-DEFAULT_UPSTREAMS = {
-    DOCKER_HUB: "https://registry-1.docker.io",
-    "quay.io": "https://quay.io",
-    "ghcr.io": "https://ghcr.io",
-    "gcr.io": "https://gcr.io",
-    "registry.k8s.io": "https://registry.k8s.io",
-    "mcr.microsoft.com": "https://mcr.microsoft.com",
-    "public.ecr.aws": "https://public.ecr.aws",
-    "nvcr.io": "https://nvcr.io",
-}
 
 
 def default_upstreams() -> dict[str, UpstreamSettings]:

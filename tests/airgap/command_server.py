@@ -14,6 +14,9 @@ import threading
 from pathlib import Path
 
 from mirror.__main__ import main
+from mirror.cli import image_table, sync
+
+_LOADED = (image_table, sync)  # and everything that these import: a forked command does not load it again
 
 
 def serve(path: Path) -> None:

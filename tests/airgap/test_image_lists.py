@@ -88,7 +88,7 @@ async def test_sync_file_is_warmed_and_exported(tmp_path: Path, registry: Regist
     assert "absent" in result.err
     assert await pinned(cache) == {"v1": True, "listed": False}
     result = await mirror_command("warm", "--from", sync, *at(registry, cache))
-    assert "nothing is new" in result.out
+    assert "nothing new since" in result.out
     registry.publish("team/app", image(5000), "v2")
     async with running_command("warm", "--from", sync, "--watch", *at(registry, cache)) as program:
         await until((out / "week-0002.tar.json").exists)
@@ -112,8 +112,8 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 UNUSABLE: list[tuple[str, tuple[str, ...], str]] = [
-    (SYNC, ("team/app:v1",), "leave them out of the command line"),
-    (SYNC, ("--platform", "linux/amd64"), "leave them out of the command line"),
+    (SYNC, ("team/app:v1",), "remove them from the command line"),
+    (SYNC, ("--platform", "linux/amd64"), "remove them from the command line"),
     ('[[images]]\nimages = ["team/app:v1"]', ("--watch",), "images.0 has no schedule"),
     ("images = 1", (), "images: Input should be a valid list"),
 ]
@@ -174,7 +174,7 @@ async def test_warm_reports_killed_mirror(tmp_path: Path, registry: Registry) ->
     finally:
         await running.program.kill()
     assert result.status == 2, result
-    assert result.err.endswith("broke off: run the command again, it goes on from there\n"), result
+    assert result.err.endswith("broke off the connection: run the command again, it continues from there\n"), result
     assert "Error" not in result.err
     registry.heal()
     await succeeded("warm", "team/app:v1", *at(registry, tmp_path / "cache"))

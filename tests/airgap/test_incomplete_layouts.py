@@ -71,6 +71,4 @@ async def test_missing_layer_of_archive_is_not_sought_in_earlier_bundle(tmp_path
     (path / "blobs" / "sha256" / CHILD.blobs[-1].digest.partition(":")[2]).unlink()
     result = await mirror_command("import", path, "--name", NAME, "--cache", tmp_path / "cache")
     assert result.status == 1, result
-    assert result.err.endswith(
-        f"needs {CHILD.blobs[-1].digest}, which is not here: the archive does not contain it either\n"
-    )
+    assert result.err.endswith(f"needs {CHILD.blobs[-1].digest}, which is not in the cache: the archive lacks it too\n")

@@ -99,7 +99,7 @@ async def test_incremental_bundle_alone_shows_no_image(tmp_path: Path, registry:
 
     result = await mirror_command("import", tmp_path / "w2.tar", "--cache", far)
     assert result.status == 1, result
-    assert "is not here" in result.err
+    assert "is not in the cache" in result.err
     assert "earlier bundle" in result.err
     assert await names(far) == set()
 
@@ -152,7 +152,7 @@ async def test_untagged_image_is_named_by_digest(tmp_path: Path, registry: Regis
         await succeeded("export", "-o", tmp_path / week, f"{REPOSITORY}:v1", "--cache", tmp_path / "near")
     result = await mirror_command("import", tmp_path / "1", tmp_path / "2", "--name", "q:1", "--cache", cache)
     assert result.status == 2, result
-    assert "--name is for the image of one bundle" in result.err
+    assert "--name applies to the image of one bundle" in result.err
     name = f"docker.io/{REPOSITORY}:v1"
     result = await succeeded("import", *(tmp_path / week for week in "1212"), "--cache", cache)
     forth, back = ((f"now {one.digest}, was {two.digest}") for one, two in ((new, old), (old, new)))
@@ -185,7 +185,7 @@ async def test_pinned_images_are_kept_and_removed_images_deleted(tmp_path: Path,
         fillers = [f"{REPOSITORY}:filler{number}" for number in range(6)]
         result = await mirror_command("warm", *fillers, "--jobs", "1", "--cache", cache)
         assert result.out.startswith("1 image here, "), result
-        assert result.err.count("not here after all") == 5, "images evicted for later ones are reported"
+        assert result.err.count("blobs were evicted again") == 5, "images evicted for later ones are reported"
         assert f"docker.io/{REPOSITORY}:kept" in await complete(cache)
         await succeeded("rm", f"{REPOSITORY}:filler*", "--cache", cache)
         await succeeded("warm", f"{REPOSITORY}:one", f"{REPOSITORY}:two", "--cache", cache)

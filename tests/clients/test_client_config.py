@@ -129,7 +129,7 @@ async def test_write_merges_and_keeps_a_copy(tmp_path: Path) -> None:
     again = await client_config("docker", "--write", "--root", str(tmp_path))
 
     assert again.code == 0
-    assert "says so already" in again.errors
+    assert "has this content already" in again.errors
     assert len(list(file.parent.iterdir())) == 2
 
 
@@ -212,7 +212,7 @@ async def test_write_is_refused_for_clients_without_file(tmp_path: Path, client:
     result = await client_config(client, "--write", "--yes", "--root", str(tmp_path))
 
     assert result.code == 2
-    assert "leave --write away" in result.errors
+    assert "leave out --write" in result.errors
 
 
 @pytest.mark.parametrize("address", ["mirror.lan:5000", ""])
@@ -241,6 +241,6 @@ async def test_unknown_client_is_refused_with_known_ones() -> None:
     result = await client_config("nosuch")
 
     assert result.code == 2
-    assert "there is nothing for 'nosuch'" in result.errors
+    assert "there is no client 'nosuch'" in result.errors
     assert all(name in result.errors for name in CLIENTS)
     assert "Value error" not in result.errors

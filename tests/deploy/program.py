@@ -1,17 +1,11 @@
 """The mirror's command-line flags and environment variables, as the program defines them."""
 
 from collections.abc import Sequence
-from typing import cast
-
-import typer
 
 from mirror.cli import command_line
-from mirror.cli.programs import Programs
 from tests.unit.configurations import KEYS
 
-_PROGRAM = typer.main.get_command(command_line(cast("Programs", None)))
-assert isinstance(_PROGRAM, typer.core.TyperGroup)
-COMMANDS = _PROGRAM.commands
+COMMANDS = command_line.commands
 
 
 def check_command(words: Sequence[str]) -> None:

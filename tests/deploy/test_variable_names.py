@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from typer.exceptions import TyperException
+from click import ClickException
 
 from tests.deploy.files import DEPLOY, FILES
 from tests.deploy.program import check_command, variables
@@ -22,5 +22,5 @@ def test_unknown_variables_and_arguments_are_detected() -> None:
     assert "MIRROR_SIZE" not in variables()
     check_command(["client-config", "containerd", "--write", "--yes", "--root", "/host"])
     for arguments in (["serve", "--size=1"], ["client-config", "containerd", "--force"], ["client-config", "rkt"]):
-        with pytest.raises(TyperException):
+        with pytest.raises(ClickException):
             check_command(arguments)

@@ -3,6 +3,7 @@
 Each line of the log is an event and its object: connect, write (a file opened for writing), run (a program).
 """
 
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -34,6 +35,8 @@ if __name__ == "__main__":
     sys.argv[:2] = ["mirror"]
 
     from mirror.__main__ import main
+
+    importlib.import_module("mirror.cli.programs")  # before the hook: loading may write bytecode
 
     sys.addaudithook(audit_hook(opened))
     main()

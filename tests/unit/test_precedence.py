@@ -1,20 +1,16 @@
 """Where a value comes from: a flag, a variable, the file, or the default, in this order; upstreams key by key."""
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import example, given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
-from mirror.admin.client import AdminClient
-from mirror.cli import command_line
+from mirror.cli import command_line, programs
 from mirror.config import DEFAULT_UPSTREAMS, Settings, default_cache_path, parse_duration, parse_size, read_settings
-from mirror.doctor import Finding
 from mirror.errors import ConfigurationInvalid
-from mirror.maintenance.verify import Findings
 from tests.unit.configurations import KEYS, environment, read, written
 from tests.unit.texts import spoiled
 
@@ -29,8 +25,6 @@ def _plain() -> Iterator[None]:
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("config") / "mirror.toml"
 
-
-_Result = TypeVar("_Result")
 
 PRECEDENCE = [
     ("server", "listen", "MIRROR_SERVER__LISTEN", "a:1", "b:2", "c:3"),
@@ -103,32 +97,14 @@ FLAGS: list[tuple[str, str, str, str, Taken]] = [
 ]
 
 
-class Served:
-    """Programs of which only one is to run, and only notes its settings."""
-
-    def __init__(self) -> None:
-        self.found: list[Settings] = []
-
-    def serve(self, settings: Settings, /) -> None:
-        self.found.append(settings)
-
-    def verify(self, settings: Settings, /, *, repair: bool, jobs: int) -> Findings:
-        raise AssertionError(f"verify {repair} {jobs}")
-
-    def diagnose(self, settings: Settings, /, *, config: Path | None, root: Path) -> list[Finding]:
-        raise AssertionError("the doctor must not run")
-
-    def ask(self, settings: Settings, job: Callable[[AdminClient], Awaitable[_Result]], /) -> _Result:
-        raise AssertionError(f"ask {job}")
-
-
 def served(*arguments: str, **variables: str) -> Settings:
     """The settings with which `mirror serve` would serve."""
-    programs = Served()
-    with environment(**variables):
-        result = CliRunner().invoke(command_line(programs), ["serve", *arguments])
+    found: list[Settings] = []
+    with environment(**variables), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programs, "serve", found.append)
+        result = CliRunner().invoke(command_line, ["serve", *arguments])
     assert result.exit_code == 0, (result.output, result.exception)
-    [settings] = programs.found
+    [settings] = found
     return settings
 
 
