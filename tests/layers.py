@@ -9,9 +9,9 @@ ROOT = Path(__file__).parents[1] / "mirror"
 DOCSTRING = ROOT / "__init__.py"
 
 LAYERS: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("errors", "version"), "every failure that the mirror names; the release"),
+    (("errors",), "every failure that the mirror names"),
     (("oci", "primitives"), "the specifications' values and grammars, pure; LRU, singleflight, semaphores"),
-    (("auth", "clients", "observability"), "users and access rules; client configuration files; log and metrics"),
+    (("auth", "clients", "observability"), "users and access rules; client configuration files; log, metrics, version"),
     (("config", "origin"), "validated settings; the pull context and the protocol of blob origins"),
     (("storage", "upstream"), "blobs and facts on disk; the only HTTP client"),
     (("catalog",), "manifests, images and rights in the cache"),

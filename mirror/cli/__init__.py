@@ -22,7 +22,7 @@ from mirror.cli.doctor import doctor_command
 from mirror.cli.images import gc_command, ls_command, pin_command, rm_command, stats_command, unpin_command
 from mirror.cli.serve import serve_command, verify_command
 from mirror.cli.warm import warm_command
-from mirror.version import VERSION
+from mirror.observability.version import VERSION
 
 
 class _InOrder(click.Group):

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Mapping
 from functools import lru_cache, partial
-from importlib.metadata import version
 from typing import assert_never
 
 import structlog
@@ -15,6 +14,7 @@ from aiohttp import web
 from mirror.auth.rules import ANONYMOUS_CALLER, Caller
 from mirror.errors import MethodUnsupported, MirrorError, RouteUnknown
 from mirror.observability.metrics import Metrics
+from mirror.observability.version import VERSION
 from mirror.oci.names import Upstreams
 from mirror.oci.routes import (
     Api,
@@ -45,7 +45,6 @@ from mirror.upstream.registry import Registry
 _ROUTES = 8192  # request targets whose meaning is kept at hand
 _HTTP_1_1 = (1, 1)
 _UNTAKEN = 2**20  # bytes of answers that a client may leave unread before it gets no more of them
-_VERSION = version("oci-mirror")
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 log = structlog.get_logger()
 
@@ -179,7 +178,7 @@ class App:
         }
         found: dict[str, object] = {
             "status": "ready",
-            "version": _VERSION,
+            "version": VERSION,
             "cache": str(self._cache),
             "upstreams": upstreams,
         }

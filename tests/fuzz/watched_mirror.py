@@ -143,7 +143,7 @@ async def watched_mirror(
     config.write_text(_SETTINGS + "".join(sections))
     argv = [sys.executable, "-m", "tests.fuzz.audited", str(audit_log), "serve", "--listen", "127.0.0.1:0"]
     argv += ["--cache", str(cache), "--log-format", "json", "--config", str(config)]
-    async with running(argv, log=directory / "mirror.observability.log", env=environment()) as program:
+    async with running(argv, log=directory / "mirror.log", env=environment()) as program:
         mirror = Mirror(program, cache)
         await mirror.serving()
         watched = WatchedMirror(mirror, upstream, audit_log, cache, host, statistics)

@@ -234,7 +234,7 @@ async def test_low_descriptor_limit_lowers_the_connection_limit(tmp_path_factory
         "--offline",
     ]
     limited = ["/bin/sh", "-c", 'ulimit -n 64; exec "$@"', "sh", *argv]
-    log = directory / "mirror.observability.log"
+    log = directory / "mirror.log"
     log.write_text("")
     async with running(limited, log=log, env=environment()) as program:
         mirror = Mirror(program, directory / "cache")

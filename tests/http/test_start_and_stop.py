@@ -39,7 +39,7 @@ async def started(
     config = directory / "mirror.toml"
     config.write_text(CALM + f"[tags]\n{tags}\n" + sections([upstream]))
     argv = [*COMMAND, "--listen", "127.0.0.1:0", "--cache", str(directory / "cache"), "--log-format", "json"]
-    log = directory / "mirror.observability.log"
+    log = directory / "mirror.log"
     log.write_text("")
     async with running([*argv, "--config", str(config), *arguments], log=log, env=environment()) as program:
         mirror = Mirror(program, directory / "cache")

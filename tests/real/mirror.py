@@ -104,7 +104,7 @@ async def launched(
     argv = [*within, *COMMAND, "--listen", "127.0.0.1:0", "--cache", str(directory / "cache"), "--log-format", "json"]
     for name, url in (upstreams or {}).items():
         argv += ["--upstream", f"{name}={url}"]
-    log = directory / "mirror.observability.log"
+    log = directory / "mirror.log"
     log.write_text("")
     program = await Program.start([*argv, *arguments], log=log, env={**environment(), **(env or {})})
     return Mirror(program, directory / "cache")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mirror.cli import command_line
-from mirror.version import VERSION
+from mirror.observability.version import VERSION
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"aiohttp", "asyncio", "pydantic", "rich", "structlog", "uvloop"}
