@@ -13,7 +13,7 @@ from rich.console import Console
 
 from bench import contestants, machine, table, upstreams
 from bench.content import prepare
-from bench.measurements import ci, cold_blob, crowd, manifests, memory, startup, warm_blob
+from bench.measurements import ci, cold_blob, commands, crowd, manifests, memory, startup, warm_blob
 from bench.servers import BenchError
 from bench.stage import Stage
 
@@ -29,6 +29,7 @@ MEASUREMENTS: dict[str, Callable[[Stage], list[table.Row]]] = {
     "memory": memory.measure,
     "ci": ci.measure,
     "start": startup.measure,
+    "commands": commands.measure,
 }
 CONTESTANTS = (*contestants.PEERS, contestants.MIRROR)
 
