@@ -95,7 +95,7 @@ class InventoryMachine(RuleBasedStateMachine):
         found = BlobTable()
         for digest, size in self.sizes.items():
             found.append(digest.hex, size, self.used[digest])
-        found.sort()
+        found.finish([], [])
         self.inventory = Inventory()
         self.inventory.load(found, since=math.inf)
         self.noted.clear()
@@ -138,7 +138,7 @@ class InventoryMachine(RuleBasedStateMachine):
         found = BlobTable()
         for one in self.sizes.keys() - {lost}:
             found.append(one.hex, self.sizes[one], self.used[one])
-        found.sort()
+        found.finish([], [])
         self.strike(lost)
         since = self.tick()
         self.add(digest, size)
