@@ -1,6 +1,6 @@
 """Inventory of stored blobs: the size of each, its last use, its holders, and the LRU order. In memory, without I/O.
 
-Invariants: `occupied` is the sum of what is stored and what is reserved; `oldest_first` is the order of last use.
+Invariants: `occupied` is the sum of the stored and the reserved bytes; `oldest_first` is the order of last use.
 
 A cache may hold a million blobs, so a blob is a slot in a few arrays instead of an object: about 230 bytes each with
 its name. The order is a doubly linked list inside two of the arrays (`_before`, `_after`); slot 0 is its head.

@@ -1,4 +1,4 @@
-"""One writer of a digest at a time; and what is written is counted, whoever stopped waiting for it."""
+"""One writer of a digest at a time, and exact accounting when a writer is cancelled."""
 
 import asyncio
 import os
@@ -50,7 +50,7 @@ def on_disk(directory: Path) -> int:
 
 
 async def test_of_two_writers_of_a_digest_one_waits(store: DiskStore, tmp_path: Path) -> None:
-    """Their bytes would go into the same file, each verified by who wrote them, and by nobody together."""
+    """Both would write to the same file, and each verify only its own bytes."""
     pause = asyncio.Event()
     first = asyncio.create_task(write(store, CONTENT, pause=pause))
     second = asyncio.create_task(write(store, CONTENT))
@@ -105,7 +105,7 @@ async def test_what_is_published_counts_whenever_its_writer_is_cancelled(
 async def test_room_is_free_only_when_what_was_there_is_gone(
     store: DiskStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who is cancelled in the middle of an eviction lets nobody else have the room before the file is gone."""
+    """A cancelled eviction gives the space to no other caller before the file is removed."""
     old, new = os.urandom(200_000), os.urandom(150_000)
     await store.put(Digest.of(old), old)
     unlinking, unlink = asyncio.Event(), os.unlink

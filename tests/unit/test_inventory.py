@@ -1,4 +1,4 @@
-"""The inventory: what is stored, how much room it takes, who holds it, and in which order it was last used."""
+"""The inventory beside a model: sizes, reserved space, holders, LRU order, and the rows to write."""
 
 import math
 from collections import Counter
@@ -15,7 +15,7 @@ sizes = st.integers(0, 100)
 
 
 class InventoryMachine(RuleBasedStateMachine):
-    """Beside a model: sizes and last uses of what is stored, a sum, a count, and the uses that are only noted."""
+    """The model has sizes and last uses of stored blobs, a sum, holder counts, noted uses, and rows written."""
 
     def __init__(self) -> None:
         super().__init__()
