@@ -1,4 +1,4 @@
-"""Assembly: the parts of a mirror, built and nested into each other's lifetimes."""
+"""Assembly: constructs all parts of a mirror and nests their lifetimes."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ from mirror.upstream.pull_quota import PullQuota
 from mirror.upstream.registry import Registry
 from mirror.upstream.session import Session
 
-_STARTING = 5.0  # seconds that a mirror may take from its lock to its answers
-_LOOK_AGAIN = 0.1  # seconds
-_WAITING = "a command of the mirror's is at work in {}; serving begins when it ends"
-_LAST_MOMENT = 1.0  # seconds: a pull ends after its longest question, and before clients think of ending it
+_STARTING = 5.0  # seconds that a mirror may take from its lock to its first answer
+_POLL_INTERVAL = 0.1  # seconds
+_WAITING = "a mirror command is using {}; serving starts when it ends"
+_MARGIN = 1.0  # seconds: a pull ends after its longest upstream request, and before clients time out
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class MirrorParts:
-    """What serves, and what commands are answered from."""
+    """The parts that serve clients and answer commands."""
 
     upstreams: Upstreams
     registries: Mapping[str, Registry]
@@ -58,14 +58,14 @@ class MirrorParts:
 
 @asynccontextmanager
 async def assembled(settings: Settings, metrics: Metrics, *, serving: bool) -> AsyncIterator[MirrorParts]:
-    """The parts of the one mirror of a cache directory, until the context ends.
+    """Assemble the one mirror of a cache directory, until the context ends.
 
     Args:
-        serving: whether it also looks after the cache; for a command nothing is evicted but for what it brings in.
+        serving: whether it also maintains the cache. For a command, blobs are evicted only to store others.
 
     Raises:
-        StorageBusy: there is another one.
-        MirrorError: it can't be; the message says why.
+        StorageBusy: if another mirror uses the directory.
+        MirrorError: if a part can't be constructed; the message says why.
     """
     async with AsyncExitStack() as lifetimes:
         layout = Layout(settings.cache.path)
@@ -88,7 +88,7 @@ async def assembled(settings: Settings, metrics: Metrics, *, serving: bool) -> A
                 catalog,
                 downloads,
                 settings.tags,
-                deadline=settings.timeouts.first_byte + _LAST_MOMENT,
+                deadline=settings.timeouts.first_byte + _MARGIN,
                 offline=settings.server.offline,
             )
         )
@@ -108,10 +108,10 @@ async def assembled(settings: Settings, metrics: Metrics, *, serving: bool) -> A
 
 @asynccontextmanager
 async def controlled(settings: Settings) -> AsyncIterator[AdminClient]:
-    """The way to the mirror that holds the cache: to one that runs, or to one made for as long as the context lasts.
+    """Connect to the mirror of a cache directory: the one that runs, or one assembled until the context ends.
 
     Raises:
-        MirrorError: there is none, and none can be made.
+        MirrorError: if none runs, and none can be assembled.
     """
     path = Layout(settings.cache.path).control
     until = time.monotonic() + _STARTING
@@ -124,7 +124,7 @@ async def controlled(settings: Settings) -> AsyncIterator[AdminClient]:
             except StorageBusy:
                 if time.monotonic() > until:
                     raise
-                await asyncio.sleep(_LOOK_AGAIN)  # perhaps one is starting, and holds the lock, but does not answer yet
+                await asyncio.sleep(_POLL_INTERVAL)  # one may be starting: it holds the lock, but does not answer yet
         yield await lifetimes.enter_async_context(AdminClient.at(path))
 
 
@@ -132,11 +132,11 @@ async def controlled(settings: Settings) -> AsyncIterator[AdminClient]:
 async def assembled_in_turn(
     settings: Settings, metrics: Metrics, stop: asyncio.Event
 ) -> AsyncIterator[MirrorParts | None]:
-    """The parts of the mirror that serves, once no command works in its cache; None when told to *stop* before.
+    """Assemble the mirror that serves, after commands that use its cache; None if *stop* is set before.
 
     Raises:
-        StorageBusy: another mirror serves from it.
-        MirrorError: it can't be; the message says why.
+        StorageBusy: if another mirror serves from the directory.
+        MirrorError: if a part can't be constructed; the message says why.
     """
     path, parts, waits = Layout(settings.cache.path).control, None, False
     until = time.monotonic() + _STARTING
@@ -153,13 +153,13 @@ async def assembled_in_turn(
                     (log.debug if waits else log.warning)("waiting", reason=_WAITING.format(settings.cache.path))
                     waits = True
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), _LOOK_AGAIN)
+                    await asyncio.wait_for(stop.wait(), _POLL_INTERVAL)
         yield parts
 
 
 @asynccontextmanager
 async def registries_of(settings: Settings, metrics: Metrics) -> AsyncIterator[Mapping[str, Registry]]:
-    """The ways to all upstreams, by their names."""
+    """Open the registry clients of all upstreams, by upstream name."""
     async with AsyncExitStack() as lifetimes:
         keyring = await lifetimes.enter_async_context(Keychain(settings.credentials))
         yield {

@@ -1,7 +1,7 @@
 """Rebuilds a lost fact database: names, pins and imports from index.json, manifests from the blobs themselves.
 
-Nothing is served under a repository on a guess: a repository holds what index.json names and what is reachable from
-there, as far as it is stored. For other content the upstream is asked again.
+Nothing is served under a repository on a guess: a repository holds the manifests that index.json names, and
+those reachable from there, as far as they are stored. For other content the upstream is asked again.
 """
 
 from __future__ import annotations

@@ -335,7 +335,7 @@ class DiskStore:
         self.health.check()
 
     async def mend(self) -> None:
-        """Try a directory that could not be written: create what is missing, and reload what was replaced.
+        """Try a directory that could not be written: create what is missing, and reload replaced directories.
 
         Raises:
             StorageFailed: if it still can't be written.

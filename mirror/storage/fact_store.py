@@ -8,15 +8,15 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 
 import diskcache
+import orjson
 
 from mirror.oci.digest import Digest
 from mirror.oci.image_names import Image
 from mirror.oci.names import Repository, Tag
 from mirror.storage import database
-from mirror.storage.database import DAMAGE, RowInvalid
+from mirror.storage.database import DAMAGE
 from mirror.storage.fact_rows import FactRows, Rows
 from mirror.storage.facts import (
     HeldFact,
@@ -31,7 +31,8 @@ from mirror.storage.facts import (
 from mirror.storage.inventory import BlobRow
 
 _BATCH = 1000  # rows of one transaction, about 50 ms: reads wait for it
-_BLOB_KEYS = ((b"blob sha256:", 76), (b"blob sha512:", 140))  # prefix and length
+_BLOB_KEYS = {76: b"blob sha256:", 140: b"blob sha512:"}  # the prefix of a key, by its length
+_MAX_BLOB_ROW = 4096  # bytes of its value
 
 
 class DiskFacts(FactRows):
@@ -172,10 +173,7 @@ class DiskFacts(FactRows):
         def read() -> None:
             with self._invalid_rows() as invalid:
                 for key, text in database.blob_rows(self._path):
-                    name, row = _blob_name(key), None
-                    if name is not None and text is not None:
-                        with suppress(RowInvalid):
-                            row = parse_blob(database.decoded(text))
+                    name, row = _blob_name(key), _blob_row(text)
                     if name is None or row is None:
                         invalid.append(key)
                     else:
@@ -220,8 +218,17 @@ class DiskFacts(FactRows):
 
 
 def _blob_name(key: bytes) -> str | None:
-    """Return the hex digits in the key of a blob's row."""
-    for prefix, length in _BLOB_KEYS:
-        if len(key) == length and key.startswith(prefix):
-            return key[len(prefix) :].decode("ascii", "replace")
+    """Return the hex digits in the key of a blob's row; None for another key."""
+    if key.startswith(_BLOB_KEYS.get(len(key), b"-")):
+        return key[12:].decode("ascii", "replace")
     return None
+
+
+def _blob_row(text: bytes | None) -> tuple[int, float] | None:
+    """Return size and last use in the row of a blob; None if it is invalid. Called for up to a million rows."""
+    if text is None or len(text) > _MAX_BLOB_ROW:
+        return None
+    try:
+        return parse_blob(orjson.loads(text))
+    except ValueError:
+        return None

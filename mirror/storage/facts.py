@@ -97,10 +97,10 @@ class HeldFact:
 
 def parse_blob(row: object) -> tuple[int, float] | None:
     """Return size and last use in the row of a blob; None if the row has another shape."""
-    match row:
-        case {"size": int(size), "used": used} if size.__class__ is int and 0 <= size < 2**63:
-            moment = moment_of(used)
-            return None if moment is None else (size, moment)
+    if isinstance(row, dict):
+        size, used = row.get("size"), moment_of(row.get("used"))
+        if used is not None and type(size) is int and 0 <= size < 2**63:
+            return size, used
     return None
 
 
@@ -138,5 +138,6 @@ def held_key(repository: Repository, digest: Digest) -> str:
 
 def moment_of(value: object) -> float | None:
     """Return a time in seconds since the epoch; None if *value* can't be one."""
-    is_number = isinstance(value, float | int) and not isinstance(value, bool)
-    return float(cast("float", value)) if is_number and 0 <= cast("float", value) <= _LATEST else None
+    if (type(value) is float or type(value) is int) and 0 <= value <= _LATEST:
+        return float(value)
+    return None

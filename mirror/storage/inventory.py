@@ -1,6 +1,6 @@
 """Inventory of stored blobs: the size of each, its last use, its holders, and the LRU order. In memory, without I/O.
 
-Invariants: `occupied` is the sum of what is stored and what is reserved; `oldest_first` is the order of last use.
+Invariants: `occupied` is the sum of the stored and the reserved bytes; `oldest_first` is the order of last use.
 
 A cache may hold a million blobs, so a blob is a slot in a few arrays instead of an object: about 230 bytes each with
 its name. The order is a doubly linked list inside two of the arrays (`_before`, `_after`); slot 0 is its head.
@@ -47,38 +47,42 @@ class BlobTable:
 
     def add(self, name: str, size: int, used: float) -> None:
         """Add a blob that is not in the table, as the one used last."""
-        slot = self.append(name, size, used)
-        self._link(slot)
-        self._mark(slot)
-
-    def append(self, name: str, size: int, used: float) -> int:
-        """Add a blob without a place in the order: `sort` must follow. Return its slot."""
         if self._free:
-            slot = self._free.pop()
+            slot = self.slots[name] = self._free.pop()
             self._names[slot], self._sizes[slot], self._used[slot] = name, size, used
         else:
             slot = len(self._names)
-            self._names.append(name)
-            self._sizes.append(size)
-            self._used.append(used)
+            self.append(name, size, used)
             self._before.append(slot)
             self._after.append(slot)
             self._changed.append(0)
-        self.slots[name] = slot
         self.stored += size
-        return slot
+        self._link(slot)
+        self._mark(slot)
 
-    def append_unwritten(self, name: str, size: int, used: float) -> None:
-        """Like `append`, for a blob whose row is not written yet."""
-        self._mark(self.append(name, size, used))
+    def append(self, name: str, size: int, used: float) -> None:
+        """Load a blob that is not in the table. The table is complete only after `finish`."""
+        self.slots[name] = len(self._names)
+        self._names.append(name)
+        self._sizes.append(size)
+        self._used.append(used)
 
-    def sort(self) -> None:
-        """Link all blobs in the order of last use."""
+    def finish(self, absent: Iterable[str], unwritten: Iterable[str]) -> None:
+        """End loading: remove *absent* blobs, mark the rows of *unwritten* ones as changed, and sort by last use."""
+        count = len(self._names)
+        self.stored = sum(self._sizes)
+        self._changed.extend(bytes(count - len(self._changed)))
+        for links in (self._before, self._after):
+            links.extend(array("i", bytes(4 * (count - len(links)))))
         before = _HEAD
         for slot in sorted(self.slots.values(), key=self._used.__getitem__):
-            self._after[before], self._before[slot] = slot, before
+            self._after[before] = slot
+            self._before[slot] = before
             before = slot
         self._after[before], self._before[_HEAD] = _HEAD, before
+        for name in absent:
+            self.remove(name)
+        self.mark_changed(unwritten)
 
     def remove(self, name: str) -> bool:
         """Remove a blob. Return whether it was in the table."""

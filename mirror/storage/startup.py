@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from mirror.oci.digest import ALGORITHMS, Digest
-from mirror.storage.inventory import BlobTable
+from mirror.oci.digest import Digest
+from mirror.storage.inventory import BlobTable, digest_of
 from mirror.storage.layout import Layout, storage_errors
 
 _HEX_DIGITS = {"sha256": 64, "sha512": 128}
@@ -47,28 +48,30 @@ class Scan:
         """
         with storage_errors(f"the cache directory {layout.root} can't be read"):
             present = bytearray(len(self.table.slots) + 1)
-            for algorithm in ALGORITHMS:
-                self._read(f"{layout.root}/blobs/{algorithm}", _HEX_DIGITS[algorithm], present)
+            new = [
+                blob
+                for algorithm, length in _HEX_DIGITS.items()
+                for blob in self._read(f"{layout.root}/blobs/{algorithm}", length, present)
+            ]
             self.identity, self.kept = layout.identity(), layout.kept_ingests()
-        missing = [name for name, slot in self.table.slots.items() if slot < len(present) and not present[slot]]
-        for name in missing:
-            self.table.remove(name)
-        self.absent = [f"{'sha256' if len(name) == 64 else 'sha512'}:{name}" for name in missing]
-        self.table.sort()
+        absent = [name for name, slot in self.table.slots.items() if not present[slot]]
+        self.absent = [str(digest_of(name)) for name in absent]
+        for name, size, used in new:
+            self.table.append(name, size, used)
+        # The last one is written first, and rows are written several times faster in the order of their keys.
+        self.table.finish(absent, sorted((name for name, _, _ in new), reverse=True))
 
-    def _read(self, directory: str, length: int, present: bytearray) -> None:
-        """Mark the files of one directory that have a row, and add the others. Other programs' files are ignored."""
-        slots, new = self.table.slots, []
+    def _read(self, directory: str, length: int, present: bytearray) -> Iterator[tuple[str, int, float]]:
+        """Mark the files of one directory that have a row, and yield the others. Other programs' files are ignored."""
+        slots = self.table.slots
         with os.scandir(directory) as entries:
             for entry in entries:
-                if len(entry.name) != length:
+                name = entry.name
+                slot = slots.get(name)
+                if len(name) != length or not entry.is_file(follow_symlinks=False):
                     continue
-                slot = slots.get(entry.name)
                 if slot is not None:
-                    present[slot] = entry.is_file(follow_symlinks=False)
-                elif _HEX.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                    present[slot] = 1
+                elif _HEX.fullmatch(name):
                     status = entry.stat(follow_symlinks=False)
-                    new.append((entry.name, status.st_size, status.st_mtime))
-        # The last one is written first, and rows are written several times faster in the order of their keys.
-        for name, size, used in sorted(new, reverse=True):
-            self.table.append_unwritten(name, size, used)
+                    yield name, status.st_size, status.st_mtime

@@ -1,4 +1,4 @@
-"""The inventory: what is stored, how much room it takes, who holds it, and in which order it was last used."""
+"""The inventory beside a model: sizes, reserved space, holders, LRU order, and the rows to write."""
 
 import math
 from collections import Counter
@@ -15,7 +15,7 @@ sizes = st.integers(0, 100)
 
 
 class InventoryMachine(RuleBasedStateMachine):
-    """Beside a model: sizes and last uses of what is stored, a sum, a count, and the uses that are only noted."""
+    """The model has sizes and last uses of stored blobs, a sum, holder counts, noted uses, and rows written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class InventoryMachine(RuleBasedStateMachine):
         found = BlobTable()
         for digest, size in self.sizes.items():
             found.append(digest.hex, size, self.used[digest])
-        found.sort()
+        found.finish([], [])
         self.inventory = Inventory()
         self.inventory.load(found, since=math.inf)
         self.noted.clear()
@@ -138,7 +138,7 @@ class InventoryMachine(RuleBasedStateMachine):
         found = BlobTable()
         for one in self.sizes.keys() - {lost}:
             found.append(one.hex, self.sizes[one], self.used[one])
-        found.sort()
+        found.finish([], [])
         self.strike(lost)
         since = self.tick()
         self.add(digest, size)

@@ -1,4 +1,4 @@
-"""The store on disk, beside a model of what it holds, how full it may be, and what has to go first."""
+"""The blob store beside a model of its content, its limit, and the order of eviction."""
 
 import asyncio
 import os
@@ -29,12 +29,12 @@ contents = st.sampled_from(sorted(WORLD.values(), key=lambda one: one.name))
 limits = st.integers(300, 1200) | st.just(900)
 picks = st.integers(0, 20)
 sizes = st.sampled_from([1, 50, 150, 1000])
-ends = st.sampled_from(["whole", "whole", "as it is", "broken off", "anew"])
+ends = st.sampled_from(["whole", "whole", "as it is", "broken off", "restart"])
 mostly = st.sampled_from([True, True, True, False])
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """All that can happen to a store, one after the other."""
+    """Everything that can happen to a store, in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @contextmanager
     def step(self, *, needs: int = 0, may_evict: bool = True) -> Iterator[None]:
-        """One step, that needs so much room. What it evicts and drops for it is judged, and then expected."""
+        """One step that needs *needs* bytes of space. What it evicts is checked, and then expected."""
         wait_for_another_millisecond()
         self.expected.step += 1
         room = Space.before(self.expected, needs, may_evict=may_evict)
@@ -101,18 +101,18 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(content=contents)
     def put(self, content: Content) -> None:
-        """Small content, verified by whoever has it; what is stored already stays as it is."""
+        """Small content that the caller has verified; a blob that is stored already stays as it is."""
         came = stored = content.digest in self.expected.used
         self._keep_fact(content)
         with self.step(needs=0 if stored else len(content.body)):
             self.loop.run(self.store.put(content.digest, content.body))
             came = True
-        if came and not stored:  # after what went for it: what is gone is not used with it
+        if came and not stored:  # after the evictions for it: an evicted blob is not used with it
             self.expected.store(content)
 
     @rule(content=contents, used=st.lists(contents, max_size=2))
     def arrive(self, content: Content, used: list[Content]) -> None:
-        """All of it, one after the other, while other content is used."""
+        """The whole content, while other content is used."""
         arrival = self._arrival(content)
         self._reserve(arrival)
         for one in used:
@@ -122,7 +122,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(content=contents, size=sizes, reserved=st.booleans())
     def begin_to_arrive(self, content: Content, size: int, reserved: bool) -> None:
-        """With what an earlier ingest left; room is made at once, or as it comes."""
+        """With the bytes that an earlier ingest left; space is reserved at once, or as bytes are received."""
         arrival = self._arrival(content)
         if reserved:
             self._reserve(arrival)
@@ -131,21 +131,23 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.expected.arriving)
     @rule(pick=picks, size=sizes, right=mostly)
     def go_on(self, pick: int, size: int, right: bool) -> None:
-        """With the next bytes, or with others in their place."""
+        """With the next bytes, or with wrong ones."""
         arrival = self.expected.arriving[pick % len(self.expected.arriving)]
         self._append(arrival, arrival.content.body[len(arrival.written) :][:size] if right else b"\0" * 50)
 
     @precondition(lambda self: self.expected.arriving)
     @rule(
-        pick=picks, how=st.sampled_from(["whole", "whole", "as it is", "broken off", "anew"]), announced=st.booleans()
+        pick=picks,
+        how=st.sampled_from(["whole", "whole", "as it is", "broken off", "restart"]),
+        announced=st.booleans(),
     )
     def end(self, pick: int, how: str, announced: bool) -> None:
-        """The whole and right content becomes a blob; a part of it is kept; what is wrong is void."""
+        """Complete and correct content becomes a blob, a part of it is kept, wrong content is void."""
         arrival = self.expected.arriving[pick % len(self.expected.arriving)]
         match how:
             case "broken off":
                 self._break_off(arrival)
-            case "anew":
+            case "restart":
                 arrival.ingest.restart()
                 arrival.written = b""
             case "whole":
@@ -177,7 +179,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _append(self, arrival: Arrival, coming: bytes) -> None:
         needs = max(0, len(arrival.written) + len(coming) - arrival.reserved)
-        # What grows to nobody knows what takes little of others' room, and then only what is free.
+        # Content of unknown size evicts little, and then takes only free space.
         is_small = arrival.is_sized or arrival.reserved + needs <= self.expected.limit // 4
         with self.step(needs=needs, may_evict=is_small):
             self.loop.run(arrival.ingest.append(memoryview(coming)))
@@ -213,9 +215,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(content=contents, how=st.sampled_from(["used", "used", "read", "opened", "opened", "held"]))
     def use(self, content: Content, how: str) -> None:
-        """Stored or not. A manifest's use is a use of what it references; what somebody removed is found to be gone.
+        """Stored or not. A use of a manifest is one of its references; a blob that was removed is found to be gone.
 
-        To be read in passing, as all manifests are where images are listed, is no use.
+        Reading alone, as listings read all manifests, is no use.
         """
         digest, is_read = content.digest, False
         with self.step():
@@ -236,7 +238,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self.expected.use(content)
 
     def _hold(self, content: Content, *, opens: bool) -> bool:
-        """Whether there was something to open."""
+        """Return whether the blob could be opened."""
         reader = Reader(content, AsyncExitStack())
         if opens:
             reader.blob = self.loop.run(reader.exits.enter_async_context(self.store.open(content.digest)))
@@ -265,14 +267,14 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(size=st.integers(0, 2000))
     def ask_for_room(self, size: int) -> None:
-        """Room is promised if there is any, or can be made; nothing goes for a promise."""
+        """Space is promised if it is free or can be freed; nothing is evicted for a promise."""
         with self.step():
             promised = self.loop.run(self.store.has_room(size))
         assert promised == self.expected.can_have(size)
 
     @rule(share=st.integers(1, 110))
     def reserve_and_leave(self, share: int) -> None:
-        """That share of all that can go has to go, for a download that then brings nothing."""
+        """That share of all evictable bytes has to be evicted, for a download that then stores nothing."""
         can_go = self.expected.left + sum(map(weight, self.expected.evictable))
         needs = self.expected.limit - self.expected.occupied + can_go * share // 100
 
@@ -288,8 +290,8 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.expected.used)
     @rule(pick=picks, is_read=st.booleans())
     def vanish(self, pick: int, is_read: bool) -> None:
-        """Somebody removes a file behind the store's back."""
-        self.go_by("upkeep", 0)
+        """Another program removes a file."""
+        self.go_by("maintenance", 0)
         digest = list(self.expected.used)[pick % len(self.expected.used)]
         if digest not in self.expected.vanished:
             self._blob_file(digest).unlink()
@@ -297,9 +299,11 @@ class StoreMachine(RuleBasedStateMachine):
         if is_read:
             self.use(WORLD[digest], "read")
 
-    @rule(how=st.sampled_from(["upkeep", "upkeep", "a minute", "a day", "a restart", "a crash"]), limit=limits)
+    @rule(
+        how=st.sampled_from(["maintenance", "maintenance", "a minute", "a day", "a restart", "a crash"]), limit=limits
+    )
     def go_by(self, how: str, limit: int) -> None:
-        """Upkeep is not seen; what nobody came back for goes; a start finds all else, within its limit."""
+        """Maintenance changes nothing but removes old ingests; a start finds the rest, within its limit."""
         if how in {"a restart", "a crash"}:
             self._reopen(limit, crashed=how == "a crash")
             return
@@ -316,7 +320,7 @@ class StoreMachine(RuleBasedStateMachine):
             shutil.copytree(self.directory, copy)
         self._leave_all()
         self.loop.run(self.exits.aclose())
-        if crashed:  # of last uses it may be that nobody knows
+        if crashed:  # the last uses may be lost
             shutil.rmtree(self.directory)
             self.directory = copy
             self.expected.used = dict.fromkeys(self.expected.used, Use(self.expected.step, self.expected.step))
@@ -325,7 +329,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.expected.limit = limit
         with self.step():
             self.loop.run(self._open())
-            self.loop.run(self.store.reserve(0))  # as who opens it does, once pins are held
+            self.loop.run(self.store.reserve(0))  # as maintenance does after the start, when pins are held
 
     # What always holds
 
@@ -366,14 +370,14 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 def wait_for_another_millisecond() -> None:
-    """Last uses are written down in milliseconds: another step uses in another of them."""
+    """Last uses are written in milliseconds: each step uses another one."""
     now = round(time.time(), 3)
     while round(time.time(), 3) == now:
         pass
 
 
 def open_files() -> Iterator[str]:
-    """What this process has open."""
+    """Return the paths that this process has open."""
     for number in os.listdir("/proc/self/fd"):
         try:
             yield os.readlink(f"/proc/self/fd/{number}")

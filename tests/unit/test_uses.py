@@ -1,4 +1,4 @@
-"""The order of use: what is evicted first when things happen at the same time, or late."""
+"""LRU order under concurrency: which blob is evicted first when uses are noted while other work runs."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ IMAGE = manifest("image", 50, OLD)
 
 
 class SlowFacts(DiskFacts):
-    """One that takes as long to say what is a manifest as a test likes."""
+    """A fact store that returns manifests only when a test allows it."""
 
     answers: asyncio.Event
 
@@ -60,8 +60,8 @@ async def ingest(store: DiskStore, content: Content, *used: Content) -> None:
         await arriving.commit()
 
 
-def test_what_arrived_after_a_use_is_the_younger(tmp_path: Path) -> None:
-    """A use that was only noted, while a download went on, is no later than the download's end."""
+def test_blob_stored_after_a_use_is_more_recent(tmp_path: Path) -> None:
+    """A use that was noted during a download is not later than the end of the download."""
 
     async def scene() -> None:
         async with stores(tmp_path, 200) as (store, _):
@@ -74,8 +74,8 @@ def test_what_arrived_after_a_use_is_the_younger(tmp_path: Path) -> None:
         loop.run(scene())
 
 
-def test_a_base_layer_does_not_die_while_images_on_it_arrive(tmp_path: Path) -> None:
-    """Clients have it, and never ask for it: the manifest that arrives is its use."""
+def test_base_layer_stays_while_images_on_it_are_stored(tmp_path: Path) -> None:
+    """Clients that have the layer never request it: storing the manifest is its use."""
 
     async def scene() -> None:
         async with stores(tmp_path, 250) as (store, facts):
@@ -107,8 +107,8 @@ def test_a_use_reaches_through_two_levels(tmp_path: Path) -> None:
         loop.run(scene())
 
 
-def test_a_use_counts_while_it_is_being_taken_up(tmp_path: Path) -> None:
-    """Whoever makes room meanwhile waits for it, or the blob that was used just now would go."""
+def test_use_counts_while_it_is_being_applied(tmp_path: Path) -> None:
+    """A reservation meanwhile waits for it, or the blob that was just used would be evicted."""
 
     async def scene() -> None:
         async with stores(tmp_path, 200) as (store, facts):
@@ -128,8 +128,8 @@ def test_a_use_counts_while_it_is_being_taken_up(tmp_path: Path) -> None:
         loop.run(scene())
 
 
-def test_uses_are_taken_up_in_their_order(tmp_path: Path) -> None:
-    """Also by two who do it at the same time, the first of them for longer."""
+def test_uses_are_applied_in_their_order(tmp_path: Path) -> None:
+    """Also by two concurrent calls of which the first takes longer."""
 
     async def scene() -> None:
         async with stores(tmp_path, 300) as (store, facts):
@@ -152,8 +152,8 @@ def test_uses_are_taken_up_in_their_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("before", [(), (OLD, NEW, MORE)], ids=["empty", "full"])
-def test_room_is_made_once_for_each(tmp_path: Path, before: tuple[Content, ...]) -> None:
-    """Those who need it at the same time don't count the same room; who gets none is told so."""
+def test_space_is_freed_once_for_each_reservation(tmp_path: Path, before: tuple[Content, ...]) -> None:
+    """Concurrent reservations do not count the same space, and those that fail raise NoSpace."""
 
     async def scene() -> None:
         async with stores(tmp_path, 300) as (store, _):
@@ -169,7 +169,7 @@ def test_room_is_made_once_for_each(tmp_path: Path, before: tuple[Content, ...])
         loop.run(scene())
 
 
-def test_what_did_not_change_is_not_written_down_again(tmp_path: Path) -> None:
+def test_only_changed_rows_are_written(tmp_path: Path) -> None:
     """Maintenance runs every 30 s, and writes only the rows of blobs that changed since."""
 
     class CountingFacts(DiskFacts):
