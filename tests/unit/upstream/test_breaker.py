@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mirror.errors import UpstreamUnavailable
 from mirror.upstream.breaker import CircuitBreaker
-from tests.unit.test_throttle import Clock
+from tests.unit.upstream.test_rate_limit import Clock
 
 
 def admits(breaker: CircuitBreaker) -> bool:

@@ -11,7 +11,7 @@ from mirror.airgap.schedule import At, Every, first_due, next_due, parse_schedul
 from mirror.airgap.sync import Sync, names_in
 from mirror.errors import ListInvalid
 
-SHOWN = Path(__file__).parents[2] / "config" / "sync.toml"
+SHOWN = Path(__file__).parents[3] / "config" / "sync.toml"
 MONDAY = datetime(2026, 11, 23, 12, 0, 30)  # noqa: DTZ001 - schedules are in local time
 moments = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1))  # noqa: DTZ001
 

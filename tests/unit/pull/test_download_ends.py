@@ -22,7 +22,7 @@ from tests.unit.contents import Content, layer
 from tests.unit.followers import Follower
 from tests.unit.loops import Loop, new_loop
 from tests.unit.sources import Connection, Manner, Source
-from tests.unit.test_store import open_files
+from tests.unit.storage.test_disk import open_files
 
 BLOB = layer("large", 300_000)
 SMALL = layer("small", 10_000)

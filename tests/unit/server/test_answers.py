@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror import errors
-from mirror.errors import MethodUnsupported, MirrorError, RangeUnsatisfiable, Unauthorized, UpstreamUnavailable
+from mirror.errors import (
+    MethodUnsupported,
+    MirrorError,
+    RangeUnsatisfiable,
+    Unauthorized,
+    UpstreamThrottled,
+    UpstreamThrottledByPath,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_MANIFEST, ManifestHead
 from mirror.oci.names import Repository
@@ -19,6 +28,7 @@ from mirror.pull.results import CacheOutcome, ManifestResult
 from mirror.server.answers import (
     blob_headers,
     error_answer,
+    for_client,
     is_known,
     manifest_headers,
     multipart_headers,
@@ -169,3 +179,15 @@ def test_a_rendered_header_is_one_line(value: str) -> None:
         return
     assert head.count(b"\r\n") == 2
     assert head.decode().splitlines() == ["HTTP/1.1 200 OK", f"Warning: {value}"]
+
+
+def test_rate_limit_is_429_if_the_path_names_the_upstream() -> None:
+    """Such a client has no registry to fall back to; a client of `registry-mirrors` falls back at a 503."""
+    failure = UpstreamThrottled("too many", retry_after=7, upstream="quay.io")
+    assert for_client(failure, by_path=False) is failure
+    shown = for_client(failure, by_path=True)
+    assert isinstance(shown, UpstreamThrottledByPath)
+    assert (str(shown), shown.retry_after, shown.detail) == ("too many", 7, {"upstream": "quay.io"})
+    assert (failure.status, shown.status) == (503, 429)
+    other = UpstreamTimeout("…")
+    assert for_client(other, by_path=True) is other

@@ -11,7 +11,7 @@ import pytest
 from mirror.cli import command_line
 from mirror.observability.version import VERSION
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HEAVY = {"aiohttp", "asyncio", "pydantic", "rich", "structlog", "uvloop"}
 RUN = """
 import atexit, sys

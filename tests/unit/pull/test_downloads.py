@@ -25,7 +25,7 @@ from tests.unit.contents import Content, layer
 from tests.unit.followers import Follower
 from tests.unit.loops import Loop
 from tests.unit.sources import Connection, Manner, Source
-from tests.unit.test_store import open_files
+from tests.unit.storage.test_disk import open_files
 
 WITHHELD = 64 * 2**10  # bytes that may wait for the verification
 TRIES = 5  # in a row that bring nothing, until a download gives up
