@@ -33,10 +33,8 @@ if __name__ == "__main__":
     opened = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     sys.argv[:2] = ["mirror"]
 
-    import mirror.cli.programs
+    import mirror.cli.programs  # noqa: F401 - loaded before the hook: loading may write bytecode
     from mirror.__main__ import main
-
-    assert mirror.cli.programs.serve  # loaded before the hook: loading may write bytecode
 
     sys.addaudithook(noting(opened))
     main()
