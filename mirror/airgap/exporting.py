@@ -1,4 +1,4 @@
-"""Exporting: images out of the cache into a bundle, without what an earlier bundle brought."""
+"""Export images of the cache into a bundle, without the blobs of an earlier bundle."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ async def contents_of(
 
 
 def known_from(earlier: Path) -> frozenset[Digest]:
-    """The blobs that the other side has, after an earlier bundle: given itself, or by the list beside it.
+    """Return the blobs that the importing side has from an earlier bundle, or from the .json file beside that.
 
     Raises:
-        BundleInvalid
+        BundleInvalid: if the bundle or the file can't be read.
     """
     if earlier.suffix == ".json":
         try:
@@ -66,10 +66,10 @@ def known_from(earlier: Path) -> frozenset[Digest]:
 
 
 def check_apart(target: Path, earlier: Path) -> None:
-    """That a bundle at *target* takes the place of nothing that belongs to the earlier one.
+    """Check that a bundle at *target* overwrites no file of the earlier bundle, which the new one builds on.
 
     Raises:
-        StorageFailed: it would: what the earlier one brought would be nowhere any more. Or that can't be known.
+        StorageFailed: if it would, or if the files can't be inspected.
     """
     base = earlier.with_suffix("") if earlier.suffix == ".json" else earlier
     with storage_errors(f"{target} can't be written"):
@@ -77,7 +77,7 @@ def check_apart(target: Path, earlier: Path) -> None:
             for one in [earlier, *bundle_files(base)]:
                 if file.exists() and one.exists() and file.samefile(one):
                     raise StorageFailed(
-                        f"{file} can't be written: --since {earlier} builds on it, and it would be gone; "
+                        f"{file} can't be written: --since {earlier} builds on it, and the export would overwrite it; "
                         f"name another bundle with -o"
                     )
 

@@ -1,4 +1,4 @@
-"""Importing: images out of a bundle into the cache, each of them visible when it is whole and not before."""
+"""Import the images of a bundle into the cache. Each image becomes visible when all of its blobs are stored."""
 
 from __future__ import annotations
 
@@ -96,10 +96,10 @@ def _with_fix(failure: MirrorError, bundle: Bundle) -> MirrorError:
 
 
 def _named(images: tuple[CarriedImage, ...], name: str | None) -> Iterator[CarriedImage]:
-    """The images with the names that they are to have here.
+    """Yield the images with the names that they get in the cache.
 
     Raises:
-        BundleInvalid: one has none.
+        BundleInvalid: if the bundle has no image, or an image gets no name.
     """
     nameless = [image for image in images if not image.name]
     if not images:
@@ -109,8 +109,8 @@ def _named(images: tuple[CarriedImage, ...], name: str | None) -> Iterator[Carri
         return
     if name is not None or nameless:
         raise BundleInvalid(
-            f"the bundle holds {len(images)} images, {len(nameless)} of them without a name: --name is for the one "
-            f"image of an archive that gives it none"
+            f"the bundle holds {len(images)} images, {len(nameless)} of them without a name: --name is for an "
+            f"archive with one image and no name for it"
         )
     yield from images
 
@@ -140,7 +140,7 @@ async def _import(
 
 
 def _manifests(bundle: Bundle, digest: Digest, media_type: str | None, deep: int = _DEEPEST) -> Iterator[Manifest]:
-    """A manifest after its children, as far as they were carried."""
+    """Yield a manifest after its children, as far as the bundle contains them."""
     manifest = bundle.manifest(digest, media_type)
     if manifest is None:
         return
@@ -149,7 +149,7 @@ def _manifests(bundle: Bundle, digest: Digest, media_type: str | None, deep: int
             one for child in manifest.references for one in _manifests(bundle, child.digest, child.media_type, deep - 1)
         ]
         if not children:
-            raise BundleInvalid(f"the bundle holds the index {digest}, and none of the manifests that it names")
+            raise BundleInvalid(f"the bundle holds the index {digest}, but none of the manifests that it lists")
         yield from children
     yield manifest
 
