@@ -31,6 +31,8 @@ from mirror.admin.protocol import (
     Message,
     MirrorStatus,
     RemovedImages,
+    RepairedBlob,
+    RepairRequest,
     SelectedImages,
     StreamFailed,
     WarmRequest,
@@ -141,6 +143,10 @@ class AdminClient:
         with self._connection_errors():
             async with self._session.put(f"/blobs/{digest}", data=pieces(), headers=headers) as response:
                 return await self._read(response, BlobStored)
+
+    async def repair(self, request: RepairRequest) -> RepairedBlob:
+        """Remove a damaged blob, and fetch it again if the request says so."""
+        return await self._post("/repair", request, RepairedBlob)
 
     @asynccontextmanager
     async def held(self, digests: Iterable[Digest]) -> AsyncIterator[None]:

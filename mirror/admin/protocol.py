@@ -267,6 +267,35 @@ class ImageImported(Message):
     previous: DigestText | None
 
 
+class RepairRequest(Message):
+    """Request of POST /repair: remove a damaged blob.
+
+    Attributes:
+        device, inode: the file that was found to be damaged; another one in its place is kept.
+        fetch: fetch the blob again from its upstream.
+    """
+
+    digest: DigestText
+    reason: str
+    device: Size
+    inode: Size
+    fetch: bool
+
+
+class RepairedBlob(Message):
+    """Response of POST /repair.
+
+    Attributes:
+        images: the images that need the blob.
+        fetched_from: the repository that it was fetched from; None if it was only removed.
+        failures: why it could not be fetched, one line for each repository.
+    """
+
+    images: tuple[str, ...]
+    fetched_from: str | None
+    failures: tuple[str, ...]
+
+
 class WarmRequest(Message):
     """Request of /warm: images to download into the cache.
 

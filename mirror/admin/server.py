@@ -12,6 +12,7 @@ from mirror.admin.http import check_version, errors_as_json, respond, send_versi
 from mirror.admin.images import ImageHandler
 from mirror.admin.imports import ImportHandler
 from mirror.admin.protocol import MirrorStatus
+from mirror.admin.repair import RepairHandler
 from mirror.admin.warm import WarmHandler
 from mirror.catalog.catalog import Catalog
 from mirror.catalog.images import Images
@@ -42,6 +43,7 @@ class AdminServer:
         self._images = ImageHandler(upstreams, images, store)
         self._imports = ImportHandler(upstreams, images, store, catalog)
         self._warm = WarmHandler(upstreams, images, warming, store)
+        self._repair = RepairHandler(images, warming, store)
         self._serving = serving
 
     def application(self) -> web.Application:
@@ -52,6 +54,7 @@ class AdminServer:
             [
                 web.get("/", self._status),
                 web.post("/warm", self._warm.answer),
+                web.post("/repair", self._repair.answer),
                 *self._images.routes(),
                 *self._imports.routes(),
             ]

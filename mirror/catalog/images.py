@@ -99,6 +99,12 @@ class Images:
             await asyncio.sleep(0)  # thousands of images may be in memory: let other tasks run
         return found
 
+    async def users_of(self, digest: Digest) -> dict[Image, bool]:
+        """Return the images that need *digest*, each with whether it is one of their manifests."""
+        graphs = await self._closures(await self.named())
+        users = {image: digest in graph.manifests for image, graph in graphs.items() if digest in graph.manifests}
+        return users | {image: False for image, graph in graphs.items() if digest in graph.blobs}
+
     async def _tags(self) -> dict[Repository, dict[Tag, TagFact]]:
         found: dict[Repository, dict[Tag, TagFact]] = {}
         for (repository, tag), fact in (await self._facts.all_tags()).items():

@@ -18,13 +18,14 @@ import uvloop
 
 from mirror import doctor
 from mirror.admin.client import AdminClient
+from mirror.admin.protocol import RepairRequest
 from mirror.admin.unix_socket import administered
-from mirror.assembly import assembled_in_turn, controlled, registries_of
+from mirror.assembly import assembled_in_turn, controlled
 from mirror.auth.login_throttle import FailedLoginLimiter
 from mirror.cli.progress import Progress
 from mirror.config import Settings
 from mirror.errors import ConfigurationInvalid, MirrorError
-from mirror.maintenance.verify import CacheVerification, Findings
+from mirror.maintenance.verify import CacheVerification, Damage, Findings, RepairResult
 from mirror.observability import log as events
 from mirror.observability.metrics import Metrics
 from mirror.oci.names import canonical_upstream
@@ -33,7 +34,6 @@ from mirror.server.auth import door
 from mirror.server.listener import listening
 from mirror.server.tls import Certificate
 from mirror.server.token_service import TokenService
-from mirror.storage.fact_store import DiskFacts
 from mirror.storage.layout import Layout
 from mirror.upstream.client_authorization import ClientAuthorization
 from mirror.upstream.registry import Registry
@@ -146,11 +146,24 @@ async def _verify(settings: Settings, *, repair: bool, jobs: int) -> Findings:
     layout = Layout(settings.cache.path)
     layout.identity()
     async with AsyncExitStack() as lifetimes:
-        facts = await lifetimes.enter_async_context(DiskFacts.beside(layout.ledger))
-        registries = await lifetimes.enter_async_context(registries_of(settings, Metrics())) if repair else None
-        verification = CacheVerification(layout, facts, registries, jobs=jobs)
+        mirror = _LazyClient(settings, lifetimes)
+
+        async def repair_blob(damage: Damage) -> RepairResult:
+            client = await mirror.client()
+            result = await client.repair(
+                RepairRequest(
+                    digest=damage.digest,
+                    reason=damage.reason,
+                    device=damage.device,
+                    inode=damage.inode,
+                    fetch=repair,
+                )
+            )
+            return RepairResult(result.images, result.fetched_from, result.failures)
+
         progress = lifetimes.enter_context(Progress("verifying", 0))
-        running = asyncio.create_task(verification.run(progress))
+        verification = CacheVerification(layout, repair_blob, progress, jobs=jobs)
+        running = asyncio.create_task(verification.run())
 
         def stop() -> None:
             verification.stop()
@@ -161,6 +174,22 @@ async def _verify(settings: Settings, *, repair: bool, jobs: int) -> Findings:
         with suppress(asyncio.CancelledError):
             await running
         return verification.findings
+
+
+class _LazyClient:
+    """A client of the mirror that holds the cache, opened at the first damage: an intact cache is only read."""
+
+    def __init__(self, settings: Settings, lifetimes: AsyncExitStack) -> None:
+        self._settings = settings
+        self._lifetimes = lifetimes
+        self._opening = asyncio.Lock()
+        self._client: AdminClient | None = None
+
+    async def client(self) -> AdminClient:
+        async with self._opening:
+            if self._client is None:
+                self._client = await self._lifetimes.enter_async_context(controlled(self._settings))
+            return self._client
 
 
 def _interrupt(stop: asyncio.Event, hurry: asyncio.Event) -> None:

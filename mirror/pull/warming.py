@@ -146,6 +146,19 @@ class Warming:
         async with turns:
             await _patiently(keep)
 
+    async def fetch(self, repository: Repository, digest: Digest, *, is_manifest: bool) -> None:
+        """Fetch one manifest or blob into the store, for instance after it was found to be damaged.
+
+        Raises:
+            ContentUnknown, UpstreamError
+            StorageFailed: it can't be stored.
+        """
+        context = _context(repository)
+        if is_manifest:
+            await self._pulls.manifest(context, digest)
+        else:
+            await self._keep(context, digest, lambda _: None)
+
     async def _keep(self, context: PullContext, digest: Digest, progress: Callable[[int], None]) -> None:
         """Bring a blob into the store, and return when it is committed.
 

@@ -23,7 +23,7 @@ from mirror.errors import StorageFailed
 from mirror.observability.log import RateLimitedLog
 from mirror.oci.digest import Digest
 from mirror.storage import database
-from mirror.storage.database import DAMAGE, RowInvalid, SchemaDiffers
+from mirror.storage.database import DAMAGE, RowInvalid
 
 _Result = TypeVar("_Result")
 Rows = Mapping[str, tuple[Mapping[str, object] | None, str | None]]
@@ -71,23 +71,6 @@ class FactRows:
                 await facts._write_unwritten()
                 await loop.run_in_executor(thread, facts._cache.close)
         finally:
-            thread.shutdown()
-
-    @classmethod
-    @asynccontextmanager
-    async def beside(cls, path: Path) -> AsyncIterator[Self | None]:
-        """Open the database of a mirror that may be running; None if it can't be read: nothing is replaced."""
-        thread = ThreadPoolExecutor(1, thread_name_prefix="facts")
-        loop = asyncio.get_running_loop()
-        facts = None
-        try:
-            if (path / "cache.db").exists():
-                with suppress(*DAMAGE, SchemaDiffers, diskcache.Timeout):
-                    facts = cls(await loop.run_in_executor(thread, database.opened, path), thread)
-            yield facts
-        finally:
-            if facts is not None:
-                await loop.run_in_executor(thread, facts._cache.close)
             thread.shutdown()
 
     # Rows

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pty
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -111,16 +112,37 @@ async def test_missing_cache_directory_is_an_error(tmp_path: Path, upstream: Ups
     assert not (tmp_path / "cache").exists()
 
 
-async def test_verify_without_a_ledger(tmp_path: Path, upstream: Upstream) -> None:
-    """Damage is found, but not the images that need the blob; the broken ledger is left as it is."""
+async def test_verify_with_a_broken_ledger(tmp_path: Path, upstream: Upstream) -> None:
+    """Damage is found, and the images that need the blob are known from index.json."""
     manifest = await fill_cache(tmp_path, upstream)
     damage(file_of(tmp_path, manifest.blobs[1]))
-    ledger = tmp_path / "cache" / "ledger" / "cache.db"
-    ledger.write_bytes(b"no database" * 1000)
+    (tmp_path / "cache" / "ledger" / "cache.db").write_bytes(b"no database" * 1000)
     result = await verify(tmp_path, upstream, "--repair")
     assert result.code == 1, result
-    assert "no image that is known here" in result.errors
-    assert ledger.read_bytes() == b"no database" * 1000
+    assert "r.test/team/app:v1" in result.errors
+    assert "1 damaged (1 fetched again, 0 removed)" in result.output
+    assert (await verify(tmp_path, upstream)).code == 0
+
+
+async def test_blob_of_no_image_is_removed(tmp_path: Path, upstream: Upstream) -> None:
+    """No repository is known from which to fetch it."""
+    manifest = await fill_cache(tmp_path, upstream)
+    damage(file_of(tmp_path, manifest.blobs[1]))
+    for name in ("ledger", "index.json"):
+        path = tmp_path / "cache" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    result = await verify(tmp_path, upstream, "--repair")
+    assert result.code == 1, result
+    assert "no known image" in result.errors
+    assert "1 damaged (0 fetched again, 1 removed)" in result.output
+
+
+async def test_intact_cache_is_only_read(tmp_path: Path, upstream: Upstream) -> None:
+    """Verification itself writes nothing."""
+    await fill_cache(tmp_path, upstream)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
+    assert (await verify(tmp_path, upstream)).code == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")} == before
 
 
 async def test_ctrl_c_stops_verify(tmp_path: Path, upstream: Upstream) -> None:
