@@ -9,6 +9,7 @@ its name. The order is a doubly linked list inside two of the arrays (`_before`,
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -17,6 +18,7 @@ from mirror.oci.digest import Digest
 from mirror.storage.eviction import StoredBlob
 
 _HEAD = 0
+_PARTS, _SAMPLES = 16, 1024  # of the sort at the start
 _ALGORITHMS = {64: "sha256", 128: "sha512"}  # by the number of hex digits
 BlobRow = tuple[str, int, float]
 """The text of a blob's digest, its size, and its last use in seconds since the epoch."""
@@ -75,7 +77,7 @@ class BlobTable:
         for links in (self._before, self._after):
             links.extend(array("i", bytes(4 * (count - len(links)))))
         before = _HEAD
-        for slot in sorted(self.slots.values(), key=self._used.__getitem__):
+        for slot in self._sorted_slots():
             self._after[before] = slot
             self._before[slot] = before
             before = slot
@@ -83,6 +85,16 @@ class BlobTable:
         for name in absent:
             self.remove(name)
         self.mark_changed(unwritten)
+
+    def _sorted_slots(self) -> Iterator[int]:
+        """Yield all slots in the order of last use, sorted in parts: at once they would take 48 MiB for a million."""
+        sample = sorted(self._used[1 :: len(self._used) // _SAMPLES + 1])
+        limits = sample[:: len(sample) // _PARTS + 1]
+        parts = [array("i") for _ in range(len(limits) + 1)]
+        for slot in self.slots.values():
+            parts[bisect_left(limits, self._used[slot])].append(slot)
+        for part in parts:
+            yield from sorted(part, key=self._used.__getitem__)
 
     def remove(self, name: str) -> bool:
         """Remove a blob. Return whether it was in the table."""
