@@ -31,7 +31,7 @@ needs_docker = pytest.mark.needs("dockerd", "docker", "containerd", "busybox", "
 
 @needs_docker
 async def test_compose_service_serves_a_pull(built: Site, tmp_path: Path) -> None:
-    """The container is read-only, unprivileged and not root; it becomes healthy, serves pulls, exits with 0."""
+    """The container is read-only, unprivileged and not root; it becomes healthy, serves pulls and stops cleanly."""
     more = tmp_path / "more.yaml"
     ours = {"environment": {"MIRROR_UPSTREAM": built.upstream}, "healthcheck": {"interval": "1s"}}
     more.write_text(json.dumps({"services": {"mirror": ours}}))
