@@ -77,7 +77,7 @@ class WarmHandler:
                 async with stream.repeating(
                     lambda: ImageProgress(image=name, total=warmed.total, present=warmed.here),
                 ):
-                    await self._warming.bring(warmed, operation.wanted.platforms)
+                    await self._warming.download(warmed, operation.wanted.platforms)
                 if operation.wanted.pin:
                     await self._images.pin([image])
         except MirrorError as error:

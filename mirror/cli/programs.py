@@ -30,7 +30,7 @@ from mirror.observability import log as events
 from mirror.observability.metrics import Metrics
 from mirror.oci.names import canonical_upstream
 from mirror.server.app import App
-from mirror.server.auth import door
+from mirror.server.auth import authentication
 from mirror.server.listener import listening
 from mirror.server.tls import Certificate
 from mirror.server.token_service import TokenService
@@ -103,7 +103,7 @@ async def _serve(settings: Settings) -> None:
     metrics = Metrics()
     metrics.tasks.set_function(lambda: len(asyncio.all_tasks()))
     async with AsyncExitStack() as lifetimes:
-        authenticator = await lifetimes.enter_async_context(door(settings.clients, settings.access))
+        authenticator = await lifetimes.enter_async_context(authentication(settings.clients, settings.access))
         if authenticator is not None:
             reloads.append(authenticator.reload)
         parts = await lifetimes.enter_async_context(assembled_in_turn(settings, metrics, stop))

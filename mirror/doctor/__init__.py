@@ -14,7 +14,7 @@ from mirror.doctor.finding import Finding, Verdict, ok, problem, worst
 from mirror.doctor.port import check_port
 from mirror.doctor.upstreams import check_upstreams
 from mirror.errors import MirrorError
-from mirror.server.auth import door
+from mirror.server.auth import authentication
 from mirror.server.tls import Certificate
 
 __all__ = ["Finding", "Verdict", "diagnose", "problem", "worst"]
@@ -40,7 +40,7 @@ async def diagnose(settings: Settings, *, config: Path | None, root: Path) -> li
 async def _check_configuration(settings: Settings, config: Path | None) -> list[Finding]:
     """Check the files that the configuration names. The configuration itself is valid: it became *settings*."""
     found: list[Finding] = []
-    for opened in (_certificate(settings), door(settings.clients, settings.access)):
+    for opened in (_certificate(settings), authentication(settings.clients, settings.access)):
         try:
             async with opened:
                 pass

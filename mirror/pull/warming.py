@@ -1,4 +1,4 @@
-"""Warming: images brought into the cache without a client that pulls them."""
+"""Warming: downloads whole images into the cache, through the same pull service that clients use."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from mirror.pull.results import CacheOutcome, ListResult
 from mirror.pull.service import PullService
 from mirror.storage.protocols import BlobStore
 
-_TRIES = 4
-_PAUSE = 1.0  # seconds before the second try; twice as long before each further one
-_AT_ONCE = 4  # blobs of one image
-_COSIGN = ("sig", "att", "sbom")  # tags that cosign makes of a digest where there is no list of referrers
-_MOST_PAGES = 1000
+_ATTEMPTS = 4
+_PAUSE = 1.0  # seconds before the second attempt; twice as long before each further one
+_CONCURRENT_BLOBS = 4  # of one image
+_COSIGN = ("sig", "att", "sbom")  # suffixes of the tags that cosign pushes to registries without a referrers API
+_MAX_PAGES = 1000
 _Answer = TypeVar("_Answer")
 log = structlog.get_logger()
 
 
 @dataclass(slots=True)
 class Warmed:
-    """An image on its way in: how far it has come.
+    """The progress of one image.
 
     Attributes:
-        total: bytes, as far as its manifests were read.
-        here: of those, bytes that are stored, or on their way.
-        content: what it needs: manifests of its own, of its platforms, of what refers to them, and their blobs.
-        stale: why upstream could not confirm what the tag names; None where it did.
+        total: bytes of the image, as far as its manifests were read.
+        here: of those, bytes that are stored or received.
+        content: digests of its manifests, of its referrers, and of all their blobs.
+        stale: why the upstream could not confirm the tag; None if it did.
     """
 
     image: Image
@@ -54,7 +54,7 @@ class Warmed:
 
 
 class Warming:
-    """Brings images in, through the same pulls that clients make."""
+    """Downloads images on behalf of the operator."""
 
     def __init__(self, pulls: PullService, downloads: RunningDownloads, store: BlobStore) -> None:
         self._pulls = pulls
@@ -62,25 +62,25 @@ class Warming:
         self._store = store
 
     async def selected(self, named: Named) -> list[Image]:
-        """The images that are meant: one, or those of a repository's tags that are chosen.
+        """Return the selected images: one image, or every tag of the upstream that matches the selection.
 
         Raises:
-            MirrorError: upstream does not tell its tags, or none of them is meant.
+            MirrorError: the upstream does not list its tags, or no tag matches.
         """
         if isinstance(named, Image):
             return [named]
         tags = [tag async for tag in self._tags(named.repository)]
         chosen = named.chosen(tags)
         if not chosen:
-            raise NameUnknown(f"none of the {len(tags)} tags of {named.repository} is meant by {_choice(named)}")
+            raise NameUnknown(f"none of the {len(tags)} tags of {named.repository} matches {_choice(named)}")
         return chosen
 
     async def _tags(self, repository: Repository) -> AsyncIterator[str]:
         query: tuple[tuple[str, str], ...] | None = ()
-        for _ in range(_MOST_PAGES):
+        for _ in range(_MAX_PAGES):
             if query is None:
                 return
-            pull = await _patiently(partial(self._tags_page, repository, query))
+            pull = await _with_retries(partial(self._tags_page, repository, query))
             for tag in _list(pull.page.body, "tags"):
                 if isinstance(tag, str):
                     yield tag
@@ -89,20 +89,20 @@ class Warming:
     async def _tags_page(self, repository: Repository, query: tuple[tuple[str, str], ...]) -> ListResult:
         return _confirmed(await self._pulls.tags(_context(repository), query))
 
-    async def bring(self, warmed: Warmed, platforms: Iterable[Platform] | None) -> None:
-        """Brings an image in whole: manifests, blobs, and what refers to it (signatures, SBOMs, attestations).
+    async def download(self, warmed: Warmed, platforms: Iterable[Platform] | None) -> None:
+        """Download a whole image: its manifests, blobs and referrers (signatures, SBOMs, attestations).
 
         Args:
-            warmed: is kept up to date meanwhile.
-            platforms: of an index, which ones; None for all.
+            warmed: is updated while the download runs.
+            platforms: the platforms to download from an index; None for all.
 
         Raises:
-            MirrorError: something can't be had, or can't be stored. What came is kept, and is not fetched again.
+            MirrorError: some content can't be fetched or stored. Content that was stored is not fetched again.
         """
         repository = warmed.image.repository
         subjects = [await self._manifest(warmed, warmed.image)]
         waiting = _chosen(subjects[0], platforms, warmed.image)
-        while waiting:  # an index may name others
+        while waiting:  # an index may reference other indexes
             child = await self._manifest(warmed, Image(repository, waiting.pop().digest))
             if child.digest not in {one.digest for one in subjects}:
                 subjects.append(child)
@@ -112,39 +112,39 @@ class Warming:
         warmed.content |= blobs.keys()
         warmed.total = sum(one.size or 0 for one in blobs.values()) + sum(len(one.body) for one in every)
         warmed.here = sum(len(one.body) for one in every)
-        turns = asyncio.Semaphore(_AT_ONCE)
+        slots = asyncio.Semaphore(_CONCURRENT_BLOBS)
         try:
             async with asyncio.TaskGroup() as group:
                 for blob in blobs.values():
-                    group.create_task(self._blob(warmed, repository, blob, turns))
+                    group.create_task(self._blob(warmed, repository, blob, slots))
         except* MirrorError as failures:
             raise _first(failures) from failures
 
     async def _manifest(self, warmed: Warmed, image: Image) -> Manifest:
         context = _context(image.repository)
-        pull = await _patiently(lambda: self._pulls.manifest(context, image.reference, confirmed=True))
+        pull = await _with_retries(lambda: self._pulls.manifest(context, image.reference, confirmed=True))
         if pull.manifest is None:
-            raise UpstreamUnavailable(f"{image} could not be had whole")
+            raise UpstreamUnavailable(f"{image} could not be fetched completely")
         if pull.outcome is CacheOutcome.STALE and image == warmed.image:
             warmed.stale = pull.failure
         warmed.content.add(pull.manifest.digest)
         return pull.manifest
 
-    async def _blob(self, warmed: Warmed, repository: Repository, blob: Descriptor, turns: asyncio.Semaphore) -> None:
-        came = 0
+    async def _blob(self, warmed: Warmed, repository: Repository, blob: Descriptor, slots: asyncio.Semaphore) -> None:
+        received = 0
 
-        def advanced(size: int) -> None:
-            nonlocal came
-            came += size
+        def progress(size: int) -> None:
+            nonlocal received
+            received += size
             warmed.here += size
 
         async def keep() -> None:
-            nonlocal came
-            warmed.here, came = warmed.here - came, 0  # another try begins at its beginning
-            await self._keep(_context(repository), blob.digest, advanced)
+            nonlocal received
+            warmed.here, received = warmed.here - received, 0  # another attempt counts from 0
+            await self._keep(_context(repository), blob.digest, progress)
 
-        async with turns:
-            await _patiently(keep)
+        async with slots:
+            await _with_retries(keep)
 
     async def fetch(self, repository: Repository, digest: Digest, *, is_manifest: bool) -> None:
         """Fetch one manifest or blob into the store, for instance after it was found to be damaged.
@@ -182,7 +182,7 @@ class Warming:
     async def _referring(
         self, warmed: Warmed, repository: Repository, subjects: Iterable[Manifest]
     ) -> AsyncIterator[Manifest]:
-        """What refers to *subjects*, and what refers to that: a signature of an SBOM comes along too."""
+        """Yield the referrers of *subjects*, and their referrers: the signature of an SBOM, for instance."""
         seen = {subject.digest for subject in subjects}
         waiting = list(seen)
         while waiting:
@@ -191,20 +191,20 @@ class Warming:
                 try:
                     manifest = await self._manifest(warmed, found.pop())
                 except ContentUnknown:
-                    continue  # a tag that nobody made, or a list that is behind
+                    continue  # there is no such tag, or the list is outdated
                 if manifest.digest not in seen:
                     seen.add(manifest.digest)
                     waiting.append(manifest.digest)
-                    if manifest.is_index:  # it stands in for a list of referrers, or is one of them
+                    if manifest.is_index:  # the referrers tag schema, or a referrer that is an index
                         found += [Image(repository, one.digest) for one in manifest.references]
                     yield manifest
 
     async def _referrers(self, repository: Repository, digest: Digest) -> list[Image]:
-        """Where what refers to *digest* may be: as upstream lists it, or else by tags that stand in for the list."""
+        """Return the candidates for referrers: the upstream's list, or else the tags of the referrers tag schema."""
         tag = subject_tag(digest)
         found = [Image(repository, Tag.parse(f"{tag}.{kind}")) for kind in _COSIGN]
         try:
-            pull = await _patiently(partial(self._referrers_page, repository, digest))
+            pull = await _with_retries(partial(self._referrers_page, repository, digest))
         except ContentUnknown:
             return [Image(repository, Tag.parse(tag)), *found]
         entries = Manifest.read(digest, pull.page.body, None).references
@@ -220,10 +220,10 @@ def _context(repository: Repository) -> PullContext:
 
 
 def _confirmed(pull: ListResult) -> ListResult:
-    """A list as upstream has it now: what stands in may lack what is to be brought in.
+    """Return a list that the upstream confirmed: a stale one may be incomplete.
 
     Raises:
-        MirrorError: why it is not.
+        MirrorError: why the upstream did not confirm it.
     """
     if pull.failure is not None:
         raise pull.failure
@@ -231,10 +231,10 @@ def _confirmed(pull: ListResult) -> ListResult:
 
 
 def _chosen(root: Manifest, platforms: Iterable[Platform] | None, image: Image) -> list[Descriptor]:
-    """The children of an index that are wanted, and what attests something about them; none of what is no index.
+    """Return the children of an index for these platforms, with their attestations; none if it is not an index.
 
     Raises:
-        PlatformUnknown: it has none for one of *platforms*.
+        PlatformUnknown: the index has no child for one of *platforms*.
     """
     if not root.is_index or platforms is None:
         return list(root.references) if root.is_index else []
@@ -250,10 +250,10 @@ def _chosen(root: Manifest, platforms: Iterable[Platform] | None, image: Image) 
     return list(chosen.values()) + [one for one in attesting if one.digest not in chosen]
 
 
-async def _patiently(ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
-    """An answer that upstream may have to be asked for more than once: nobody waits here who could fall back."""
+async def _with_retries(ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
+    """Return the answer of *ask*, with further attempts while the upstream is unavailable: no client waits for it."""
     pause = _PAUSE
-    for left in reversed(range(_TRIES)):
+    for left in reversed(range(_ATTEMPTS)):
         try:
             return await ask()
         except UpstreamUnavailable as error:
@@ -262,7 +262,7 @@ async def _patiently(ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
             log.info("warming_waits", reason=str(error))
             await asyncio.sleep(random.uniform(pause / 2, max(pause, error.retry_after or 0)))  # noqa: S311 - jitter
             pause *= 2
-    raise AssertionError("the last try returns or raises")
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _list(body: bytes, key: str) -> list[object]:

@@ -1,4 +1,4 @@
-"""Answers: the heads that go with what a pull came to (distribution-spec 1.1; RFC 9110; RFC 9211)."""
+"""Response headers and error bodies (distribution-spec 1.1; RFC 9110; RFC 9211)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _DEFAULT_RETRY = 5  # seconds
 def content_headers(
     asked: RequestedRepository, digest: Digest, media_type: str, size: int | None, outcome: CacheOutcome
 ) -> Headers:
-    """What every manifest and blob is sent with, for GET and HEAD alike. *size* None: nobody knows it."""
+    """Yield the headers of every manifest and blob, for GET and HEAD alike. *size* is None if it is unknown."""
     yield "Content-Type", media_type
     if size is not None:
         yield "Content-Length", str(size)
@@ -52,17 +52,17 @@ def manifest_headers(asked: RequestedRepository, pull: ManifestResult) -> Header
 
 
 def staleness(failure: MirrorError | None, age: int | None) -> Headers:
-    """That an answer is *age* seconds old, and which *failure* keeps it from being renewed; nothing where none does.
+    """Yield Age and Warning of a stale answer (RFC 9111, 5.1 and 5.5); nothing if *failure* is None.
 
-    Without an age it is no answer of upstream's, but what is stored here.
+    Without an age the answer was made from stored content, and not sent by the upstream.
     """
     if failure is None:
         return
     if age is None:
-        yield "Warning", f'299 - "{_quotable(str(failure))}; this is what is stored here, and may not be all"'
+        yield "Warning", f'299 - "{_quotable(str(failure))}; made from the stored content, which may be incomplete"'
     else:
         yield "Age", str(age)
-        yield "Warning", f'299 - "{_quotable(str(failure))}; served as it was {age} s ago"'
+        yield "Warning", f'299 - "{_quotable(str(failure))}; last confirmed {age} s ago"'
 
 
 def cache_status(outcome: CacheOutcome) -> tuple[str, str]:
@@ -87,7 +87,7 @@ def multipart_headers(
 
 
 def part_opening(boundary: str, span: Span, size: int, *, first: bool) -> bytes:
-    """What goes before one part of several (RFC 9110, 14.6)."""
+    """Return the framing before one part of a multipart response (RFC 9110, 14.6)."""
     opening = (
         f"--{boundary}\r\nContent-Type: application/octet-stream\r\nContent-Range: {span.content_range(size)}\r\n\r\n"
     )
@@ -105,7 +105,7 @@ def for_client(failure: MirrorError, *, by_path: bool) -> MirrorError:
 
 
 def error_answer(failure: MirrorError) -> tuple[int, Headers, bytes]:
-    """Status, headers and the OCI error JSON. `detail` always holds something: dockerd retries what has none."""
+    """Return status, headers and the OCI error JSON. `detail` is never empty: dockerd retries an error without one."""
     detail = {"error": type(failure).__name__, **failure.detail}
     body = json.dumps({"errors": [{"code": failure.code, "message": str(failure), "detail": detail}]}).encode()
     headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), _API]
@@ -121,17 +121,17 @@ def error_answer(failure: MirrorError) -> tuple[int, Headers, bytes]:
 
 
 def api_answer() -> tuple[Headers, bytes]:
-    """To `/v2/`: yes, this is a registry; come in."""
+    """Return the answer to `/v2/`: this is a registry, and the client may use it."""
     return [("Content-Type", "application/json"), ("Content-Length", "2"), _API], b"{}"
 
 
 def is_known(if_none_match: Iterable[str], digest: Digest) -> bool:
-    """Whether the client has this content already (RFC 9110, 13.1.2; weak comparison)."""
+    """Return whether the client has this content already (RFC 9110, 13.1.2; weak comparison)."""
     tags = (tag.strip().removeprefix("W/") for line in if_none_match for tag in line.split(","))
     return any(tag in {"*", f'"{digest}"'} for tag in tags)
 
 
 def _quotable(text: str) -> str:
-    """*text* as it may stand in a quoted string of a header."""
+    """Return *text* for use in a quoted string of a header."""
     plain = "".join(character if character.isascii() and character.isprintable() else "?" for character in text)
     return plain.replace("\\", "/").replace('"', "'")[:512]

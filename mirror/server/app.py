@@ -1,4 +1,4 @@
-"""The registry API: each request to the part that answers it, each failure to an answer that says what to do."""
+"""The registry API: authenticates and routes each request, and turns each failure into an error response."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ from mirror.server.listings import Listings
 from mirror.server.manifests import Manifests
 from mirror.server.response import ClientGone, Headers, WrittenResponse, answer, drained, render, written_response
 from mirror.server.token_service import ContentRoute, TokenService
-from mirror.storage.disk_health import DiskHealth
+from mirror.storage.protocols import Health
 from mirror.upstream.registry import Registry
 
-_ROUTES = 8192  # request targets whose meaning is kept at hand
+_MAX_ROUTES = 8192  # parsed request targets in memory
 _HTTP_1_1 = (1, 1)
-_UNTAKEN = 2**20  # bytes of answers that a client may leave unread before it gets no more of them
+_MAX_UNREAD = 2**20  # bytes of responses that a client may leave unread before it gets another one
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 log = structlog.get_logger()
 
 
 class App:
-    """Handles requests."""
+    """The request handler of the mirror's port."""
 
     def __init__(
         self,
@@ -59,12 +59,12 @@ class App:
         registries: Mapping[str, Registry],
         metrics: Metrics,
         *,
-        cache: DiskHealth,
+        cache: Health,
         authenticator: Authenticator | None,
         tokens: TokenService | None,
     ) -> None:
         """*tokens*: None if no upstream authorizes the clients itself."""
-        self._route = lru_cache(_ROUTES)(partial(parse_route, upstreams=upstreams))
+        self._route = lru_cache(_MAX_ROUTES)(partial(parse_route, upstreams=upstreams))
         self._registries = registries
         self._metrics = metrics
         self._cache = cache
@@ -76,20 +76,20 @@ class App:
         self._listings = Listings(pulls, self._record)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answers a request. Raises nothing but cancellation, which means that the client left."""
+        """Answer a request. Raise nothing but CancelledError, which means that the client disconnected."""
         started = time.perf_counter()
         route: Route | None = None
         caller = ANONYMOUS_CALLER
         try:
             if request.version != _HTTP_1_1 or "Upgrade" in request.headers:
                 check_framing(request)
-            await drained(request, limit=_UNTAKEN)
-            if self._authenticator is not None:  # before it is known whether there is such a path
-                caller = await self._authenticator.admit(request)
+            await drained(request, limit=_MAX_UNREAD)
+            if self._authenticator is not None:  # before routing: the response must not reveal which paths exist
+                caller = await self._authenticator.authenticate(request)
             _check_method(request)
             route = self._route(request.raw_path)
-            if self._authenticator is not None:  # before anything is looked up
-                self._authenticator.check(caller, route)
+            if self._authenticator is not None:  # before any lookup: the response must not reveal what is cached
+                self._authenticator.require_allowed(caller, route)
             return await self._answer(request, route, caller, started)
         except MirrorError as failure:
             return self._failed(request, route, caller, failure, started)
@@ -133,7 +133,7 @@ class App:
 
     async def _token(self, request: web.BaseRequest, route: TokenRoute) -> WrittenResponse:
         if self._tokens is None:
-            raise RouteUnknown("this mirror gives no tokens: it wants none")
+            raise RouteUnknown("this mirror issues no tokens: it requires none")
         body = await self._tokens.token(request, route)
         self._record.count("token", "answered")
         headers = [
@@ -169,7 +169,7 @@ class App:
         return answer(request, render(200, headers), body)
 
     def _readiness(self) -> dict[str, object]:
-        """Ready with any upstream down, as what is cached is served, and with a failing cache: pulls pass through."""
+        """Return the body of /readyz. The mirror is ready even while upstreams are down or the cache fails."""
         upstreams = {name: _state(registry.is_down) for name, registry in self._registries.items()}
         endpoints = {
             name: {label: _state(is_down) for label, is_down in registry.endpoints.items()}
@@ -193,5 +193,5 @@ def _check_method(request: web.BaseRequest) -> None:
     if request.method not in {"GET", "HEAD"}:
         method = request.method[:16]
         raise MethodUnsupported(
-            f"{method} is not for a mirror: it is read-only; push to the upstream registry itself", method=method
+            f"{method} is not supported: a mirror is read-only; push to the upstream registry itself", method=method
         )

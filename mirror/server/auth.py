@@ -1,7 +1,7 @@
-"""The door: who comes in, and to which repositories.
+"""Authentication and authorization of clients: users, client certificates and access rules.
 
-Each request but one for /healthz passes it before anything else is found out, so that its answer tells those who stay
-outside nothing of what is inside: not which paths there are, nor what is cached.
+Every request except /healthz is authenticated before anything is looked up, so that a refusal reveals neither which
+paths exist nor what is cached.
 """
 
 from __future__ import annotations
@@ -20,27 +20,24 @@ from mirror.oci.routes import Api, Probe, Route, TokenRoute
 from mirror.server.connections import common_name
 
 _CHALLENGE = 'Basic realm="mirror", charset="UTF-8"'
-_ALWAYS_OPEN = "/healthz"  # who asks it restarts what doesn't answer, and has no login
+_ALWAYS_OPEN = "/healthz"  # for supervisors, which have no login
 
 
 class Authenticator:
-    """Lets requests in, or not.
-
-    A certificate goes before a login: whoever shows one that was verified is that one.
-    """
+    """Authenticates clients and applies access rules. A verified client certificate takes precedence over a login."""
 
     def __init__(self, logins: Logins | None, rules: Rules | None, *, certificates: bool) -> None:
         self._logins = logins
         self._rules = rules
         self._certificates = certificates
 
-    async def admit(self, request: web.BaseRequest) -> Caller:
-        """Who asks.
+    async def authenticate(self, request: web.BaseRequest) -> Caller:
+        """Return the caller.
 
         Raises:
-            Unauthorized: nobody that is known here, and a login would help.
-            Denied: nobody that is known here, and no login would help.
-            TooManyLogins: it could not be found out now.
+            Unauthorized: the client is unknown, and a login would help.
+            Denied: the client is unknown, and no login would help.
+            TooManyLogins: the login cannot be checked now.
         """
         if request.raw_path.partition("?")[0] == _ALWAYS_OPEN:
             return ANONYMOUS_CALLER
@@ -50,8 +47,8 @@ class Authenticator:
             return await self._logged_in(request, self._logins)
         if self._certificates:
             raise Denied(
-                "this mirror lets in who shows a client certificate from an authority that it knows, with one common "
-                "name that can be a user's; none was shown (docker looks for client.cert and client.key in "
+                "this mirror requires a client certificate from an authority that it trusts, with one common name "
+                "that is a valid user name; the client sent none (docker reads client.cert and client.key from "
                 "/etc/docker/certs.d/<mirror>/)",
                 certificate="none",
             )
@@ -64,35 +61,32 @@ class Authenticator:
         login = parse_authorization(header)
         if not isinstance(login, Login):
             raise Unauthorized(
-                "this mirror lets in its users only: log in to it first (docker login, podman login)",
+                "this mirror requires a login: log in to it first (docker login, podman login)",
                 challenge=_CHALLENGE,
             )
         caller = await logins.authenticate(header, login, request.remote or "")
         if caller is None:
             raise Unauthorized(
-                "the name or the password is wrong: log in to this mirror again (docker login, podman login)",
+                "the user name or the password is wrong: log in to this mirror again (docker login, podman login)",
                 challenge=_CHALLENGE,
             )
         return caller
 
     def reload(self) -> None:
-        """Reads the users anew.
+        """Read the users file again.
 
         Raises:
-            ConfigurationInvalid: the file is not what it should be; the users stay as they were.
+            ConfigurationInvalid: the file is invalid; the previous users stay in force.
         """
         if self._logins is not None:
             self._logins.reload()
 
-    def check(self, caller: Caller, route: Route) -> None:
-        """Lets pass who may have what the route leads to.
+    def require_allowed(self, caller: Caller, route: Route) -> None:
+        """Raise Denied if no rule allows the caller to pull from the route's repository.
 
-        A denial is a 403, and not a 404 that would send people to look for a name that they spelled right. All clients
-        that have another place to go to go there at once (dockerd since the error has a detail), and the others show
-        the message. A 401 would send them round: no other login is wanted of a user who is known.
-
-        Raises:
-            Denied
+        A denial is 403. A 404 would make people search for a typing error, and a 401 would make clients ask for another
+        login. Clients with another registry to fall back to do so at once (dockerd because the error has a detail), and
+        the others show the message.
         """
         match route:
             case Api() | TokenRoute() | Probe():
@@ -103,17 +97,17 @@ class Authenticator:
 
 
 def _certified(request: web.BaseRequest) -> str | None:
-    """The user that a client certificate names; None where there is none, or where its name can't be a user's."""
+    """Return the user that the client certificate names; None without a certificate or with an invalid name."""
     name = common_name(request)
     return name if name is not None and is_user(name) else None
 
 
 @asynccontextmanager
-async def door(settings: ClientSettings, access: Sequence[AccessRule]) -> AsyncIterator[Authenticator | None]:
-    """The door that the settings ask for; None where all may come in and pull everything.
+async def authentication(settings: ClientSettings, access: Sequence[AccessRule]) -> AsyncIterator[Authenticator | None]:
+    """Open the authenticator of the settings; None if any client may pull everything.
 
     Raises:
-        ConfigurationInvalid: the file of users is not what it should be.
+        ConfigurationInvalid: the users file is invalid.
     """
     rules = Rules(Rule(one.users, one.repositories, one.allow) for one in access) if access else None
     certificates = settings.certificates_file is not None

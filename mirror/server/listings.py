@@ -1,4 +1,4 @@
-"""Answers to list requests: tags and referrers, page by page."""
+"""List requests: tags and referrers, page by page."""
 
 from __future__ import annotations
 

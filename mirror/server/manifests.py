@@ -1,4 +1,4 @@
-"""Answers to manifest requests."""
+"""Manifest requests: GET and HEAD by tag or digest."""
 
 from __future__ import annotations
 

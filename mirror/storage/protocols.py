@@ -205,6 +205,14 @@ class BlobStore(Protocol):
         """Note that the directory can't be written."""
 
 
+class Health(Protocol):
+    """The health of the cache directory; `str` of it is "ok" or the failure, for people."""
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the last write succeeded. While it is False, pulls pass through unstored."""
+
+
 class ImageIndexFile(Protocol):
     """The index.json of the cache directory, which names its images for other programs and for a lost fact store."""
 

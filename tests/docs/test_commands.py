@@ -31,7 +31,7 @@ ELSEWHERE = {
         "/opt/mirror/bin/pip install ": "tests/deploy/engine.py",
         "install -D ": "tests/deploy/test_systemd.py",
         "systemctl enable ": "tests/deploy/test_systemd.py",
-        "mirror client-config kubernetes ": "tests/unit/test_clients.py",
+        "mirror client-config kubernetes ": "tests/unit/clients/test_clients.py",
     }
 }
 """Documents whose commands are run by other tests: the beginning of each command, and the test file."""
