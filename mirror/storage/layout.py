@@ -208,10 +208,6 @@ class Layout:
         """
         os.fchmod(descriptor, 0o444)
         os.fsync(descriptor)
-        self.publish(path, digest)
-
-    def publish(self, path: str, digest: Digest) -> None:
-        """Rename the synced file at *path* to the blob *digest*, and sync the directory."""
         target = self.blob(digest)
         os.rename(path, target)
         try:
