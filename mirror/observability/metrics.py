@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import Counter as Tally
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-_FIRST_BYTE_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+FIRST_BYTE_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
-def _empty_buckets() -> list[int]:
-    return [0] * (len(_FIRST_BYTE_BUCKETS) + 1)
+class RequestCounts:
+    """The requests about one upstream, as plain numbers.
+
+    Metrics that change with every request are converted on a scrape: prometheus_client's own counters are thread-safe,
+    and would take a tenth of the time of a hit.
+
+    Attributes:
+        outcomes: requests by kind (manifest, blob, tags, referrers, api, token, error) and outcome.
+        served_bytes: bytes of content sent to clients.
+        first_bytes: responses by the bucket of `FIRST_BYTE_BUCKETS` of their time to the first byte, not cumulative.
+        first_byte_seconds: the sum of these times.
+    """
+
+    __slots__ = ("first_byte_seconds", "first_bytes", "outcomes", "served_bytes")
+
+    def __init__(self) -> None:
+        self.outcomes = defaultdict[tuple[str, str], int](int)
+        self.served_bytes = 0
+        self.first_bytes = [0] * (len(FIRST_BYTE_BUCKETS) + 1)
+        self.first_byte_seconds = 0.0
 
 
 class Metrics:
     """The metrics of one mirror.
 
-    Metrics that change with every request are plain numbers, converted on a scrape: prometheus_client's own counters
-    are thread-safe, and would take a tenth of the time of a hit.
+    Attributes:
+        requests: what is counted with every request, by upstream; "" for requests that concern none.
+        pulls: pulls left and the limit (None if unknown), by upstream.
     """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._requests = Tally[tuple[str, str, str]]()
-        self._first_bytes = defaultdict[str, list[int]](_empty_buckets)  # by upstream
-        self._first_byte_seconds = defaultdict[str, float](float)  # by upstream
-        self.served_bytes = Tally[str]()  # by upstream
-        self.pulls: dict[str, tuple[int, int | None]] = {}  # by upstream: pulls left, and the limit
+        self.requests = defaultdict[str, RequestCounts](RequestCounts)
+        self.pulls: dict[str, tuple[int, int | None]] = {}
         self._registry.register(self)
         self.upstream_requests = Counter(
             "mirror_upstream_requests",
@@ -82,26 +96,6 @@ class Metrics:
         self.tasks = Gauge("mirror_tasks", "Tasks in the event loop", registry=self._registry)
         ProcessCollector(registry=self._registry)  # process_…: memory, CPU time, file descriptors
 
-    def add_upstreams(self, upstreams: Iterable[str]) -> None:
-        """Start the figures of these upstreams at 0, so that Prometheus sees the first increase."""
-        for upstream in upstreams:
-            self.served_bytes[upstream] += 0
-            self._first_bytes.setdefault(upstream, _empty_buckets())
-
-    def count_request(self, kind: str, outcome: str, upstream: str) -> None:
-        """Count an answered request.
-
-        Args:
-            kind: manifest, blob, tags, referrers, api, token or error.
-            upstream: empty if the request is about no upstream.
-        """
-        self._requests[kind, outcome, upstream] += 1
-
-    def observe_first_byte(self, seconds: float, upstream: str) -> None:
-        """Count the time from a request to the first byte of its response."""
-        self._first_bytes[upstream][bisect_left(_FIRST_BYTE_BUCKETS, seconds)] += 1
-        self._first_byte_seconds[upstream] += seconds
-
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics that are kept as plain numbers (interface of prometheus_client's Collector)."""
         requests = CounterMetricFamily(
@@ -109,16 +103,24 @@ class Metrics:
             "Answered requests, by kind, outcome and upstream",
             labels=("kind", "outcome", "upstream"),
         )
-        for labels, count in self._requests.items():
-            requests.add_metric(labels, count)
-        yield requests
         served = CounterMetricFamily(
             "mirror_served_bytes", "Bytes of content sent to clients, by upstream", labels=("upstream",)
         )
-        for upstream, size in self.served_bytes.items():
-            served.add_metric((upstream,), size)
-        yield served
-        yield self._first_byte_histogram()
+        first_bytes = HistogramMetricFamily(
+            "mirror_first_byte_seconds",
+            "Seconds from a request to the first byte of its response, by upstream",
+            labels=("upstream",),
+        )
+        bounds = (*map(str, FIRST_BYTE_BUCKETS), "+Inf")
+        for upstream, counts in self.requests.items():
+            for (kind, outcome), count in counts.outcomes.items():
+                requests.add_metric((kind, outcome, upstream), count)
+            if not upstream:
+                continue
+            served.add_metric((upstream,), counts.served_bytes)
+            buckets = list(zip(bounds, accumulate(counts.first_bytes), strict=True))
+            first_bytes.add_metric((upstream,), buckets, counts.first_byte_seconds)
+        yield from (requests, served, first_bytes)
         left = GaugeMetricFamily(
             "mirror_upstream_pulls_left",
             "Pulls left in the upstream's quota (ratelimit-remaining)",
@@ -132,18 +134,6 @@ class Metrics:
             if total is not None:
                 limit.add_metric((upstream,), total)
         yield from (left, limit)
-
-    def _first_byte_histogram(self) -> Metric:
-        bounds = (*map(str, _FIRST_BYTE_BUCKETS), "+Inf")
-        histogram = HistogramMetricFamily(
-            "mirror_first_byte_seconds",
-            "Seconds from a request to the first byte of its response, by upstream",
-            labels=("upstream",),
-        )
-        for upstream, counts in self._first_bytes.items():
-            buckets = list(zip(bounds, accumulate(counts), strict=True))
-            histogram.add_metric((upstream,), buckets, self._first_byte_seconds[upstream])
-        return histogram
 
     def exposition(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Iterable
 
 import structlog
@@ -10,7 +11,7 @@ from aiohttp import web
 
 from mirror.auth.rules import Caller
 from mirror.errors import MirrorError
-from mirror.observability.metrics import Metrics
+from mirror.observability.metrics import FIRST_BYTE_BUCKETS, Metrics
 from mirror.oci.digest import Digest
 from mirror.oci.routes import RequestedRepository, shown
 
@@ -22,13 +23,16 @@ class AccessLog:
     """Logs and counts answered requests. *upstreams*: the names of all configured upstreams."""
 
     def __init__(self, metrics: Metrics, upstreams: Iterable[str]) -> None:
-        self._metrics = metrics
-        metrics.add_upstreams(upstreams)
+        self._requests = metrics.requests
+        for upstream in upstreams:  # counted from 0 on, so that Prometheus sees the first increase
+            self._requests[upstream].served_bytes = 0
         self._log = log.bind()
 
     def first_byte(self, started: float, upstream: str) -> None:
         """Count the time until now, just before the head is sent, since *started* (time.perf_counter)."""
-        self._metrics.observe_first_byte(time.perf_counter() - started, upstream)
+        seconds, counts = time.perf_counter() - started, self._requests[upstream]
+        counts.first_bytes[bisect_left(FIRST_BYTE_BUCKETS, seconds)] += 1
+        counts.first_byte_seconds += seconds
 
     def served(
         self,
@@ -51,8 +55,9 @@ class AccessLog:
             reason: why the response ended early; None if it is complete.
         """
         upstream = asked.repository.upstream
-        self.count(kind, outcome, upstream)
-        self._metrics.served_bytes[upstream] += size
+        counts = self._requests[upstream]
+        counts.outcomes[kind, outcome] += 1
+        counts.served_bytes += size
         (self._log.warning if outcome == "cut" else log.info)(
             "pull_served",
             kind=kind,
@@ -88,4 +93,4 @@ class AccessLog:
 
     def count(self, kind: str, outcome: str, upstream: str = "") -> None:
         """Count an answered request; *upstream* is empty if the request is about no upstream."""
-        self._metrics.count_request(kind, outcome, upstream)
+        self._requests[upstream].outcomes[kind, outcome] += 1

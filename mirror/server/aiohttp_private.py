@@ -51,10 +51,10 @@ class InspectableHandler(web.RequestHandler):
         if self._request_count == before:
             self.partial_request_received(len(data))
         else:
-            self.requests_received(self._messages[-1][1])
+            self.requests_received(self._messages[-1][1], len(self._messages))
 
     def partial_request_received(self, size: int) -> None:
         """Handle *size* bytes that ended no request head; 0 when aiohttp only resumes a paused parser."""
 
-    def requests_received(self, body: RequestBody) -> None:
-        """Handle one or more parsed requests; *body* is that of the last one."""
+    def requests_received(self, body: RequestBody, queued: int) -> None:
+        """Handle one or more parsed requests: *body* is that of the last one, *queued* the number that wait now."""

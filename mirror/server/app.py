@@ -64,7 +64,7 @@ class App:
         tokens: TokenService | None,
     ) -> None:
         """*tokens*: None if no upstream authorizes the clients itself."""
-        self._route = lru_cache(_MAX_ROUTES)(partial(parse_route, upstreams=upstreams))
+        self._target = lru_cache(_MAX_ROUTES)(partial(_parse_target, upstreams))
         self._registries = registries
         self._metrics = metrics
         self._cache = cache
@@ -87,10 +87,10 @@ class App:
             if self._authenticator is not None:  # before routing: the response must not reveal which paths exist
                 caller = await self._authenticator.authenticate(request)
             _check_method(request)
-            route = self._route(request.raw_path)
+            route, anonymous = self._target(request.raw_path)
             if self._authenticator is not None:  # before any lookup: the response must not reveal what is cached
                 self._authenticator.require_allowed(caller, route)
-            return await self._answer(request, route, caller, started)
+            return await self._answer(request, route, caller, anonymous, started)
         except MirrorError as failure:
             return self._failed(request, route, caller, failure, started)
         except ClientGone:
@@ -100,11 +100,15 @@ class App:
             crash = MirrorError("the mirror failed; its log says more", error=type(error).__name__)
             return self._failed(request, route, caller, crash, started)
 
-    async def _answer(self, request: web.BaseRequest, route: Route, caller: Caller, started: float) -> WrittenResponse:
+    async def _answer(
+        self, request: web.BaseRequest, route: Route, caller: Caller, anonymous: PullContext | None, started: float
+    ) -> WrittenResponse:
         match route:
             case ManifestRoute() | BlobRoute() | TagsRoute() | ReferrersRoute():
                 if self._tokens is None or not self._tokens.concerns(route):
-                    return await self._content(request, route, PullContext(caller, route.asked.repository), started)
+                    context = anonymous if caller is ANONYMOUS_CALLER else None
+                    context = context or PullContext(caller, route.asked.repository)
+                    return await self._content(request, route, context, started)
                 async with self._tokens.authorized(request, route, caller) as context:
                     return await self._content(request, route, context, started)
             case Api():
@@ -183,6 +187,13 @@ class App:
             "upstreams": upstreams,
         }
         return found | {"endpoints": endpoints} if endpoints else found
+
+
+def _parse_target(upstreams: Upstreams, target: str) -> tuple[Route, PullContext | None]:
+    """Return the route of a request target, with the context of an anonymous pull, which is the same every time."""
+    route = parse_route(target, upstreams)
+    asked = getattr(route, "asked", None)
+    return route, None if asked is None else PullContext(ANONYMOUS_CALLER, asked.repository)
 
 
 def _state(is_down: bool) -> str:

@@ -139,12 +139,12 @@ class Connection(InspectableHandler):
         self._wake_writer()
         super().connection_lost(exc)
 
-    def requests_received(self, body: RequestBody) -> None:
+    def requests_received(self, body: RequestBody, queued: int) -> None:
         self._last_body = body
         if self._request_started_at is not None:
             self._request_started_at = None
             self._partial_bytes = 0
-        if self.queued_requests > 1 and self.queued_header_bytes() > _MAX_PIPELINED:
+        if queued > 1 and self.queued_header_bytes() > _MAX_PIPELINED:
             self._owner.abort_oversized(self)
 
     def partial_request_received(self, size: int) -> None:
