@@ -67,7 +67,7 @@ async def test_resuming_the_parser_starts_no_request() -> None:
     with socket.socket() as unused:
         connection = connections.add(unused, "192.0.2.1")
         assert connection is not None
-        connection.requests_received(ReadBody(, 1))
+        connection.requests_received(ReadBody(), 1)
         connection.partial_request_received(0)
         assert not connection.is_reading
         connection.partial_request_received(1)
