@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -14,18 +14,18 @@ from mirror.admin.client import AdminClient
 from mirror.admin.server import AdminServer
 from mirror.admin.unix_socket import administered
 from mirror.catalog.catalog import Catalog
-from mirror.catalog.image_index import ImageIndexWriter
 from mirror.catalog.images import Images
+from mirror.catalog.index_writer import ImageIndexWriter
 from mirror.config import Settings, UpstreamSettings
 from mirror.errors import StorageBusy
-from mirror.maintenance.rebuild_index import Rebuild
+from mirror.maintenance.rebuild_facts import Rebuild
 from mirror.maintenance.scrub import Scrub
 from mirror.maintenance.tasks import maintained
 from mirror.observability.metrics import Metrics
 from mirror.oci.names import Upstreams, canonical_upstream
-from mirror.origin import Origin, PullContext
 from mirror.primitives.fair_semaphore import FairSemaphore
 from mirror.pull.downloads import Downloads
+from mirror.pull.origins import Origins
 from mirror.pull.service import PullService
 from mirror.pull.warming import Warming
 from mirror.storage.disk import DiskStore
@@ -75,11 +75,11 @@ async def assembled(settings: Settings, metrics: Metrics, *, serving: bool) -> A
         rebuild = Rebuild(store, facts, store)
         await rebuild.names()
         registries = await lifetimes.enter_async_context(registries_of(settings, metrics))
-
-        def origins(context: PullContext) -> Sequence[Origin]:
-            return [registries[context.repository.upstream].origin]
-
-        downloads = await lifetimes.enter_async_context(Downloads(store, origins, metrics))
+        origins = Origins(
+            for_downloads=lambda context: [registries[context.repository.upstream].origin],
+            for_clients=lambda context: [registries[context.repository.upstream].origin.urgent],
+        )
+        downloads = await lifetimes.enter_async_context(Downloads(store, origins.for_downloads, metrics))
         catalog = Catalog(store, facts)
         pulls = await lifetimes.enter_async_context(
             PullService(
@@ -87,6 +87,7 @@ async def assembled(settings: Settings, metrics: Metrics, *, serving: bool) -> A
                 store,
                 catalog,
                 downloads,
+                origins,
                 settings.tags,
                 deadline=settings.timeouts.first_byte + _MARGIN,
                 offline=settings.server.offline,

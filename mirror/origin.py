@@ -1,7 +1,7 @@
 """Origins: where the bytes of blobs come from, and on whose behalf they are requested.
 
-An origin is an upstream registry, a bucket or another node. A new kind of origin implements `Origin` and joins the
-chain that `mirror.assembly` builds for each upstream; nothing above it changes.
+An origin is an upstream registry, a bucket (S3) or another node. A new kind of origin implements `Origin` in a package
+of its own beside `upstream/`, and joins the chains (`mirror.pull.origins.Origins`) that `mirror.assembly` builds.
 """
 
 from __future__ import annotations

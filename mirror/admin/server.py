@@ -9,7 +9,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from mirror.admin.http import check_version, errors_as_json, respond, send_version
-from mirror.admin.images import ImageHandler
+from mirror.admin.image_requests import ImageHandler
 from mirror.admin.imports import ImportHandler
 from mirror.admin.protocol import MirrorStatus
 from mirror.admin.repair import RepairHandler

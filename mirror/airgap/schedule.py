@@ -1,4 +1,4 @@
-"""Schedules of `mirror sync`: the next time a task is due, in local wall-clock time."""
+"""Schedules of `mirror warm --watch`: when an entry of a sync file is due next, in local wall-clock time."""
 
 from __future__ import annotations
 

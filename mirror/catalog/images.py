@@ -19,7 +19,7 @@ import structlog
 
 from mirror.catalog.catalog import Catalog
 from mirror.catalog.image_graph import ImageGraph, ImageGraphReader, is_attached, stands_in
-from mirror.catalog.image_index import ImageIndexWriter
+from mirror.catalog.index_writer import ImageIndexWriter
 from mirror.errors import StorageFailed
 from mirror.oci.digest import Digest
 from mirror.oci.image_names import Image

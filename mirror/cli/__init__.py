@@ -3,7 +3,7 @@
 Start-up time: `mirror --help`, `mirror --version`, `mirror COMMAND --help` and shell completion load neither aiohttp,
 pydantic, structlog, uvloop nor rich, which together take half a second. There is one rule for that:
 
-- The modules that declare commands (`bundles`, `client_config`, `doctor`, `images`, `serve`, `warm`) and what they
+- The modules that declare commands (`bundles`, `client_config`, `doctor`, `images`, `serve`, `verify`, `warm`) and what they
   import at their top (`options`, `stdout`, `mirror.errors`, …) import only the standard library and click.
 - The body of a command imports what does its work: `programs` runs event loops, `environment` and `cache_directory`
   read the settings, `transfers`, `sync`, `progress` and `image_table` do the rest.
@@ -20,7 +20,8 @@ from mirror.cli.bundles import export_command, import_command
 from mirror.cli.client_config import client_config_command
 from mirror.cli.doctor import doctor_command
 from mirror.cli.images import gc_command, ls_command, pin_command, rm_command, stats_command, unpin_command
-from mirror.cli.serve import serve_command, verify_command
+from mirror.cli.serve import serve_command
+from mirror.cli.verify import verify_command
 from mirror.cli.warm import warm_command
 from mirror.observability.version import VERSION
 

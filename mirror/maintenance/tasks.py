@@ -10,7 +10,7 @@ import structlog
 
 from mirror.catalog.images import Images
 from mirror.errors import MirrorError, NoSpace, StorageFailed
-from mirror.maintenance.rebuild_index import Rebuild
+from mirror.maintenance.rebuild_facts import Rebuild
 from mirror.maintenance.scrub import Scrub
 from mirror.observability.log import RateLimitedLog
 from mirror.storage.protocols import BlobStore, FactStore

@@ -1,4 +1,4 @@
-"""LRU cache: the values used last, up to a total weight, each for a limited time."""
+"""LRU cache for values in memory: bounded by weight and time. The LRU order of blobs is in `storage/lru_inventory`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists of tags and referrers: fetched every time; the last page or the stored content stands in during an outage."""
+"""List cache: the last pages of tag and referrer lists, for outages. Normally the upstream is asked every time."""
 
 from __future__ import annotations
 

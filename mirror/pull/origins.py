@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -34,6 +35,20 @@ _PAUSES = (0.1, 2.0)  # seconds before another attempt at the same origin: the f
 
 OriginsOf = Callable[[PullContext], Sequence[Origin]]
 """Returns the origins of the context's repository, the preferred one first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """The chains of origins. A new origin joins both; nothing else in `pull/` knows which origins there are.
+
+    Attributes:
+        for_downloads: for downloads, which wait for an origin's slot as long as it takes.
+        for_clients: for streams that a client waits for.
+    """
+
+    for_downloads: OriginsOf
+    for_clients: OriginsOf
+
 
 log = structlog.get_logger()
 

@@ -9,7 +9,7 @@ from typing import Protocol
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, ManifestHead
 from mirror.oci.names import Reference, Repository, Tag
-from mirror.origin import Origin, PullContext
+from mirror.origin import PullContext
 from mirror.pull.downloads import Download
 from mirror.storage.facts import TagFact
 from mirror.upstream.registry import Page, Pairs
@@ -25,14 +25,6 @@ class TagLifetime(Protocol):
     fresh_for: float
 
 
-class BlobOrigin(Origin, Protocol):
-    """The upstream as an origin."""
-
-    @property
-    def urgent(self) -> Origin:
-        """The same origin for a client that waits for the stream."""
-
-
 class Upstream(Protocol):
     """One upstream; see `mirror.upstream.registry.Registry`.
 
@@ -44,9 +36,6 @@ class Upstream(Protocol):
 
     @property
     def quota(self) -> TagLifetime: ...
-
-    @property
-    def origin(self) -> BlobOrigin: ...
 
     async def resolve(self, context: PullContext, reference: Reference) -> ManifestHead | None: ...
 

@@ -33,6 +33,7 @@ from mirror.pull.blob_content import DownloadContent, StoredContent, UnstoredCon
 from mirror.pull.downloads import Download, Handoff
 from mirror.pull.freshness import Fetch, Revalidate, Serve, decide, is_fresh, is_gone, may_serve_stale
 from mirror.pull.list_cache import ListCache
+from mirror.pull.origins import Origins, ResumedStream
 from mirror.pull.protocols import RunningDownloads, StoredFacts, Upstream
 from mirror.pull.results import BlobResult, CacheOutcome, ListResult, ManifestResult
 from mirror.pull.unstored import UnstoredStream
@@ -58,6 +59,7 @@ class PullService:
         store: BlobStore,
         catalog: StoredFacts,
         downloads: RunningDownloads,
+        origins: Origins,
         settings: TagSettings,
         *,
         deadline: float,
@@ -68,6 +70,7 @@ class PullService:
         self._store = store
         self._catalog = catalog
         self._downloads = downloads
+        self._origins = origins
         self._stale_for = settings.stale_for
         self._guard = UpstreamGuard(missing_for=settings.missing_for, deadline=deadline, offline=offline)
         self._manifests = SingleFlight[_Key, Manifest]()
@@ -268,7 +271,7 @@ class PullService:
         size = await upstream.blob_size(context, digest)
         if size is None:
             with suppress(UpstreamMalformed):  # the upstream has the blob, encoded: its own length says nothing
-                async with upstream.origin.urgent.open(context, digest, None) as stream:
+                async with ResumedStream(self._origins.for_clients(context), context, digest) as stream:
                     size = stream.size
         return size
 
@@ -336,8 +339,8 @@ class PullService:
         handoff: Handoff | None,
         is_urgent: bool,
     ) -> UnstoredStream:
-        origin = self._upstreams[context.repository.upstream].origin
-        return UnstoredStream([origin.urgent if is_urgent else origin], context, digest, span, size, handoff)
+        origins = self._origins.for_clients if is_urgent else self._origins.for_downloads
+        return UnstoredStream(origins(context), context, digest, span, size, handoff)
 
     def _is_here(self, digest: Digest) -> bool:
         return digest in self._store or digest in self._downloads

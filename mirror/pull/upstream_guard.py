@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
 from mirror.errors import ContentUnknown, UpstreamTimeout
 from mirror.oci.names import Reference, Repository, Tag
 from mirror.origin import PullContext
-from mirror.primitives.hints import Hints
+from mirror.pull.negative_cache import NegativeCache
 
 _Answer = TypeVar("_Answer")
-_NEGATIVE_BYTES = 8 * 2**20  # of memory for cached 404s: about 8,000
-
-
-@dataclass(frozen=True, slots=True)
-class _NotFound:
-    """A cached 404. An exception would keep its traceback, and with it the frames of a request: 16 KiB a name."""
-
-    kind: type[ContentUnknown]
-    message: str
-    detail: Mapping[str, str | int]
-    retry_after: int | None
-
-    @classmethod
-    def of(cls, error: ContentUnknown) -> _NotFound:
-        return cls(type(error), str(error), error.detail, error.retry_after)
-
-    def error(self) -> ContentUnknown:
-        return self.kind(self.message, retry_after=self.retry_after, **self.detail)
-
-    @staticmethod
-    def weight(one: _NotFound) -> int:
-        return len(one.message) + 256
 
 
 class UpstreamGuard:
@@ -48,9 +25,8 @@ class UpstreamGuard:
     def __init__(self, *, missing_for: float, deadline: float, offline: bool) -> None:
         """Seconds for which a 404 is cached, and within which a pull must have an answer."""
         self.offline = offline
-        self._missing_for = missing_for
         self._deadline = deadline
-        self._missing = Hints[_NotFound](_NEGATIVE_BYTES, weigh=_NotFound.weight)
+        self._negative = NegativeCache(ttl=missing_for)
 
     @asynccontextmanager
     async def deadline(self, repository: Repository) -> AsyncIterator[None]:
@@ -76,9 +52,7 @@ class UpstreamGuard:
             separator = ":" if isinstance(reference, Tag) else "@"
             raise absent_offline(unknown, f"{context.repository}{separator}{reference}")
         if context.login is None:  # what an upstream hides from one client is no answer to another
-            known = await self._missing.get(_key(context.repository, reference, unknown))
-            if known is not None:
-                raise known.error()
+            await self._negative.require_unknown(context.repository, reference, unknown)
 
     async def ask(self, context: PullContext, reference: Reference, answer: Awaitable[_Answer]) -> _Answer:
         """Return the upstream's answer, and cache it if it is a 404."""
@@ -86,8 +60,7 @@ class UpstreamGuard:
             return await answer
         except ContentUnknown as unknown:
             if context.login is None:
-                key = _key(context.repository, reference, type(unknown))
-                await self._missing.set(key, _NotFound.of(unknown), ttl=self._missing_for)
+                await self._negative.store(context.repository, reference, unknown)
             raise
 
 
@@ -98,7 +71,3 @@ def absent_offline(unknown: type[ContentUnknown], subject: str) -> ContentUnknow
         f"reached, then mirror import here",
         offline="yes",
     )
-
-
-def _key(repository: Repository, reference: Reference, unknown: type[ContentUnknown]) -> str:
-    return f"{unknown.code} {repository} {reference}"

@@ -25,8 +25,8 @@ from mirror.storage.blob import BlobDamaged, DiskBlob, close_opened, opened
 from mirror.storage.disk_health import DiskHealth
 from mirror.storage.ingest import DiskIngest
 from mirror.storage.inspection import Inspection
-from mirror.storage.inventory import Inventory, digest_of
 from mirror.storage.layout import Layout, storage_errors
+from mirror.storage.lru_inventory import Inventory, digest_of
 from mirror.storage.protocols import UsageStore
 from mirror.storage.space import Space
 from mirror.storage.startup import Scan

@@ -1,4 +1,4 @@
-"""LRU eviction: which blobs to remove so that others fit. Pure."""
+"""LRU eviction: chooses the blobs to remove. Pure. `lru_inventory` keeps their order, `space` enforces max_size."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from mirror.storage.facts import (
     parse_repository,
     tag_key,
 )
-from mirror.storage.inventory import BlobRow
+from mirror.storage.lru_inventory import BlobRow
 
 _BATCH = 1000  # rows of one transaction, about 50 ms: reads wait for it
 _BLOB_KEYS = {76: b"blob sha256:", 140: b"blob sha512:"}  # the prefix of a key, by its length

@@ -21,7 +21,7 @@ from mirror.oci.image_names import Image
 from mirror.oci.names import Repository, Tag
 from mirror.storage.facts import HeldFact, ManifestFact, TagFact
 from mirror.storage.inspection import Inspection
-from mirror.storage.inventory import BlobRow
+from mirror.storage.lru_inventory import BlobRow
 
 
 class Readable(Protocol):

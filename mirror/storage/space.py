@@ -20,8 +20,8 @@ from mirror.errors import NoSpace, StorageFailed
 from mirror.observability.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.storage.eviction import StoredBlob, choose_victims
-from mirror.storage.inventory import Inventory
 from mirror.storage.layout import Layout, storage_errors
+from mirror.storage.lru_inventory import Inventory
 from mirror.storage.threads import DiskThreads
 from mirror.storage.usage import Usage
 

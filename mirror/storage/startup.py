@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mirror.oci.digest import Digest
-from mirror.storage.inventory import BlobTable, digest_of
 from mirror.storage.layout import Layout, storage_errors
+from mirror.storage.lru_inventory import BlobTable, digest_of
 
 _HEX_DIGITS = {"sha256": 64, "sha512": 128}
 _HEX = re.compile("[0-9a-f]+")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import LARGEST
-from mirror.storage.inventory import Inventory
+from mirror.storage.lru_inventory import Inventory
 from mirror.storage.protocols import UsageStore
 
 _MAX_DEPTH = 3  # index -> manifest -> layer; indexes of indexes are one level more than any builder makes

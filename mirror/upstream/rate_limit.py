@@ -1,4 +1,7 @@
-"""Rate limit: after a 429 (Too Many Requests), requests fail locally until the upstream's Retry-After is over."""
+"""Rate limit: after a 429 (Too Many Requests), requests fail locally until the upstream's Retry-After is over.
+
+`endpoint` and `credentials/bearer_tokens` recognise the 429; `server/answers` passes it on to clients.
+"""
 
 from __future__ import annotations
 

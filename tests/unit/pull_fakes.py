@@ -23,6 +23,7 @@ from mirror.oci.manifest import Manifest, ManifestHead
 from mirror.oci.names import Reference, Repository, Tag
 from mirror.origin import PullContext
 from mirror.pull.downloads import Download
+from mirror.pull.origins import Origins
 from mirror.pull.protocols import RunningDownloads, StoredFacts, Upstream
 from mirror.pull.service import PullService
 from mirror.storage.facts import TagFact
@@ -231,6 +232,7 @@ def scene(state: State) -> Scene:
         cast(BlobStore, store),
         cast(StoredFacts, catalog),
         cast(RunningDownloads, downloads),
+        Origins(lambda _: (), lambda _: ()),
         SETTINGS,
         deadline=10.0,
         offline=state.offline,

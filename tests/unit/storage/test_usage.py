@@ -14,7 +14,7 @@ from mirror.oci.digest import Digest
 from mirror.storage.disk import DiskStore
 from mirror.storage.fact_store import DiskFacts
 from mirror.storage.facts import ManifestFact
-from mirror.storage.inventory import BlobRow
+from mirror.storage.lru_inventory import BlobRow
 from tests.unit.contents import Content, layer, manifest
 from tests.unit.loops import new_loop
 

@@ -16,7 +16,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import LARGEST, Manifest, is_manifest
 from mirror.oci.names import Repository, Tag
 from mirror.storage.facts import HeldFact, ManifestFact, TagFact
-from mirror.storage.image_index import IndexEntry, parse
+from mirror.storage.index_json import IndexEntry, parse
 from mirror.storage.protocols import BlobStore, FactStore, ImageIndexFile
 
 _BATCH = 256  # blobs that are read at once

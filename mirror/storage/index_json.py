@@ -1,4 +1,4 @@
-"""The image index of a cache directory (OCI image-spec 1.1, "index.json"): its images by name, with pins and imports.
+"""Format of index.json, the image index of a cache directory (OCI image-spec 1.1): images by name, pins and imports.
 
 Other programs find the images by `org.opencontainers.image.ref.name`. If the fact database is lost, the mirror restores
 names, pins and imports from it. Pure: parses and renders only. Every entry may be hostile.

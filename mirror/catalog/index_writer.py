@@ -10,7 +10,7 @@ from itertools import islice
 from mirror.oci.digest import Digest
 from mirror.oci.image_names import Image
 from mirror.storage.facts import ManifestFact, TagFact
-from mirror.storage.image_index import IndexEntry, render
+from mirror.storage.index_json import IndexEntry, render
 from mirror.storage.protocols import BlobStore, FactStore, ImageIndexFile
 
 _BATCH = 1000  # facts read at once: other readers wait for them

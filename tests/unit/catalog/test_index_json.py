@@ -10,7 +10,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.image_names import Image
 from mirror.oci.names import Repository, Tag
 from mirror.storage.facts import parse_image
-from mirror.storage.image_index import IndexEntry, parse, render
+from mirror.storage.index_json import IndexEntry, parse, render
 
 DIGESTS = [Digest.of(bytes([number]), algorithm) for number in range(3) for algorithm in ("sha256", "sha512")]
 INDEX = "application/vnd.oci.image.index.v1+json"

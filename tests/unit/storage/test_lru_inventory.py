@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from mirror.oci.digest import Digest
-from mirror.storage.inventory import BlobTable, Inventory
+from mirror.storage.lru_inventory import BlobTable, Inventory
 
 DIGESTS = [Digest.of(bytes([number]), "sha512" if number % 3 else "sha256") for number in range(6)]
 digests = st.sampled_from(DIGESTS)
