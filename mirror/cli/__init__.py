@@ -3,8 +3,8 @@
 Start-up time: `mirror --help`, `mirror --version`, `mirror COMMAND --help` and shell completion load neither aiohttp,
 pydantic, structlog, uvloop nor rich, which together take half a second. There is one rule for that:
 
-- The modules that declare commands (`bundles`, `client_config`, `doctor`, `images`, `serve`, `verify`, `warm`) and what they
-  import at their top (`options`, `stdout`, `mirror.errors`, …) import only the standard library and click.
+- The modules that declare commands (`bundles`, `client_config`, `doctor`, `images`, `serve`, `verify`, `warm`), and
+  their imports at the top (`options`, `stdout`, `mirror.errors`, …), import only the standard library and click.
 - The body of a command imports what does its work: `programs` runs event loops, `environment` and `cache_directory`
   read the settings, `transfers`, `sync`, `progress` and `image_table` do the rest.
 
