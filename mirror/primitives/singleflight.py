@@ -1,7 +1,7 @@
 """Singleflight: concurrent calls with one key share one task and its result (collapsed requests, RFC 9211, 2.4).
 
-Blobs do not pass through here: `pull/downloads` merges their downloads. KeyedLock is the counterpart for calls that must
-each do their own work, one at a time for each key.
+Blobs do not pass through here: `pull/downloads` merges their downloads. KeyedLock is the counterpart for calls that
+must each do their own work, one at a time for each key.
 """
 
 from __future__ import annotations
