@@ -37,8 +37,8 @@ def content_headers(
     yield "Content-Type", media_type
     if size is not None:
         yield "Content-Length", str(size)
-    yield "Docker-Content-Digest", str(digest)
-    yield "ETag", f'"{digest}"'
+    yield "Docker-Content-Digest", digest.text
+    yield "ETag", f'"{digest.text}"'
     yield _API
     yield cache_status(outcome)
     if asked.ns is not None:

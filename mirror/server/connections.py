@@ -4,7 +4,8 @@ aiohttp parses the requests and calls the handler. A connection is reading (a re
 first one has not), idle (between requests) or answering. A connection that exceeds a time limit is closed; when there
 are too many connections, the one that has waited longest is closed first.
 
-Keeping the limits costs nothing per request: the waiting time is derived from aiohttp's own state.
+Keeping the limits costs nothing per request: the waiting time is derived from aiohttp's own state. Only this module
+reads private attributes of aiohttp's server; `tests/unit/server/test_aiohttp_private.py` lists each with its reason.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
 from operator import itemgetter
-from typing import cast
+from typing import Protocol, cast
 
 import structlog
 from aiohttp import web
 
 from mirror.config import LimitSettings
 from mirror.observability.log import RateLimitedLog
-from mirror.server.aiohttp_private import InspectableHandler, RequestBody
 
+_parse = web.RequestHandler.data_received  # runs for each request: looked up once
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Refusal = Callable[[web.BaseRequest, BaseException | None], web.StreamResponse]
 _MAX_PARTIAL = 64 * 2**10  # bytes of an incomplete request head
@@ -39,7 +40,13 @@ _TCPI_BYTES_ACKED = 120  # the offset of tcpi_bytes_acked in struct tcp_info (li
 log = structlog.get_logger()
 
 
-class Connection(InspectableHandler):
+class RequestBody(Protocol):
+    """The part of aiohttp's StreamReader that the server uses."""
+
+    def is_eof(self) -> bool: ...
+
+
+class Connection(web.RequestHandler):
     """A client's connection, from the moment it is accepted.
 
     Attributes:
@@ -78,6 +85,44 @@ class Connection(InspectableHandler):
         self._partial_bytes = 0  # of the incomplete request
         self._last_body: RequestBody | None = None
         self._writable: asyncio.Future[None] | None = None
+
+    # aiohttp's private state
+
+    @property
+    def is_answering(self) -> bool:
+        """Return whether a request is being answered: the connection's task exists and does not wait for a request."""
+        task, waiter = self._task_handler, self._waiter
+        return task is not None and not task.done() and (waiter is None or waiter.done())
+
+    @property
+    def answered_at(self) -> float:
+        """Return the time on the event loop's clock when the last response ended."""
+        return self._next_keepalive_close_time - self._keepalive_timeout
+
+    @property
+    def queued_requests(self) -> int:
+        """Return how many parsed requests wait for the response to an earlier one."""
+        return len(self._messages)
+
+    def queued_header_bytes(self) -> int:
+        """Return the size of the headers of these requests."""
+        heads = (message.raw_headers for message, _ in self._messages if hasattr(message, "raw_headers"))
+        return sum(len(name) + len(value) for head in heads for name, value in head)
+
+    def data_received(self, data: bytes) -> None:
+        before = self._request_count
+        _parse(self, data)
+        if self._request_count == before:
+            self.partial_request_received(len(data))
+            return
+        self._last_body = self._messages[-1][1]
+        if self._request_started_at is not None:
+            self._request_started_at = None
+            self._partial_bytes = 0
+        if len(self._messages) > 1 and self.queued_header_bytes() > _MAX_PIPELINED:
+            self._owner.abort_oversized(self)
+
+    # Our own
 
     @property
     def has_transport(self) -> bool:
@@ -139,15 +184,8 @@ class Connection(InspectableHandler):
         self._wake_writer()
         super().connection_lost(exc)
 
-    def requests_received(self, body: RequestBody, queued: int) -> None:
-        self._last_body = body
-        if self._request_started_at is not None:
-            self._request_started_at = None
-            self._partial_bytes = 0
-        if queued > 1 and self.queued_header_bytes() > _MAX_PIPELINED:
-            self._owner.abort_oversized(self)
-
     def partial_request_received(self, size: int) -> None:
+        """Count *size* bytes that ended no request head; 0 when aiohttp only resumes a paused parser."""
         if not size or (self._last_body is not None and not self._last_body.is_eof()):
             return  # aiohttp limits a body by itself: it reads none that no handler asks for
         if self._request_started_at is None:

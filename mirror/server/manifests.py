@@ -33,7 +33,7 @@ class Manifests:
         head_only = request.method == "HEAD"
         manifest = self._pulls.manifest_nowait(context, reference)
         if manifest is not None:
-            digest, outcome, head = manifest.digest, "hit", self._head_of_hit(route, manifest)
+            digest, outcome, head = manifest.head.digest, "hit", self._head_of_hit(route, manifest)
         else:
             pull = await self._pulls.manifest(context, reference, head_only=head_only)
             manifest, digest, outcome = pull.manifest, pull.head.digest, pull.outcome.value
@@ -49,7 +49,7 @@ class Manifests:
         return done
 
     def _head_of_hit(self, route: ManifestRoute, manifest: Manifest) -> bytes:
-        key = (manifest.digest, route.asked.ns)
+        key = (manifest.head.digest, route.asked.ns)
         head = self._heads.get(key)
         if head is None:
             pull = ManifestResult(manifest.head, manifest, CacheOutcome.HIT)

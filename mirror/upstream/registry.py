@@ -155,12 +155,12 @@ class Registry:
     async def _resolve(self, context: PullContext, reference: Reference, endpoint: Endpoint) -> ManifestHead | None:
         name = context.repository.name
         async with endpoint.request(
-            "HEAD", f"{name}/manifests/{reference}", name, {"Accept": ACCEPT}, login=context.login, is_pull=True
+            "HEAD", f"{name}/manifests/{reference.text}", name, {"Accept": ACCEPT}, login=context.login, is_pull=True
         ) as response:
             self._note_quota(response)
             if response.status in _NO_HEAD:
                 return None
-            endpoint.require_success(response, ManifestUnknown, f"{name}:{reference}", context.login)
+            endpoint.require_success(response, ManifestUnknown, f"{name}:{reference.text}", context.login)
             digest = _announced(response)
             media_type = parse_media_type(response.headers.get("Content-Type"))
             is_stated = digest is not None and (isinstance(reference, Tag) or digest == reference)
@@ -179,10 +179,10 @@ class Registry:
     async def _manifest(self, context: PullContext, reference: Reference, endpoint: Endpoint) -> Manifest:
         name = context.repository.name
         async with endpoint.request(
-            "GET", f"{name}/manifests/{reference}", name, {"Accept": ACCEPT}, login=context.login, is_pull=True
+            "GET", f"{name}/manifests/{reference.text}", name, {"Accept": ACCEPT}, login=context.login, is_pull=True
         ) as response:
             self._note_quota(response)
-            endpoint.require_success(response, ManifestUnknown, f"{name}:{reference}", context.login)
+            endpoint.require_success(response, ManifestUnknown, f"{name}:{reference.text}", context.login)
             body = await content_of(endpoint.name, response, LARGEST)
             self._metrics.upstream_bytes.inc(len(body))
             media_type = response.headers.get("Content-Type")
@@ -190,7 +190,7 @@ class Registry:
         if not (announced or isinstance(reference, Digest) or is_manifest(body)):
             raise UpstreamMalformed(
                 f"{endpoint.name} sent {media_type or 'content without a type'} that is not a manifest for "
-                f"{name}:{reference}",
+                f"{name}:{reference.text}",
                 upstream=self.name,
             )
         expected = reference if isinstance(reference, Digest) else announced

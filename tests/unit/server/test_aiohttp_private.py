@@ -36,17 +36,16 @@ class Use:
     why: str
 
 
-SERVER = "server/aiohttp_private.py"
 CONNECTIONS = "server/connections.py"
 CLIENT = "upstream/raw_body.py"
 USES = (
-    Use(SERVER, web.RequestHandler, "_task_handler", "whether a request is being answered"),
-    Use(SERVER, web.RequestHandler, "_waiter", "whether the connection waits for a request"),
-    Use(SERVER, web.RequestHandler, "_next_keepalive_close_time", "when the last response ended"),
-    Use(SERVER, web.RequestHandler, "_keepalive_timeout", "when the last response ended"),
-    Use(SERVER, web.RequestHandler, "_request_count", "whether received bytes completed a request head"),
-    Use(SERVER, web.RequestHandler, "_messages", "requests that wait for an earlier response, and the last body"),
-    Use(SERVER, RawRequestMessage, "raw_headers", "the size of the headers of requests that wait"),
+    Use(CONNECTIONS, web.RequestHandler, "_task_handler", "whether a request is being answered"),
+    Use(CONNECTIONS, web.RequestHandler, "_waiter", "whether the connection waits for a request"),
+    Use(CONNECTIONS, web.RequestHandler, "_next_keepalive_close_time", "when the last response ended"),
+    Use(CONNECTIONS, web.RequestHandler, "_keepalive_timeout", "when the last response ended"),
+    Use(CONNECTIONS, web.RequestHandler, "_request_count", "whether received bytes completed a request head"),
+    Use(CONNECTIONS, web.RequestHandler, "_messages", "requests that wait for an earlier response, and the last body"),
+    Use(CONNECTIONS, RawRequestMessage, "raw_headers", "the size of the headers of requests that wait"),
     Use(CONNECTIONS, web.RequestHandler, "writing_paused", "whether the transport's write buffer is full"),
     Use(CONNECTIONS, web.RequestHandler, "handle_error", "overridden: our response to an unparsable request"),
     Use(CONNECTIONS, web.RequestHandler, "force_close", "closes an idle connection"),
@@ -106,7 +105,7 @@ def _is_aiohttp_class(base: str, bases: dict[str, set[str]]) -> bool:
     """Return whether *base*, as it is spelled in a class statement, is aiohttp's or derives from one that is."""
     if base in bases:
         return any(_is_aiohttp_class(one, bases) for one in bases[base])
-    return base.startswith(("web.", "aiohttp.")) or base == "InspectableHandler"
+    return base.startswith(("web.", "aiohttp."))
 
 
 def own_attributes(kind: type) -> set[str]:
@@ -171,7 +170,6 @@ def test_list_is_complete() -> None:
             ["_waiter"],
         ),
         ("from mirror.server.connections import Connection\nclass A(Connection):\n  def f(self): self._waiter", []),
-        ("class A(InspectableHandler):\n  def f(self): return self._waiter", ["_waiter"]),
         ("from aiohttp import web\ndef f(handler): return handler._waiter", ["_waiter"]),
         ("from aiohttp import web\nclass A:\n  def f(self): return self._waiter", []),
         ("from aiohttp import web\nclass A(web.Server):\n  def f(self): return self._our_own", []),

@@ -50,13 +50,6 @@ def test_rate_limited_log() -> None:
     assert logged == [("happened", {"at": 0}), ("happened", {"at": 60, "suppressed": 2})]
 
 
-class ReadBody:
-    """A request body that has been read to its end."""
-
-    def is_eof(self) -> bool:
-        return True
-
-
 async def _no_response(request: web.BaseRequest) -> web.StreamResponse:
     raise NotImplementedError
 
@@ -67,7 +60,7 @@ async def test_resuming_the_parser_starts_no_request() -> None:
     with socket.socket() as unused:
         connection = connections.add(unused, "192.0.2.1")
         assert connection is not None
-        connection.requests_received(ReadBody(), 1)
+        connection.data_received(b"GET / HTTP/1.1\r\nHost: mirror\r\n\r\n")
         connection.partial_request_received(0)
         assert not connection.is_reading
         connection.partial_request_received(1)
