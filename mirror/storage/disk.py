@@ -297,7 +297,8 @@ class DiskStore:
     async def has_room(self, size: int) -> bool:
         try:
             await self._check_writable()
-            return await self._space.can_reserve(size)
+            with self.health.writing():  # a directory that is gone must be tried again, not only passed by
+                return await self._space.can_reserve(size)
         except StorageFailed:
             return False
 
