@@ -18,7 +18,7 @@ from typing import Self
 
 import structlog
 
-from mirror.errors import IntegrityError, MirrorError, StorageFailed, UpstreamUnavailable
+from mirror.errors import ContentUnknown, Denied, IntegrityError, MirrorError, StorageFailed, UpstreamUnavailable
 from mirror.observability.metrics import Metrics
 from mirror.oci.digest import Digest, Verifier
 from mirror.origin import PullContext
@@ -83,6 +83,11 @@ class Download:
     def has_failed(self) -> bool:
         """Whether no more bytes will come; the ingest is being closed."""
         return self._failure is not None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether readers may have joined: the origin has answered, and the file exists."""
+        return self._descriptor >= 0
 
     @property
     def is_sized(self) -> bool:
@@ -282,7 +287,7 @@ class Downloads:
             download.set_failed(error)
         except MirrorError as error:
             log.warning("download_failed", digest=str(download.digest), reason=str(error), error=type(error).__name__)
-            download.set_failed(error)
+            download.set_failed(_for_readers(error) if download.is_open else error)
         except asyncio.CancelledError:
             download.set_failed(UpstreamUnavailable("the mirror is shutting down", retry_after=5))
             raise
@@ -341,3 +346,14 @@ class Downloads:
                 download.set_written(ingest.written)
         finally:
             ring.close()  # if the disk fails, reading must stop too
+
+
+def _for_readers(failure: MirrorError) -> MirrorError:
+    """Return the failure of a download that has readers.
+
+    A refusal or a 404 in the middle is an answer to the client that started the download. Other readers may have
+    another login or repository, and must not see the user name in the message: each client has to ask again.
+    """
+    if isinstance(failure, Denied | ContentUnknown):
+        return UpstreamUnavailable("the upstream refused the rest of a download in progress: ask again", retry_after=1)
+    return failure

@@ -195,7 +195,16 @@ class ResumedStream:
         return count
 
     def _require_whole(self) -> None:
+        """Raise an error if the stream ended too early.
+
+        Raises:
+            UpstreamDisconnected: bytes are missing.
+            SizeMismatch: the origin announced no size, and its whole blob ends before the offset.
+        """
         end = self.size if self._end is None else self._end
+        if self._skip and self.size is None:
+            name = self._current.origin.name
+            raise SizeMismatch(f"{name} sends {self._at - self._skip} bytes of {self._digest}, fewer than {self._at}")
         if self._skip or (end is not None and self._at < end):
             raise UpstreamDisconnected(
                 f"{self._digest} ended after {self._at} of {'an unknown number of' if end is None else end} bytes"

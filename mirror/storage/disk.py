@@ -207,14 +207,17 @@ class DiskStore:
 
     async def _remove_condemned(self, digest: Digest, seen: os.stat_result | None) -> None:
         try:
-            await self._threads.run(partial(_unlink, self._layout.blob(digest), seen))
+            is_gone = await self._threads.run(partial(_unlink, self._layout.blob(digest), seen))
         except StorageFailed as error:
             self._condemned.add(digest)  # it takes its space until it can be removed
             self.health.unreadable(error)
         else:
             self._condemned.discard(digest)
-            self._inventory.remove(digest)
-            self._facts.forget_content([digest])
+            if is_gone:
+                self._inventory.remove(digest)
+                self._facts.forget_content([digest])
+            else:
+                self._inventory.show(digest)  # it was fetched again in the meantime
 
     # Storing
 
@@ -289,6 +292,7 @@ class DiskStore:
 
     def _add(self, digest: Digest, size: int) -> None:
         """Count a blob that was just committed. It is about to be used, with what it references."""
+        self._condemned.discard(digest)  # the right content replaced a file that could not be removed
         self._inventory.add(digest, size, now=time.time())
         self.use(digest)
 
@@ -379,8 +383,10 @@ def _document(path: str) -> bytes:
         return b""
 
 
-def _unlink(path: str, seen: os.stat_result | None) -> None:
-    """Remove a file, unless it is not the one that was *seen*."""
+def _unlink(path: str, seen: os.stat_result | None) -> bool:
+    """Remove a file, unless it is not the one that was *seen*. Return whether no file is there now."""
     with storage_errors("a damaged blob can't be removed"), suppress(FileNotFoundError):
-        if seen is None or os.path.samestat(seen, os.stat(path)):
-            os.unlink(path)
+        if seen is not None and not os.path.samestat(seen, os.stat(path)):
+            return False
+        os.unlink(path)
+    return True

@@ -203,6 +203,10 @@ class Inventory:
         """Treat a blob that can't be read as absent, although it takes its space."""
         self._hidden.add(digest)
 
+    def show(self, digest: Digest) -> None:
+        """Treat a hidden blob as present again."""
+        self._hidden.discard(digest)
+
     def show_hidden(self, *, but: AbstractSet[Digest] = frozenset()) -> None:
         """Treat the blobs that could not be read as present again, all *but* some."""
         self._hidden &= but
@@ -222,8 +226,8 @@ class Inventory:
 
     def remove(self, digest: Digest) -> None:
         """Remove a blob, if it is there."""
-        if self._blobs.remove(digest.hex):
-            self._hidden.discard(digest)
+        self._blobs.remove(digest.hex)
+        self._hidden.discard(digest)  # in any case: a blob that is added later must not be hidden
 
     def reserve(self, size: int) -> None:
         """Count *size* bytes for content in progress; a negative size returns them."""

@@ -28,7 +28,7 @@ class Usage:
             noted = self._inventory.noted_uses()
             references = await self._references({digest for digest, _ in noted})
             for digest, used in noted:
-                for one in _image_graph(digest, references):
+                for one in _image_graph(digest, references, set()):
                     self._inventory.used(one, now=used)
 
     async def _references(self, digests: set[Digest]) -> dict[Digest, tuple[Digest, ...]]:
@@ -57,9 +57,15 @@ class Usage:
                 return
 
 
-def _image_graph(digest: Digest, references: Mapping[Digest, tuple[Digest, ...]]) -> Iterator[Digest]:
-    """Yield all that a digest references and then itself, so that a manifest never outlives its layers."""
+def _image_graph(
+    digest: Digest, references: Mapping[Digest, tuple[Digest, ...]], seen: set[Digest]
+) -> Iterator[Digest]:
+    """Yield all that a digest references and then itself, so that a manifest never outlives its layers.
+
+    Each is yielded once, and added to *seen*: a hostile image has far more paths than blobs, and planted rows cycles.
+    """
+    seen.add(digest)
     for reference in references.get(digest, ()):
-        if reference != digest:
-            yield from _image_graph(reference, references)
+        if reference not in seen:
+            yield from _image_graph(reference, references, seen)
     yield digest

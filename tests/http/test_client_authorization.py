@@ -11,8 +11,9 @@ import pytest
 import pytest_asyncio
 
 from mirror.oci.challenge import Bearer, parse_challenges
-from tests.fake.content import Manifest, image
-from tests.fake.faults import Status
+from tests.fake.answers import Valve
+from tests.fake.content import Blob, Manifest, image
+from tests.fake.faults import Hold, Status
 from tests.fake.journal import Journal, Seen
 from tests.fake.members import BasicMembers, Members, MembersTokens
 from tests.fake.registry import Registry
@@ -301,3 +302,25 @@ async def test_authorized_clients_share_one_download(client: Client, upstream: U
     assert [reply.body for reply in replies[:20]] == [blob.content] * 20
     assert {reply.status for reply in replies[20:]} == {403}
     assert len([seen for seen in upstream.registry.of_blob(blob) if seen.status == 200]) == 1
+
+
+@pytest.mark.parametrize("status", [403, 404])
+async def test_refusal_of_one_login_is_not_another_clients_answer(
+    client: Client, upstream: Upstream, members: Members, private: Manifest, status: int
+) -> None:
+    """A download that alice's login started resumes when it is refused: bob, who reads it too, may ask again."""
+    members.passwords["bob"], members.rights["bob"] = "bob's word", ("team/*",)
+    alice, bob = {"Authorization": ALICE}, {"Authorization": basic("bob", "bob's word")}
+    for login in (alice, bob):
+        assert (await client.get(upstream.manifest("v1"), login)).status == 200
+    blob, valve = upstream.publish_blob(Blob.noise(50_000)), Valve()
+    upstream.registry.inject(Hold(valve, at=20_000), path=f"*/blobs/{blob.digest}", method="GET", times=1)
+    upstream.registry.inject(Status(status), path=f"*/blobs/{blob.digest}", method="GET", ranged=True)
+    first = asyncio.create_task(client.get(upstream.blob(blob), alice))
+    await valve.reached()
+    reply = await client.get(upstream.blob(blob), bob)
+    await first
+    assert reply.status == 503, reply
+    assert b"alice" not in reply.body
+    upstream.registry.heal()
+    assert (await client.get(upstream.blob(blob), bob)).body == blob.content

@@ -178,6 +178,14 @@ def test_another_size_is_another_blob() -> None:
         read(one, other)
 
 
+def test_blob_of_unknown_size_that_ends_before_the_offset_is_another_blob() -> None:
+    """The bytes before the offset are not its own, and no further attempt can make them right."""
+    origin = FakeOrigin("one", ranges=False, size=None)
+    with pytest.raises(SizeMismatch):
+        read(origin, start=len(BODY) + 1)
+    assert len(origin.requested) == 1
+
+
 def test_unknown_size_ends_with_the_connection() -> None:
     """Without an announced size the end of a connection is the end of the blob."""
     assert read(FakeOrigin("chunked", size=None)) == BODY

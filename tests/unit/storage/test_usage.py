@@ -1,6 +1,7 @@
 """LRU order under concurrency: which blob is evicted first when uses are noted while other work runs."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -194,3 +195,32 @@ def test_only_changed_rows_are_written(tmp_path: Path) -> None:
 
     with new_loop() as loop:
         assert loop.run(scene()) == [2, 2, 3]
+
+
+async def test_rows_that_reference_each_other_are_applied_once(tmp_path: Path) -> None:
+    """No content can do so, but planted rows can."""
+    async with stores(tmp_path, 1000) as (store, facts):
+        await put(store, OLD, NEW)
+        await facts.keep_manifest(OLD.digest, ManifestFact("", (NEW.digest,)))
+        await facts.keep_manifest(NEW.digest, ManifestFact("", (OLD.digest,)))
+        store.use(OLD.digest)
+        await store.flush()
+        assert OLD.digest in store
+
+
+async def test_use_of_a_deep_index_takes_time_for_its_blobs_and_not_for_its_paths(tmp_path: Path) -> None:
+    """An index of indexes of the same images references each of their layers a hundred thousand times."""
+    layers = [Digest.of(str(number).encode()) for number in range(1000)]
+    images, indexes = ([layer(f"{kind} {number}", 10) for number in range(100)] for kind in ("image", "index"))
+    root = layer("root", 10)
+    async with stores(tmp_path, 10_000) as (store, facts):
+        await put(store, *images, *indexes, root)
+        for one in images:
+            await facts.keep_manifest(one.digest, ManifestFact("", tuple(layers)))
+        for one in indexes:
+            await facts.keep_manifest(one.digest, ManifestFact("", tuple(image.digest for image in images)))
+        await facts.keep_manifest(root.digest, ManifestFact("", tuple(one.digest for one in indexes)))
+        store.use(root.digest)
+        started = time.process_time()
+        await store.flush()
+        assert time.process_time() - started < 2  # seconds
