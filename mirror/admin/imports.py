@@ -20,7 +20,7 @@ from mirror.admin.protocol import (
 )
 from mirror.catalog.catalog import Catalog
 from mirror.catalog.images import Images
-from mirror.errors import BundleInvalid, DigestInvalid, ImageIncomplete, NameInvalid, TagInvalid
+from mirror.errors import BundleInvalid, DigestInvalid, ImageIncomplete, IntegrityError, NameInvalid, TagInvalid
 from mirror.oci.digest import Digest
 from mirror.oci.image_names import Image, parse_image
 from mirror.oci.manifest import Manifest, is_manifest
@@ -79,7 +79,11 @@ class ImportHandler:
             await ingest.reserve(size)
             async for chunk in request.content.iter_chunked(_CHUNK):
                 await ingest.append(memoryview(chunk))
-            ingest.verify(size)
+            try:
+                ingest.verify(size)
+            except IntegrityError:
+                ingest.restart()  # a download would resume the wrong bytes
+                raise
             await ingest.commit()
         return respond(BlobStored(stored=True))
 

@@ -156,6 +156,8 @@ class Warming:
         context = _context(repository)
         if is_manifest:
             await self._pulls.manifest(context, digest)
+            if digest not in self._store:
+                raise NoSpace(f"the manifest {digest} could not be stored; see max_size and min_free")
         else:
             await self._keep(context, digest, lambda _: None)
 
