@@ -35,7 +35,7 @@ class AccessLog:
         request: web.BaseRequest,
         caller: Caller,
         kind: str,
-        asked: RequestedRepository,
+        requested: RequestedRepository,
         reference: str,
         digest: Digest,
         outcome: str,
@@ -50,7 +50,7 @@ class AccessLog:
                 abort the response).
             reason: why the response ended early; None if it is complete.
         """
-        upstream = asked.repository.upstream
+        upstream = requested.repository.upstream
         self.count(kind, outcome, upstream)
         self._metrics.served_bytes[upstream] += size
         (self._log.warning if outcome == "cut" else log.info)(
@@ -58,7 +58,7 @@ class AccessLog:
             kind=kind,
             method=request.method,
             upstream=upstream,
-            repository=asked.repository.name,
+            repository=requested.repository.name,
             reference=reference,
             digest=digest.text,
             outcome=outcome,

@@ -1,7 +1,7 @@
 """The private attributes of aiohttp's `web.RequestHandler` that the server reads. No other server module may read any.
 
 aiohttp may change private names in any minor release: `pyproject.toml` allows one minor release only, and
-`tests/unit/test_aiohttp_private.py` lists each name with its reason and fails if aiohttp lacks one.
+`tests/unit/server/test_aiohttp_private.py` lists each name with its reason and fails if aiohttp lacks one.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ from mirror.server.response import render
 from tests.unit.texts import digests
 
 DIGEST = Digest.of(b"")
-ASKED = RequestedRepository(Repository("quay.io", "org/app"), "/v2/org/app", "quay.io", by_path=False)
+REQUESTED = RequestedRepository(Repository("quay.io", "org/app"), "/v2/org/app", "quay.io", by_path=False)
 FAILURES = [
     kind
     for _, kind in inspect.getmembers(errors, inspect.isclass)
@@ -108,7 +108,7 @@ def test_a_stale_manifest_says_why_and_since_when(reason: str, age: int) -> None
     """Whatever upstream's failure was called: a header can carry it."""
     head = ManifestHead(DIGEST, OCI_MANIFEST, 7)
     pull = ManifestResult(head, None, CacheOutcome.STALE, age=age, failure=UpstreamUnavailable(reason))
-    headers = rendered(200, dict(manifest_headers(ASKED, pull)))
+    headers = rendered(200, dict(manifest_headers(REQUESTED, pull)))
     assert headers["Cache-Status"].startswith("mirror; fwd=stale")
     assert headers["Age"] == str(age)
     assert headers["Warning"].startswith('299 - "')
@@ -121,9 +121,9 @@ def test_a_stale_manifest_says_why_and_since_when(reason: str, age: int) -> None
 def test_the_heads_of_a_blob_agree(digest: Digest, outcome: CacheOutcome, start: int, length: int) -> None:
     """Whole, in part, in parts: the same but for length, place and type."""
     span = Span(start, start + length + 1)
-    whole = dict(blob_headers(ASKED, digest, span.end, outcome))
-    part = dict(part_headers(ASKED, digest, span, span.end, outcome))
-    parts = dict(multipart_headers(ASKED, digest, "xyz", 7, outcome))
+    whole = dict(blob_headers(REQUESTED, digest, span.end, outcome))
+    part = dict(part_headers(REQUESTED, digest, span, span.end, outcome))
+    parts = dict(multipart_headers(REQUESTED, digest, "xyz", 7, outcome))
     assert rendered(200, whole) == whole
     assert whole["ETag"] == f'"{digest}"'
     assert whole["Docker-Content-Digest"] == str(digest)
@@ -135,7 +135,7 @@ def test_the_heads_of_a_blob_agree(digest: Digest, outcome: CacheOutcome, start:
 
 def test_a_blob_of_unknown_size_claims_none() -> None:
     """HEAD of what upstream doesn't tell the size of."""
-    assert "Content-Length" not in dict(blob_headers(ASKED, DIGEST, None, CacheOutcome.PASSED))
+    assert "Content-Length" not in dict(blob_headers(REQUESTED, DIGEST, None, CacheOutcome.PASSED))
 
 
 def test_parts_begin_as_multipart_wants_it() -> None:
