@@ -294,7 +294,7 @@ class DiskStore:
 
     # Space
 
-    async def has_room(self, size: int) -> bool:
+    async def has_space(self, size: int) -> bool:
         try:
             await self._check_writable()
             return await self._space.can_reserve(size)
@@ -329,7 +329,7 @@ class DiskStore:
 
     async def _check_writable(self) -> None:
         """Raise StorageFailed if the directory can't be written."""
-        if self.health.is_to_be_tried:
+        if self.health.is_retry_due:
             with suppress(DiskFull):  # eviction may free enough
                 await self.mend()
         self.health.check()
@@ -360,7 +360,7 @@ class DiskStore:
         is_same = False
         with suppress(StorageFailed):
             is_same = await self._threads.run(self._layout.identity) == self._identity
-        if self.health.is_to_be_tried or not is_same:
+        if self.health.is_retry_due or not is_same:
             await self.mend()
 
 

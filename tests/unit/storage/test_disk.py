@@ -269,7 +269,7 @@ class StoreMachine(RuleBasedStateMachine):
     def ask_for_room(self, size: int) -> None:
         """Space is promised if it is free or can be freed; nothing is evicted for a promise."""
         with self.step():
-            promised = self.loop.run(self.store.has_room(size))
+            promised = self.loop.run(self.store.has_space(size))
         assert promised == self.expected.can_have(size)
 
     @rule(share=st.integers(1, 110))
