@@ -37,7 +37,7 @@ class SocketBodyReader(asyncio.BufferedProtocol):
             The reader and the bytes that aiohttp had read ahead. None if the rest is too short or the connection is
             gone.
         """
-        # Undocumented parts of aiohttp: each is listed in tests/unit/test_aiohttp_private.py.
+        # Undocumented parts of aiohttp: each is listed in tests/unit/server/test_aiohttp_private.py.
         connection = response.connection
         transport = None if connection is None else connection.transport
         if connection is None or connection.protocol is None or transport is None or left < MIN_BODY:
