@@ -253,7 +253,7 @@ class DownloadsMachine(RuleBasedStateMachine):
     # Invariants
 
     @invariant()
-    def check_invariants(self) -> None:
+    def downloads_are_consistent(self) -> None:
         self._no_reader_takes_wrong_bytes_for_the_blob()
         self._fast_reader_has_the_received_bytes()
         self._each_disconnect_costs_one_connection()

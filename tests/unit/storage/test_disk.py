@@ -334,7 +334,7 @@ class StoreMachine(RuleBasedStateMachine):
     # Invariants
 
     @invariant()
-    def check_invariants(self) -> None:
+    def store_is_consistent(self) -> None:
         self._occupied_is_the_sum()
         self._disk_usage_stays_within_the_limit()
         self._stored_blobs_are_visible_and_correct()
