@@ -73,7 +73,7 @@ def _run(options: argparse.Namespace, folder: Path) -> table.Result:
         rows = [row for name in options.only for row in MEASUREMENTS[name](stage)]
     after = machine.Use.so_far()
     setting = (
-        f"medians of {options.rounds} rounds, contestants in turn; one worker each for mirror and nginx, "
+        f"medians of {options.rounds} rounds, contestants alternate; one worker each for mirror and nginx, "
         f"no thread limit for docker-registry and drayage; loopback; {after.at - before.at:.0f} s, "
         f"during which other programs used {after.by_others(before):.0%} of the machine"
     )

@@ -29,7 +29,7 @@ class Blob:
 
     @property
     def path(self) -> str:
-        """Its path in the registry API."""
+        """The path of the blob in the registry API."""
         return f"/v2/{REPOSITORY}/blobs/{self.digest}"
 
 

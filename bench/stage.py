@@ -18,7 +18,7 @@ from bench.servers import BenchError, Server
 
 @dataclass(slots=True)
 class Stage:
-    """Environment in which the contestants are measured in turn."""
+    """Environment in which the contestants are measured alternately."""
 
     folder: Path
     content: Content

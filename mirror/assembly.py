@@ -189,6 +189,6 @@ async def _registry(
             for url in upstream.addresses
         ]
         allowance = PullQuota(name, settings.tags, metrics)
-        turns = FairSemaphore(upstream.connections)
-        async with Registry(name, endpoints, allowance, turns, timeouts=timeouts, metrics=metrics) as registry:
+        slots = FairSemaphore(upstream.connections)
+        async with Registry(name, endpoints, allowance, slots, timeouts=timeouts, metrics=metrics) as registry:
             yield registry

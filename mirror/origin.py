@@ -1,4 +1,4 @@
-"""Origins: where the bytes of blobs come from, and on whose behalf they are requested.
+"""Origins: the sources of blobs, and the client and repository that a blob is requested for.
 
 An origin is an upstream registry, a bucket (S3) or another node. A new kind of origin implements `Origin` in a package
 of its own beside `upstream/`, and joins the chains (`mirror.pull.origins.Origins`) that `mirror.assembly` builds.
@@ -20,7 +20,7 @@ from mirror.oci.ranges import Span
 
 @dataclass(frozen=True, slots=True)
 class NoLogin:
-    """The credential of a client that has none: a passthrough upstream is asked anonymously."""
+    """The credential of a client without a login: a passthrough upstream receives an anonymous request."""
 
 
 NO_LOGIN = NoLogin()
@@ -30,7 +30,7 @@ ClientLogin = Login | NoLogin
 
 @dataclass(frozen=True, slots=True)
 class PullContext:
-    """On whose behalf, and from which repository, content is pulled. Created once per request in `server/`.
+    """The client and the repository of a pull. Created once per request in `server/`.
 
     Attributes:
         caller: the client as the mirror authenticated it, for access rules and the log.
@@ -64,7 +64,7 @@ class OriginStream(Protocol):
             The number of bytes; 0 at the end.
 
         Raises:
-            UpstreamDisconnected: the stream ended early, or was silent for too long.
+            UpstreamDisconnected: if the stream ended early, or was silent for too long.
         """
 
     def detach(self) -> DetachedStream | None:
@@ -112,7 +112,7 @@ class Origin(Protocol):
             span: the wanted bytes; None for the whole blob, an empty span for everything from its start.
 
         Raises:
-            BlobUnknown: the origin answered that the repository does not have the blob.
-            Denied: the origin refused the client's own login.
-            UpstreamError: the origin could not be used; a retry or another origin may work.
+            BlobUnknown: if the origin answered that the repository does not have the blob.
+            Denied: if the origin refused the client's own login.
+            UpstreamError: if the origin could not be used; a retry or another origin may work.
         """

@@ -134,7 +134,7 @@ class AdminClient:
         return await self._post("/collect", CollectRequest(), CollectedGarbage)
 
     async def import_image(self, request: ImportRequest) -> ImageImported:
-        """Make an image visible whose blobs are all stored."""
+        """Make an image visible. All of its blobs must be stored."""
         return await self._post("/image", request, ImageImported)
 
     async def put_blob(self, digest: Digest, size: int, pieces: Callable[[], AsyncIterator[bytes]]) -> BlobStored:
@@ -158,7 +158,7 @@ class AdminClient:
 
     @asynccontextmanager
     async def warm(self, request: WarmRequest) -> AsyncIterator[AsyncIterator[WarmUpdate]]:
-        """Start to download images. The iterator ends with the downloads; leaving the context stops them."""
+        """Start downloads of images. The iterator ends with the downloads; leaving the context stops them."""
         stream: AbstractAsyncContextManager[AsyncIterator[WarmUpdate]] = self._events("/warm", request, WARM_EVENTS)
         async with stream as updates:
             yield updates
@@ -217,7 +217,9 @@ class AdminClient:
         try:
             yield
         except aiohttp.ClientConnectorError as error:
-            raise StorageFailed(f"no mirror answers at {self._path}: {error.os_error.strerror}") from error
+            raise StorageFailed(
+                f"no mirror answers at {self._path}: {error.os_error.strerror}; run the command again"
+            ) from error
         except aiohttp.ClientError as error:
             raise self._broken_off() from error
         except ValidationError as error:

@@ -100,9 +100,9 @@ async def line_stream(request: web.Request) -> AsyncIterator[LineStream]:
 @web.middleware
 async def check_version(request: web.Request, handler: _Handler) -> web.StreamResponse:
     """Refuse a request of another version of the protocol, or of none."""
-    asked = request.headers.get(VERSION_HEADER)
-    if asked != VERSION:
-        raise AdminVersionMismatch(mirror=VERSION, command=asked)
+    command = request.headers.get(VERSION_HEADER)
+    if command != VERSION:
+        raise AdminVersionMismatch(mirror=VERSION, command=command)
     return await handler(request)
 
 

@@ -67,7 +67,7 @@ class ImageHandler:
         images, manifests = dict[str, GraphImage](), set[Digest]()
         blobs, incomplete = dict[Digest, int](), list[IncompleteImage]()
         for image in sorted(await self._selected(request), key=str):
-            graph = await self._images.closure(image)
+            graph = await self._images.graph(image)
             if graph is None or graph.missing:
                 missing = () if graph is None else tuple(sorted(graph.missing, key=str))
                 incomplete.append(IncompleteImage(name=str(image), missing=missing))
@@ -133,7 +133,7 @@ class ImageHandler:
                 raise
             return await self._images.matching(text) or await self._images.matching(f"{DOCKER_HUB}/{text}")
         if isinstance(named, Image):
-            return [named] if await self._images.closure(named) is not None else []
+            return [named] if await self._images.graph(named) is not None else []
         candidates = [image for image in await self._images.named() if image.repository == named.repository]
         chosen = set(map(str, named.chosen(str(image.reference) for image in candidates)))
         return [image for image in candidates if str(image) in chosen]

@@ -1,4 +1,4 @@
-"""Admin endpoints that bring content into the cache: hold blobs, store a blob, make an imported image visible."""
+"""Admin endpoints of `mirror import`: hold blobs, store a blob, make an imported image visible."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ class ImportHandler:
         return respond(BlobStored(stored=True))
 
     async def _import_image(self, request: web.Request) -> web.Response:
-        """Make an image visible whose blobs are all stored: first its manifests, children first, then its name.
+        """Make an image visible if all of its blobs are stored: first its manifests, children first, then its name.
 
-        An image that is attached to another one (a signature, an SBOM) is held with that one, and not pinned itself.
+        A referrer (a signature, an SBOM) is held with its subject, and not pinned itself.
 
         Raises:
             AdminRequestInvalid: if the request is malformed.
@@ -103,7 +103,7 @@ class ImportHandler:
         root = manifests[-1]
         promised = [wanted.digest, *([] if isinstance(image.reference, Tag) else [image.reference])]
         if any(digest != root.digest for digest in promised):
-            raise BundleInvalid(f"what the bundle calls {image} is {root.digest}")
+            raise BundleInvalid(f"the bundle names {image}, but contains {root.digest} for it: export it again")
         for manifest in manifests:
             await self._catalog.keep_manifest(image.repository, manifest, proof="imported")
         previous = None
@@ -143,7 +143,7 @@ class ImportHandler:
         if body is None:
             raise ImageIncomplete(f"the manifest {digest} is not in the cache")
         if not is_manifest(body):
-            raise BundleInvalid(f"{digest} is no manifest, though the bundle says so")
+            raise BundleInvalid(f"the bundle lists {digest} as a manifest, but it is none: export it again")
         manifest = Manifest.read(digest, body, imported.media_type)
         if not manifest.is_index:
             missing = [one.digest for one in manifest.references if one.digest not in self._store]

@@ -23,7 +23,7 @@ _Value = TypeVar("_Value")
 
 
 class AdminRequestInvalid(MirrorError):
-    """A request of the admin socket is not what its endpoint accepts; the message names each wrong field."""
+    """A request of the admin socket is malformed; the message names each wrong field."""
 
     code, status = "UNSUPPORTED", 400
 
@@ -41,7 +41,7 @@ class AdminVersionMismatch(MirrorError):
 
 
 def _parsed_by(parse: Callable[[str], _Value], kind: type[_Value]) -> PlainValidator:
-    """Return a validator that accepts a *kind*, or text that *parse* turns into one."""
+    """Return a validator that accepts a *kind*, or text that *parse* converts to one."""
 
     def validate(value: object) -> _Value:
         if isinstance(value, kind):
@@ -70,7 +70,7 @@ class Message(BaseModel):
 
 
 class Failure(Message):
-    """The body of every response whose status is not 200.
+    """The body of every response with a status other than 200.
 
     Attributes:
         kind: the name of the error's class.
@@ -217,7 +217,7 @@ class GraphResponse(Message):
     incomplete: tuple[IncompleteImage, ...]
 
 
-# Content that a command brings in
+# Imported and repaired content
 
 
 class HoldRequest(Message):
@@ -244,7 +244,7 @@ class ImportedManifest(Message):
 
 
 class ImportRequest(Message):
-    """Request of POST /image: make an image visible whose blobs are all in the cache.
+    """Request of POST /image: make an image visible. All of its blobs must be in the cache.
 
     Attributes:
         digest: the manifest or index that the name stands for.
@@ -260,7 +260,7 @@ class ImageImported(Message):
     """Response of POST /image.
 
     Attributes:
-        previous: what the tag named before; None for a new tag, or a name by digest.
+        previous: the manifest that the tag named before; None for a new tag, or a name by digest.
     """
 
     image: str
@@ -370,7 +370,7 @@ class ImageFailed(Message):
 
 
 WarmUpdate = WarmStarted | ImageProgress | ImageWarmed | ImageFailed
-"""What a warm request reports while it runs."""
+"""An update of a running warm request."""
 
 HOLD_EVENTS: TypeAdapter[BlobsHeld | StreamFailed] = TypeAdapter(
     Annotated[BlobsHeld | StreamFailed, Field(discriminator="event")]
@@ -381,7 +381,7 @@ WARM_EVENTS: TypeAdapter[WarmUpdate | StreamFailed] = TypeAdapter(
 
 
 def explain(error: ValidationError) -> str:
-    """Return what is wrong with a message: each field's path with the reason."""
+    """Return the faults of a message: each field's path with the reason."""
     faults = []
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
         field = ".".join(map(str, fault["loc"])) or "body"

@@ -30,7 +30,7 @@ class RepairHandler:
             StorageFailed: if the file can't be removed.
         """
         wanted = await read_request(request, RepairRequest)
-        users = await self._images.users_of(wanted.digest)  # before condemning: its facts go with it
+        users = await self._images.users_of(wanted.digest)  # before condemning: this also deletes its facts
         file = os.stat_result((0, wanted.inode, wanted.device, 0, 0, 0, 0, 0, 0, 0))
         await self._store.condemn(wanted.digest, wanted.reason, seen=file)
         failures: list[str] = []

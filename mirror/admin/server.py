@@ -1,7 +1,7 @@
 """Admin server: the HTTP application that answers the mirror's own commands on a Unix socket in the cache directory.
 
 The permissions of the socket's file decide who can use it; nothing of it is on a network. `protocol` has the messages.
-The endpoints are in `images` (images in the cache), `imports` (content that comes in) and `warm` (downloads).
+The endpoints are in `images` (images in the cache), `imports` (imported content) and `warm` (downloads).
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def content(archive: Archive, name: str, *, limit: int) -> bytes:
         BundleInvalid: if the file is missing or larger.
     """
     if name not in archive:
-        raise BundleInvalid(f"the bundle has no {name}")
+        raise BundleInvalid(f"the bundle has no {name}: copy it again, or export it again")
     if archive.size(name) > limit:
         raise BundleInvalid(f"{name} in the bundle has {archive.size(name)} bytes; the limit is {limit}")
     with archive.open(name) as file:
@@ -206,5 +206,5 @@ def _safe(name: str) -> str:
     """
     normal = posixpath.normpath(name)
     if not name or "\0" in name or normal.startswith(("/", "../")) or normal == "..":
-        raise BundleInvalid(f"the name {name[:80]!r} leads outside the bundle")
+        raise BundleInvalid(f"the name {name[:80]!r} leads outside the bundle: do not use this archive")
     return normal

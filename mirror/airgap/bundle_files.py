@@ -81,7 +81,7 @@ def _listed(stem: Path) -> tuple[Part, ...]:
 def _checked(bundle: Path, stem: Path, listed: tuple[Part, ...]) -> list[Path]:
     """Return the listed files after checking that each exists and has the listed size.
 
-    Only their number and sizes are taken from the list: the bundle may have been renamed since.
+    Only their number and sizes come from the list: the bundle may have been renamed since.
     """
     is_single = len(listed) == 1 and not listed[0].name.endswith(_FIRST)
     files = (
@@ -109,8 +109,8 @@ def _found(bundle: Path, stem: Path) -> list[Path]:
     found = numbered(stem.parent, stem.name)
     if stem.exists() and 1 in found:
         raise BundleInvalid(
-            f"{stem} and {found[1].name} belong to two bundles, and there is no {_list_of(stem).name} to tell which to "
-            f"read: move the other one away"
+            f"{stem} and {found[1].name} belong to two bundles, and there is no {_list_of(stem).name} that says which "
+            f"to read: move the other one away"
         )
     if stem.exists() or (bundle.exists() and 1 not in found):
         return [bundle]

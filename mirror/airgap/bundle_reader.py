@@ -98,7 +98,7 @@ def _named(index: object) -> Iterator[CarriedImage]:
             case {"digest": str(text), "mediaType": str(media_type), "size": int(size)}:
                 digest, annotations = _digest(text), entry.get("annotations")
             case _:
-                raise BundleInvalid("index.json in the bundle has an entry that is not a descriptor")
+                raise BundleInvalid("index.json in the bundle has an entry that is not a descriptor: create it again")
         if digest is None or parse_media_type(media_type) is None:
             raise BundleInvalid(
                 f"index.json in the bundle has an invalid descriptor: {text[:80]!r} of type {media_type[:80]!r}"
@@ -137,7 +137,7 @@ def _docker_entries(archive: Archive) -> Iterator[tuple[str, list[str], list[str
             case {"Config": str(config), "Layers": list(layers), "RepoTags": list(names) | (None as names)}:
                 pass
             case _:
-                raise BundleInvalid("manifest.json in the bundle is not in the format of docker save")
+                raise BundleInvalid("manifest.json in the bundle is not in the format of docker save: save it again")
         files = [config, *map(str, layers)]
         missing = next((name for name in files if name not in archive), None)
         if missing is not None:

@@ -128,7 +128,9 @@ def _add_blob(
         except StorageFailed:
             raise
         except OSError as error:  # tarfile also raises this if the file is shorter than its size
-            raise StorageFailed(f"the blob {digest} can't be read completely: {error}") from error
+            raise StorageFailed(
+                f"the blob {digest} can't be read completely: {error}; run mirror verify --repair"
+            ) from error
     if source.hexdigest() != digest.hex:
         raise StorageFailed(f"the stored blob {digest} is damaged: run mirror verify --repair, then export again")
 

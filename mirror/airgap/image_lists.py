@@ -26,10 +26,10 @@ def images_in(file: Path) -> list[str]:
     except OSError as error:
         raise ListInvalid(f"the list {file} can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ListInvalid(f"the list {file} is not UTF-8 text: {error}") from error
+        raise ListInvalid(f"the list {file} is not UTF-8 text: {error}; convert it") from error
     found = dict.fromkeys(_in_yaml(text, file) if file.suffix in {".yaml", ".yml"} else _in_lines(text))
     if not found:
-        raise ListInvalid(f"{file} names no image")
+        raise ListInvalid(f"{file} names no image: write one name per line, or image: NAME in YAML")
     return list(found)
 
 

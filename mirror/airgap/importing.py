@@ -85,7 +85,7 @@ async def import_bundle(
 
 
 def _with_fix(failure: MirrorError, bundle: Bundle) -> MirrorError:
-    """Return *failure* with what to do about it, if that depends on the bundle."""
+    """Return *failure* with its fix, if that depends on the bundle."""
     kind = failure.detail.get("kind")  # of an error of the mirror, the name of its class
     if kind in _DAMAGED:
         return BundleInvalid(f"{failure}: copy the bundle again")
@@ -103,14 +103,14 @@ def _named(images: tuple[CarriedImage, ...], name: str | None) -> Iterator[Carri
     """
     nameless = [image for image in images if not image.name]
     if not images:
-        raise BundleInvalid("the bundle holds no image")
+        raise BundleInvalid("the bundle contains no image: export one first")
     if name is not None and len(images) == 1:
         yield CarriedImage(name, images[0].digest, images[0].media_type, images[0].size)
         return
     if name is not None or nameless:
         raise BundleInvalid(
-            f"the bundle holds {len(images)} images, {len(nameless)} of them without a name: --name is for an "
-            f"archive with one image and no name for it"
+            f"the bundle contains {len(images)} images, {len(nameless)} of them without a name: --name works only "
+            f"for an archive with one image and no name"
         )
     yield from images
 
@@ -121,7 +121,7 @@ async def _import(
     """Import one image, and return the manifest that its tag named before."""
     manifests = await asyncio.to_thread(lambda: list(_manifests(bundle, image.digest, image.media_type)))
     if not manifests:
-        raise BundleInvalid(f"the bundle does not hold the manifest {image.digest} of {image.name}")
+        raise BundleInvalid(f"the bundle lacks the manifest {image.digest} of {image.name}: export it again")
     needed = {one.digest: None for manifest in manifests if not manifest.is_index for one in manifest.references}
     own = needed.keys() | {manifest.digest for manifest in manifests}
     wanted = [digest for digest in bundle.blobs if digest in own]  # in the bundle's order: a compressed one can't seek
@@ -149,7 +149,7 @@ def _manifests(bundle: Bundle, digest: Digest, media_type: str | None, deep: int
             one for child in manifest.references for one in _manifests(bundle, child.digest, child.media_type, deep - 1)
         ]
         if not children:
-            raise BundleInvalid(f"the bundle holds the index {digest}, but none of the manifests that it lists")
+            raise BundleInvalid(f"the bundle contains the index {digest}, but none of its manifests: export it again")
         yield from children
     yield manifest
 

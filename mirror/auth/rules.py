@@ -64,10 +64,10 @@ class Rules:
         allowed, number = self._verdict(caller.name, repository.key)
         if allowed:
             return
-        who = "a client without a login" if caller.user is None else f"user {caller.user!r}"
+        name = "a client without a login" if caller.user is None else f"user {caller.user!r}"
         why = "no rule in [[access]] allows it" if number is None else f"rule {number} in [[access]] denies it"
         raise Denied(
-            f"{who} may not pull {repository} through this mirror: {why}; "
+            f"{name} may not pull {repository} through this mirror: {why}; "
             f"the operator of the mirror can allow it in the configuration",
             user=caller.name,
             repository=str(repository),

@@ -2,7 +2,7 @@
 
 Only bcrypt is accepted: the other hashes of htpasswd files can be guessed at billions a second. A check takes 50 to
 500 ms of a core. It runs in a thread outside the event loop, once for each login, and a flood of wrong logins occupies
-that one thread only.
+only that thread.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Users:
     def decoy(self, seed: bytes) -> bytes:
         """Return the hash against which the password of an unknown user is checked; equal seeds give equal hashes.
 
-        The login fails whatever the check says, but it takes as long as that of a known user.
+        Its login always fails, but the check takes as long as for a known user.
         """
         return list(self.hashes.values())[int.from_bytes(seed[:8]) % len(self.hashes)]
 

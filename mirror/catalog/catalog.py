@@ -48,7 +48,7 @@ class Catalog:
         return self._tags.get((repository, tag))
 
     async def tag(self, repository: Repository, tag: Tag) -> TagFact | None:
-        """Return what the upstream last said about the tag; None if it said nothing, or that there is none."""
+        """Return the upstream's last answer about the tag; None if there is none, or if it was a 404."""
         fact = self.tag_nowait(repository, tag)
         if fact is None:
             fact = await self._facts.tag(repository, tag)
@@ -125,7 +125,7 @@ class Catalog:
             StorageFailed: if it could not be stored (NoSpace: for lack of space); nothing is kept.
         """
         references = tuple(reference.digest for reference in manifest.references)
-        # The fact first: a crash in between must not leave content whose media type is unknown.
+        # The fact first: a crash in between must not leave content of unknown media type.
         was_stored = manifest.digest in self._store
         await self._facts.keep_manifest(manifest.digest, ManifestFact(manifest.head.media_type or "", references))
         await self._store.put(manifest.digest, manifest.body)
@@ -135,7 +135,7 @@ class Catalog:
         await self._keep_root(repository, manifest.digest, references, held, is_new=not was_stored)
 
     def expect(self, repository: Repository, manifest: Manifest) -> None:
-        """Note the sizes of what a manifest references, stored or not.
+        """Remember the sizes of all content that a manifest references, stored or not.
 
         For its own repository only: a wrong size for a shared layer must not mislead pulls from other repositories.
         """
@@ -157,12 +157,14 @@ class Catalog:
     async def keep_holding(self, repository: Repository, digest: Digest, *, proof: Proof = "confirmed") -> None:
         """Record that the repository holds *digest*."""
         holdings = await self._held_by(repository)
-        is_new = digest in holdings.roots and digest not in self._store  # its row may have gone with the content
+        is_new = (
+            digest in holdings.roots and digest not in self._store
+        )  # its row may have been deleted with the content
         if is_new or digest not in holdings.all:
             await self._keep_root(repository, digest, (), HeldFact(None, proof, time.time()), is_new=is_new)
 
     async def drop_holding(self, repository: Repository, digest: Digest) -> None:
-        """Forget that the repository holds *digest*, and what only this digest gives a right to."""
+        """Delete the right of the repository to *digest*, and to content that only this digest references."""
         self.names_changed = True
         await self._facts.drop_held(repository, digest)
         self._holdings.delete(repository)
@@ -170,7 +172,7 @@ class Catalog:
     async def _keep_root(
         self, repository: Repository, digest: Digest, references: Iterable[Digest], fact: HeldFact, *, is_new: bool
     ) -> None:
-        """Record a digest that the repository was seen to hold: one row, from which the references are derived.
+        """Record that the repository holds a digest: one row, from which the references are derived.
 
         *is_new*: whether its content was not stored before, so that the row may have been deleted with it.
         """
@@ -218,7 +220,7 @@ class Catalog:
         Of an index at least one child must be stored, and every stored child complete: no client pulls all platforms.
 
         Args:
-            arrived: returns whether a blob that is not stored is available all the same.
+            arrived: returns whether a blob is verified, although it is not stored yet.
             deep: how many levels of nested indexes are followed.
 
         Raises:
@@ -235,11 +237,11 @@ class Catalog:
 
 
 class _Holdings:
-    """What one repository holds.
+    """The digests that one repository holds.
 
     Attributes:
         roots: the digests that have a row, with their proof.
-        all: the roots, and what they reference.
+        all: the roots, and the digests that they reference.
         inspected: the roots whose subject is known; `referrers` has them by subject.
     """
 

@@ -74,7 +74,7 @@ class ImageGraphReader:
         return await self._catalog.manifest(digest) if held else None
 
     async def _add(self, graph: ImageGraph, manifest: Manifest) -> None:
-        """Add a manifest after what it references, without recursion: an index may be nested deeply."""
+        """Add a manifest after the content that it references, without recursion: an index may be nested deeply."""
         stack, seen = [manifest], {manifest.digest}
         while stack:
             children = await self._children(stack[-1]) if stack[-1].is_index else []
@@ -110,12 +110,12 @@ class ImageGraphReader:
     async def _referrer_tags(self, repository: Repository) -> dict[str, dict[Reference, Digest]]:
         found: dict[str, dict[Reference, Digest]] = defaultdict(dict)
         for tag, fact in (await self._catalog.tags(repository)).items():
-            if stands_in(tag):
+            if is_referrers_tag(tag):
                 found[tag.text.partition(".")[0]][tag] = fact.digest
         return found
 
 
-def stands_in(tag: Tag) -> bool:
+def is_referrers_tag(tag: Tag) -> bool:
     """Return whether a tag follows the referrers tag schema, and so names a part of another image."""
     algorithm, dash, rest = tag.text.partition("-")
     return bool(dash) and algorithm in ALGORITHMS and len(rest.partition(".")[0]) in {64, 128}
@@ -123,4 +123,4 @@ def stands_in(tag: Tag) -> bool:
 
 def is_attached(reference: Reference, manifest: Manifest) -> bool:
     """Return whether a manifest with this name is a referrer, and not an image of its own."""
-    return stands_in(reference) if isinstance(reference, Tag) else manifest.subject is not None
+    return is_referrers_tag(reference) if isinstance(reference, Tag) else manifest.subject is not None

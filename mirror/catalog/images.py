@@ -18,7 +18,7 @@ from typing import Self
 import structlog
 
 from mirror.catalog.catalog import Catalog
-from mirror.catalog.image_graph import ImageGraph, ImageGraphReader, is_attached, stands_in
+from mirror.catalog.image_graph import ImageGraph, ImageGraphReader, is_attached, is_referrers_tag
 from mirror.catalog.index_writer import ImageIndexWriter
 from mirror.errors import StorageFailed
 from mirror.oci.digest import Digest
@@ -84,24 +84,24 @@ class Images:
 
     # Listing
 
-    async def closure(self, image: Image) -> ImageGraph | None:
+    async def graph(self, image: Image) -> ImageGraph | None:
         """Return the image graph: everything that the image needs; None if the image is not stored."""
-        return (await self._closures([image])).get(image)
+        return (await self._graphs([image])).get(image)
 
-    async def _closures(self, images: Iterable[Image]) -> dict[Image, ImageGraph]:
+    async def _graphs(self, images: Iterable[Image]) -> dict[Image, ImageGraph]:
         """Return the image graphs of those images that are stored."""
         found: dict[Image, ImageGraph] = {}
-        closures = ImageGraphReader(self._store, self._catalog)
+        reader = ImageGraphReader(self._store, self._catalog)
         for image in images:
-            closure = await closures.of(image)
-            if closure is not None:
-                found[image] = closure
+            graph = await reader.of(image)
+            if graph is not None:
+                found[image] = graph
             await asyncio.sleep(0)  # thousands of images may be in memory: let other tasks run
         return found
 
     async def users_of(self, digest: Digest) -> dict[Image, bool]:
         """Return the images that need *digest*, each with whether it is one of their manifests."""
-        graphs = await self._closures(await self.named())
+        graphs = await self._graphs(await self.named())
         users = {image: digest in graph.manifests for image, graph in graphs.items() if digest in graph.manifests}
         return users | {image: False for image, graph in graphs.items() if digest in graph.blobs}
 
@@ -114,7 +114,9 @@ class Images:
     async def named(self) -> list[Image]:
         """Return all images: tags, and manifests pulled by digest that no other image of their repository reaches."""
         tags = await self._tags()
-        found = [Image(repository, tag) for repository, ours in tags.items() for tag in ours if not stands_in(tag)]
+        found = [
+            Image(repository, tag) for repository, ours in tags.items() for tag in ours if not is_referrers_tag(tag)
+        ]
         for repository, roots in (await self._facts.all_held()).items():
             manifests = {digest: manifest for digest in roots if (manifest := await self._catalog.manifest(digest))}
             reached = {fact.digest for fact in tags.get(repository, {}).values()}
@@ -129,13 +131,13 @@ class Images:
 
     async def all(self) -> list[StoredImage]:
         """Return all stored images with their state."""
-        closures = await self._closures(await self.named())
-        users = Counter(digest for closure in closures.values() for digest in set(closure.digests))
-        return [await self._described(image, closure, users) for image, closure in closures.items()]
+        graphs = await self._graphs(await self.named())
+        users = Counter(digest for graph in graphs.values() for digest in set(graph.digests))
+        return [await self._described(image, graph, users) for image, graph in graphs.items()]
 
-    async def _described(self, image: Image, closure: ImageGraph, users: Counter[Digest]) -> StoredImage:
-        sizes = {digest: self._store.size(digest) or 0 for digest in closure.digests}
-        root, stored = closure.root, closure.manifests
+    async def _described(self, image: Image, graph: ImageGraph, users: Counter[Digest]) -> StoredImage:
+        sizes = {digest: self._store.size(digest) or 0 for digest in graph.digests}
+        root, stored = graph.root, graph.manifests
         fact = await self._catalog.tag(image.repository, image.reference) if isinstance(image.reference, Tag) else None
         return StoredImage(
             image=image,
@@ -146,7 +148,7 @@ class Images:
             ),
             size=sum(sizes.values()),
             shared=sum(size for digest, size in sizes.items() if users[digest] > 1),
-            is_complete=not closure.missing,
+            is_complete=not graph.missing,
             is_pinned=image in self._pinned,
             checked=None if fact is None else fact.checked,
             used=max((self._store.last_use(digest) or 0.0 for digest in sizes), default=0.0),
@@ -214,7 +216,7 @@ class Images:
             await self._write_index()
 
     async def _write_index(self) -> None:
-        self._catalog.names_changed = False  # first: what changes from now on may be missing in the file
+        self._catalog.names_changed = False  # first: later changes may be missing in the file
         is_written = False
         try:
             is_written = await self._index.write(self._pinned)
@@ -222,19 +224,19 @@ class Images:
             self._catalog.names_changed |= not is_written
 
     async def hold_pinned(self) -> None:
-        """Hold what the pinned images need now: a tag may have moved, another platform may have been pulled."""
+        """Hold the content of the pinned images: tags may have moved, other platforms may have been pulled."""
         await self.hold(self._pinned)
         async with self._changing:
             await self._release(self._held.keys() - self._pinned)
 
     async def hold(self, images: Iterable[Image]) -> None:
-        """Hold what images need now; images that are not pinned only until `hold_pinned` is called."""
+        """Hold the content that images need now; images that are not pinned only until `hold_pinned` is called."""
         async with self._changing:
             chosen = tuple(images)
-            closures = await self._closures(chosen)
+            graphs = await self._graphs(chosen)
             for image in chosen:
                 async with AsyncExitStack() as held:
-                    for digest in closures[image].digests if image in closures else ():
+                    for digest in graphs[image].digests if image in graphs else ():
                         await held.enter_async_context(self._store.hold(digest))
                     await self._release([image])
                     self._held[image] = held.pop_all()
@@ -258,30 +260,30 @@ class Images:
         """
         going = set(images)
         staying = [image for image in await self.named() if image not in going]
-        found = await self._closures(going)
-        attached = {Image(image.repository, name) for image, closure in found.items() for name in closure.attached}
+        found = await self._graphs(going)
+        attached = {Image(image.repository, name) for image, graph in found.items() for name in graph.attached}
         await self._unpin(going | attached)
         for image in going:
             if isinstance(image.reference, Tag):
                 await self._catalog.drop_tag(image.repository, image.reference)
-        for image, closure in found.items():
+        for image, graph in found.items():
             ours = await self._needed_by(one for one in staying if one.repository == image.repository)
-            await self._forget(image.repository, closure, ours)
+            await self._forget(image.repository, graph, ours)
         kept = await self._needed_by(staying)
-        freed = await self._drop({digest for closure in found.values() for digest in closure.digests} - kept)
+        freed = await self._drop({digest for graph in found.values() for digest in graph.digests} - kept)
         await self.save()
         return freed
 
-    async def _forget(self, repository: Repository, closure: ImageGraph, kept: set[Digest]) -> None:
+    async def _forget(self, repository: Repository, graph: ImageGraph, kept: set[Digest]) -> None:
         """Forget that the repository holds manifests, and the tags by which referrers are found."""
-        for digest in closure.manifests.keys() - kept:
+        for digest in graph.manifests.keys() - kept:
             await self._catalog.drop_holding(repository, digest)
-        for reference, manifest in closure.attached.items():
+        for reference, manifest in graph.attached.items():
             if isinstance(reference, Tag) and manifest.digest not in kept:
                 await self._catalog.drop_tag(repository, reference)
 
     async def collect(self) -> int:
-        """Remove what no image needs: manifests that tags named before they moved, and blobs of no image.
+        """Remove content that no image needs: manifests that tags named before they moved, and blobs of no image.
 
         Returns:
             the bytes that became free.
@@ -306,8 +308,8 @@ class Images:
         return freed
 
     async def _needed_by(self, images: Iterable[Image]) -> set[Digest]:
-        closures = await self._closures(images)
-        return {digest for closure in closures.values() for digest in closure.digests}
+        graphs = await self._graphs(images)
+        return {digest for graph in graphs.values() for digest in graph.digests}
 
     async def _drop(self, digests: Iterable[Digest]) -> int:
         return sum([await self._store.discard(digest) for digest in digests])

@@ -5,10 +5,10 @@ pydantic, structlog, uvloop nor rich, which together take half a second. There i
 
 - The modules that declare commands (`bundles`, `client_config`, `doctor`, `images`, `serve`, `verify`, `warm`), and
   their imports at the top (`options`, `stdout`, `mirror.errors`, …), import only the standard library and click.
-- The body of a command imports what does its work: `programs` runs event loops, `environment` and `cache_directory`
-  read the settings, `transfers`, `sync`, `progress` and `image_table` do the rest.
+- The body of a command imports the modules that do its work: `programs` runs event loops, `environment` and
+  `cache_directory` read the settings, `transfers`, `sync`, `progress` and `image_table` do the rest.
 
-tests/unit/test_start_up.py checks which libraries are loaded. Shell completion is click's:
+tests/unit/cli/test_start_up.py checks which libraries are loaded. Shell completion is click's:
 `eval "$(_MIRROR_COMPLETE=bash_source mirror)"` (also zsh_source, fish_source).
 """
 

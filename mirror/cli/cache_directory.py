@@ -41,7 +41,7 @@ def settings_of_cache(config: Path | None, cache: Path | None) -> Settings:
 
 
 def check_cache(directory: Path) -> None:
-    """Check that a mirror made *directory*. Other programs' image layouts have no ledger, and must not get one.
+    """Check that a mirror made *directory*. Other programs' image layouts have no fact database, and must not get one.
 
     Raises:
         ConfigurationInvalid: if the directory is missing, or not a mirror's cache.

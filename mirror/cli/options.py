@@ -137,7 +137,7 @@ def print_failures(*, stopped: str = "run the same command again, it continues f
     """Print why a command can't run, and exit with the status for it instead of a traceback.
 
     Args:
-        stopped: what to tell an operator who pressed Ctrl-C.
+        stopped: the hint to print after Ctrl-C.
     """
     try:
         yield

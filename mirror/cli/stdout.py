@@ -12,11 +12,11 @@ from typing import cast
 
 from mirror.cli.options import INCOMPLETE, UNUSABLE
 
-_STREAMS = (os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)  # so that writes to a closed standard output fail, as without this
+_STREAMS = (os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)  # read-only for standard output, so that writes to it still fail
 
 
 class _Output(io.TextIOWrapper):
-    """Standard output that keeps its error: the program tells it from the same error of another file."""
+    """Standard output that records its error, to distinguish it from an error of another file."""
 
     failure: OSError | None = None
 

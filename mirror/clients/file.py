@@ -27,7 +27,7 @@ class ClientFile:
         self._file = self.name.resolve()  # a symbolic link stays; its target is replaced
         if not self._file.is_relative_to(self._root):
             raise ClientConfigurationInvalid(
-                f"{self.name} is a symbolic link that leads out of {root}, to {self._file}"
+                f"{self.name} is a symbolic link that leads out of {root}, to {self._file}: replace it by a file"
             )
 
     def read(self) -> str | None:

@@ -47,7 +47,7 @@ def _add_mirrors(document: Document, mirrored: Mirrored) -> None:
 
 
 def _edit(mirrored: Mirrored, document: tomlkit.TOMLDocument) -> str:
-    """Do the same to the document with its formatting, and return its text."""
+    """Add the mirror to each registry of the document, keep its formatting, and return its text."""
     registries: Any = document.setdefault("registry", tomlkit.aot())
     for name in mirrored.upstreams:
         registry = _registry(registries, name)

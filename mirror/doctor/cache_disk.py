@@ -84,7 +84,7 @@ def _check_file_system(path: Path, existing: Path) -> Finding:
     kind = _file_system_type(existing.resolve())
     if kind in _VOLATILE:
         fix = "set cache.path to a directory on a disk (in a container: a volume)"
-        return warning(_SUBJECT, f"{path} {_VOLATILE[kind]} ({kind}): the cache does not outlive it", fix)
+        return warning(_SUBJECT, f"{path} {_VOLATILE[kind]} ({kind}): the cache is lost when that ends", fix)
     if kind.partition(".")[0] in _REMOTE:
         message = (
             f"{path} is on a remote file system ({kind}): each hit needs the network, and file locks are unreliable"

@@ -1,1 +1,1 @@
-"""Background and on-demand care for a cache: periodic tasks, scrubbing, verification, rebuilding."""
+"""Maintenance of a cache: periodic tasks, the scrub, verification, and rebuilding a lost fact database."""

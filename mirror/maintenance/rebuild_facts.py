@@ -1,7 +1,7 @@
 """Rebuilds a lost fact database: names, pins and imports from index.json, manifests from the blobs themselves.
 
-Nothing is served under a repository on a guess: a repository holds the manifests that index.json names, and
-those reachable from there, as far as they are stored. For other content the upstream is asked again.
+A repository holds only the manifests that index.json names, and the stored manifests reachable from these. Before other
+content is served, the upstream must confirm it again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Node:
 
 
 class Rebuild:
-    """Rebuilds what one fact store lacks. Does nothing where it is complete."""
+    """Rebuilds the facts that one fact store lacks. Does nothing if it is complete."""
 
     def __init__(self, store: BlobStore, facts: FactStore, file: ImageIndexFile) -> None:
         self._store = store
@@ -42,7 +42,7 @@ class Rebuild:
         self._restored = 0
 
     async def run(self) -> None:
-        """Rebuild all of it."""
+        """Rebuild names and manifests."""
         await self.names()
         await self.manifests()
 
@@ -133,7 +133,7 @@ class Rebuild:
 
 
 def _fact(digest: Digest, body: bytes) -> ManifestFact | None:
-    """Return what a document states as a manifest; None if it references nothing, or is damaged."""
+    """Return the fact about a manifest; None if the document references nothing, or is damaged."""
     manifest = Manifest.read(digest, body, None)
     if not manifest.references or Digest.of(body, digest.algorithm) != digest:
         return None

@@ -1,4 +1,4 @@
-"""Scrub: reads and verifies all blobs in turn, at a limited rate, and removes those that the disk has damaged.
+"""Scrub: reads and verifies all blobs one by one, at a limited rate, and removes damaged ones.
 
 It proceeds in the order of hex digits and records its position, so that a restart does not begin again.
 """

@@ -16,7 +16,7 @@ from mirror.observability.log import RateLimitedLog
 from mirror.storage.protocols import BlobStore, FactStore
 
 _INTERVAL = 30.0  # seconds; a crash loses the last uses of this time
-_FORGOTTEN = 86_400.0  # seconds for which the bytes of an interrupted download are kept
+_MAX_INGEST_AGE = 86_400.0  # seconds for which the bytes of an interrupted download are kept
 log = structlog.get_logger()
 rate_limited_log = RateLimitedLog(log)
 
@@ -28,7 +28,7 @@ async def maintained(
     """Run maintenance until the context ends.
 
     Args:
-        images: whose pins are held already: what exceeds max_size and min_free is evicted at once.
+        images: the images, with their pins already held: content above max_size is evicted at once.
         scrub: None to search for no damage.
     """
     try:
@@ -64,7 +64,7 @@ async def _run(store: BlobStore, facts: FactStore, images: Images, rebuild: Rebu
             await images.hold_pinned()  # their tags may have moved
             await images.save_changed()
             await store.flush()
-            await store.forget_ingests(older_than=_FORGOTTEN)
+            await store.forget_ingests(older_than=_MAX_INGEST_AGE)
             await store.reserve(0)  # other programs may have filled the disk: min_free holds for them too
         except NoSpace as error:
             rate_limited_log.warning("disk_too_full", reason=str(error))

@@ -1,7 +1,7 @@
 """Verification: read every stored blob and compare its digest, on demand, also beside a running mirror.
 
-The files are read here. A damaged blob is handed to the mirror that holds the cache, which removes it and, if wanted,
-fetches it again: there is one commit path into the store.
+The files are read here. A damaged blob is reported to the mirror that holds the cache, which removes it and fetches it
+again if requested: there is one commit path into the store.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class RepairResult:
-    """What the mirror did about a damaged blob, after it removed the file.
+    """The result of the repair of a damaged blob, after its file was removed.
 
     Attributes:
         images: the images that need the blob.
@@ -56,7 +56,7 @@ class RepairResult:
 
 
 Repair = Callable[[Damage], Awaitable[RepairResult]]
-"""Removes a damaged blob, and fetches it again if that is wanted. Raises MirrorError if it can't be removed."""
+"""Removes a damaged blob, and fetches it again on request. Raises MirrorError if it can't be removed."""
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ class Findings:
 
 
 class Reporter(Protocol):
-    """Shows how far a verification has come. Threads may call it."""
+    """Shows the progress of a verification. Threads may call it."""
 
     def expect(self, total: int) -> None:
         """Announce the number of bytes to read."""

@@ -40,25 +40,25 @@ class Api:
 
 @dataclass(frozen=True, slots=True)
 class ManifestRoute:
-    asked: RequestedRepository
+    requested: RequestedRepository
     reference: Reference
 
 
 @dataclass(frozen=True, slots=True)
 class BlobRoute:
-    asked: RequestedRepository
+    requested: RequestedRepository
     digest: Digest
 
 
 @dataclass(frozen=True, slots=True)
 class TagsRoute:
-    asked: RequestedRepository
+    requested: RequestedRepository
     query: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ReferrersRoute:
-    asked: RequestedRepository
+    requested: RequestedRepository
     digest: Digest
     query: tuple[tuple[str, str], ...]
 
@@ -109,7 +109,7 @@ def parse_route(target: str, upstreams: Upstreams) -> Route:
     if len(target) > _MAX_TARGET_LENGTH:
         raise RouteUnknown(
             f"the request target has {len(target)} characters; the maximum is {_MAX_TARGET_LENGTH}",
-            most=_MAX_TARGET_LENGTH,
+            maximum=_MAX_TARGET_LENGTH,
         )
     path = _ENCODED_COLON.sub(":", path)
     prefix, v2, rest = path.partition("/v2/")
@@ -122,7 +122,7 @@ def parse_route(target: str, upstreams: Upstreams) -> Route:
 
 
 def _parse_endpoint(rest: str, path: str, ns: str | None, query: str, upstreams: Upstreams, *, prefix: str) -> Route:
-    def asked(name: str, ending: int) -> RequestedRepository:
+    def requested(name: str, ending: int) -> RequestedRepository:
         repository, by_path = upstreams.repository(name, ns=ns)
         if prefix and not by_path:
             raise NameUnknown(
@@ -132,12 +132,12 @@ def _parse_endpoint(rest: str, path: str, ns: str | None, query: str, upstreams:
         return RequestedRepository(repository, path[: len(path) - ending], ns if upstreams.knows(ns) else None, by_path)
 
     if rest.endswith(_TAGS_SUFFIX):
-        return TagsRoute(asked(rest.removesuffix(_TAGS_SUFFIX), len(_TAGS_SUFFIX)), _list_query(query))
+        return TagsRoute(requested(rest.removesuffix(_TAGS_SUFFIX), len(_TAGS_SUFFIX)), _list_query(query))
     found = _BY_REFERENCE.fullmatch(rest)
     if found is None:
         raise _unknown_route(path)
     name, kind, reference = found.groups()
-    origin = asked(name, len(kind) + len(reference) + 2)
+    origin = requested(name, len(kind) + len(reference) + 2)
     match kind:
         case "manifests":
             return ManifestRoute(origin, parse_reference(reference))
@@ -185,13 +185,13 @@ def _pairs(query: str) -> list[tuple[str, str]]:
         return parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_PARAMETERS)
     except ValueError as error:
         raise RouteUnknown(
-            f"the request has more than {_MAX_PARAMETERS} query parameters", most=_MAX_PARAMETERS
+            f"the request has more than {_MAX_PARAMETERS} query parameters", maximum=_MAX_PARAMETERS
         ) from error
 
 
-def shown(target: str, most: int) -> str:
-    """Return the first *most* characters of a target for messages and the log, without a login in it."""
-    return _USERINFO.sub("//", target, count=1)[:most]
+def shown(target: str, limit: int) -> str:
+    """Return the first *limit* characters of a target for messages and the log, without a login in it."""
+    return _USERINFO.sub("//", target, count=1)[:limit]
 
 
 def _unknown_route(path: str) -> RouteUnknown:

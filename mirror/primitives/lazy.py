@@ -21,7 +21,7 @@ def lazy_attributes(package: str, modules: Mapping[str, str]) -> Callable[[str],
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         found: object = getattr(import_module(f"{package}.{modules[name]}"), name)
-        setattr(sys.modules[package], name, found)  # the next use does not come here
+        setattr(sys.modules[package], name, found)  # the next use does not call this function
         return found
 
     return find

@@ -16,7 +16,7 @@ class LruCache(Generic[_Key, _Value]):
 
     def __init__(
         self,
-        max: int,  # noqa: A002 - the word of every LRU cache
+        max: int,  # noqa: A002 - the usual name for an LRU cache
         *,
         ttl: float | None = None,
         weigh: Callable[[_Value], int] = lambda _: 1,

@@ -23,7 +23,7 @@ class FileSpan:
 
 
 Unstored = Callable[[Span, Handoff | None, bool], UnstoredStream]
-"""Makes an unstored stream of a span: after a handoff or not, and for a client that waits for its first byte or not."""
+"""Creates an unstored stream, from a span, a handoff, and whether a client waits for the first byte."""
 
 
 class BlobContent(ABC):
@@ -39,7 +39,7 @@ class BlobContent(ABC):
         """Yield the bytes of *span* as they become available: the place in a file, or the bytes themselves.
 
         Raises:
-            MirrorError: they are not available.
+            MirrorError: if they are not available.
         """
 
     @abstractmethod
@@ -76,7 +76,7 @@ class UnstoredContent(BlobContent):
         return None
 
     def failed(self, failure: MirrorError) -> None:
-        """Nothing is stored."""
+        """Do nothing: no content is stored."""
 
     async def read(self, span: Span) -> AsyncGenerator[FileSpan | bytes, None]:
         async with self._unstored(span, None, True) as stream, aclosing(stream.pieces()) as pieces:
@@ -88,7 +88,7 @@ class DownloadContent(BlobContent):
     """A download in progress.
 
     A reader of a range far ahead gets an unstored stream. So does a reader of a download that cannot be stored to its
-    end: it follows the file as far as that grew, and continues from there.
+    end: it follows the file to its end, and continues with an unstored stream.
     """
 
     def __init__(self, download: Download, unstored: Unstored) -> None:
@@ -100,7 +100,7 @@ class DownloadContent(BlobContent):
         return self._download
 
     def failed(self, failure: MirrorError) -> None:
-        """The download itself knows what failed."""
+        """Do nothing: the download records its own failure."""
 
     async def read(self, span: Span) -> AsyncGenerator[FileSpan | bytes, None]:
         at = span.start
@@ -121,7 +121,7 @@ class DownloadContent(BlobContent):
     async def _ahead(self, exits: AsyncExitStack, span: Span) -> UnstoredStream | None:
         """Return an unstored stream of a span that the download will not reach soon; None to follow the download."""
         if self._download.is_far(span.start):
-            with suppress(UpstreamError):  # the download goes on, and will reach it too
+            with suppress(UpstreamError):  # the download continues, and will reach it too
                 return await exits.enter_async_context(self._unstored(span, None, True))
         return None
 
@@ -129,7 +129,7 @@ class DownloadContent(BlobContent):
         """Return the rest of *span*, from *at* on, of a download that could not be stored.
 
         Raises:
-            StorageFailed: the whole blob is wanted, and could not be verified any more.
+            StorageFailed: if the whole blob is wanted, and could not be verified any more.
         """
         handoff = self._download.handoff(at) if span.end == self._download.size else None
         if handoff is None and len(span) == self._download.size:

@@ -76,12 +76,12 @@ class Download:
 
     @property
     def is_verified(self) -> bool:
-        """Whether every byte is here and right; only the commit is left."""
+        """Whether every byte is received and verified; only the commit is left."""
         return self._verified
 
     @property
     def has_failed(self) -> bool:
-        """Whether no more bytes will come; the ingest is being closed."""
+        """Whether the download failed; its ingest is being closed."""
         return self._failure is not None
 
     @property
@@ -103,10 +103,11 @@ class Download:
         return self._descriptor
 
     async def wait_started(self) -> None:
-        """Wait until the size is known and the first bytes are here; if no origin announces the size, for all bytes.
+        """Wait until the size and the first bytes are received; if no origin announces the size, for all bytes.
 
         Raises:
-            MirrorError: the download failed. NoSpace: the blob cannot be stored, but passed through.
+            NoSpace: if the blob cannot be stored; it can be passed through.
+            MirrorError: if the download failed otherwise.
         """
         while not (self._verified or (self._size is not None and self._written)):
             await self._wait_change()
@@ -163,39 +164,39 @@ class Download:
     # For the task that fills the download.
 
     def open_file(self, ingest: Ingest, size: int | None) -> None:
-        """The origin has answered: readers may open the ingest's file. *size* is None if it is unknown."""
+        """Let readers open the ingest's file, after the origin answered. *size* is None if it is unknown."""
         self._descriptor = os.dup(ingest.fileno())
         self._size = size
         self.set_written(ingest.written)
 
     def received(self, count: int) -> None:
-        """The origin sent *count* more bytes."""
+        """Record that the origin sent *count* more bytes."""
         self._first_byte_at = self._first_byte_at or time.monotonic()
         self._received += count
 
     def set_written(self, written: int) -> None:
-        """The file holds *written* bytes."""
+        """Record that the file contains *written* bytes."""
         self._written = written
         self._notify()
 
     def set_verified(self) -> None:
-        """Every byte is here and right."""
+        """Record that every byte is received and verified."""
         self._size = self._written
         self._verified = True
         self._notify()
 
     def set_unstorable(self, verifier: Verifier) -> None:
-        """The file will not grow any more; readers may fetch the rest themselves."""
+        """Record that the file will not grow any more: readers fetch the rest without storing it."""
         self._unstorable = verifier
 
     def set_failed(self, failure: MirrorError) -> None:
-        """No more bytes will come."""
+        """Record the failure, and raise it to all readers."""
         self._failure = failure
         self._notify()
 
 
 class Downloads:
-    """All downloads in progress. Leaving its context cancels them, and keeps the bytes that have arrived."""
+    """All downloads in progress. Leaving its context cancels them, and keeps the bytes received so far."""
 
     def __init__(self, store: BlobStore, origins: OriginsOf, metrics: Metrics) -> None:
         self._store = store
@@ -254,7 +255,8 @@ class Downloads:
             expected_size: bytes, as a manifest states them; None if no manifest does.
 
         Raises:
-            MirrorError: it failed before its first byte. NoSpace: it can't be stored, but passed through.
+            NoSpace: if the blob can't be stored; it can be passed through.
+            MirrorError: if the download failed otherwise before its first byte.
         """
         while digest in self._running and digest not in self:
             await self._wait_closed(digest)
@@ -291,9 +293,9 @@ class Downloads:
         except asyncio.CancelledError:
             download.set_failed(UpstreamUnavailable("the mirror is shutting down", retry_after=5))
             raise
-        except Exception as error:
+        except Exception:
             log.exception("download_crashed", digest=str(download.digest))
-            download.set_failed(MirrorError(f"the mirror failed over {download.digest}: {type(error).__name__}"))
+            download.set_failed(MirrorError(f"the download of {download.digest} crashed; the log has the reason"))
         finally:
             # Only now: the ingest is committed or closed, so the next request finds the blob or starts again.
             del self._running[download.digest]
@@ -335,7 +337,7 @@ class Downloads:
                 skip -= min(skip, count)
         finally:
             ring.close()
-            await writing  # bytes that came before a failure are kept
+            await writing  # bytes received before a failure are kept
 
     async def _write(self, download: Download, ingest: Ingest, ring: BufferRing) -> None:
         try:

@@ -80,12 +80,12 @@ class ListCache:
     async def _ask(self, context: PullContext, key: ListKey, answer: Awaitable[Page]) -> ListResult:
         """Return the upstream's *answer*; if that fails, the last page, or one made from stored content.
 
-        For a client with a login of its own nothing stands in: another client's page may show what it must not see.
+        A client with its own login gets only the upstream's answer: other pages may list content hidden from it.
 
         Raises:
-            ContentUnknown: the upstream has no such list; the last page is dropped.
-            Denied: the upstream refuses the client's login.
-            UpstreamError: the upstream cannot be asked, and nothing can stand in.
+            ContentUnknown: if the upstream has no such list; the last page is dropped.
+            Denied: if the upstream refuses the client's login.
+            UpstreamError: if the upstream cannot be asked, and no stored page replaces its answer.
         """
         try:
             page = await answer

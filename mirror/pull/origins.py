@@ -1,6 +1,6 @@
 """Origin chains: one continuous stream of a blob over several origins and any number of disconnects.
 
-After a failure the stream goes on from its current offset: with the next origin, or with the same one after a pause.
+After a failure the stream continues from its current offset: with the next origin, or with the same one after a pause.
 Attempts and pauses are counted per origin. The rule that withholds the end of a blob until it is verified is here too.
 """
 
@@ -127,7 +127,7 @@ class ResumedStream:
         """Open the first origin that answers.
 
         Raises:
-            MirrorError: no origin answered; the failure of the last one.
+            MirrorError: if no origin answered; the failure of the last one.
         """
         for attempts in self._attempts:
             self._current = attempts
@@ -156,8 +156,8 @@ class ResumedStream:
             The number of bytes; 0 at the end.
 
         Raises:
-            SizeMismatch: an origin sends more than the size, or announces another one.
-            MirrorError: no origin delivers the rest.
+            SizeMismatch: if an origin sends more than the size, or announces another one.
+            MirrorError: if no origin delivers the rest.
         """
         while self._end is None or self._at < self._end:
             try:
@@ -175,7 +175,7 @@ class ResumedStream:
         """Read once from the current connection; None at the end of the stream.
 
         Raises:
-            UpstreamDisconnected: the connection ended early.
+            UpstreamDisconnected: if the connection ended early.
         """
         assert self._stream is not None, "open within the context"  # noqa: S101
         count = await self._stream.read_into(buffer)
@@ -225,10 +225,10 @@ class ResumedStream:
         self._stream, self._skip, self._opened_at = stream, self._at - stream.start, self._at
 
     async def _resume(self, error: MirrorError) -> None:
-        """Go on from the current offset: with the origin that is ready first.
+        """Continue from the current offset: with the origin that is ready first.
 
         Raises:
-            MirrorError: every origin is exhausted; the last failure.
+            MirrorError: if every origin is exhausted; the last failure.
         """
         while True:
             await self._disconnect(error)

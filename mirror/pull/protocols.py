@@ -1,4 +1,4 @@
-"""What a pull needs of the upstream, the catalog and the downloads: the protocols of `PullService`."""
+"""Protocols of the upstream, the catalog and the downloads, as `PullService` uses them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Upstream(Protocol):
 
 
 class StoredFacts(Protocol):
-    """What is known about stored content; see `mirror.catalog.catalog.Catalog`."""
+    """Facts about stored content; see `mirror.catalog.catalog.Catalog`."""
 
     def tag_nowait(self, repository: Repository, tag: Tag) -> TagFact | None: ...
 

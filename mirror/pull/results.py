@@ -16,7 +16,7 @@ class CacheOutcome(Enum):
 
     HIT = "hit"
     STORED = "stored"  # the upstream was asked, and its answer is stored
-    COLLAPSED = "collapsed"  # another pull's request to the upstream was under way (RFC 9211, 2.4)
+    COLLAPSED = "collapsed"  # another pull's request to the upstream was in progress (RFC 9211, 2.4)
     PASSED = "passed"  # the upstream was asked, and its answer is not stored
     STALE = "stale"  # the upstream could not confirm the answer
 
@@ -39,7 +39,7 @@ class ManifestResult:
 
 @dataclass(frozen=True, slots=True)
 class BlobResult:
-    """A blob that can be delivered: its size is known, and its first bytes are here or on their way."""
+    """A blob that can be delivered: its size is known, and its first bytes are available or being received."""
 
     size: int
     outcome: CacheOutcome

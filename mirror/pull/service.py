@@ -89,7 +89,7 @@ class PullService:
     # Manifests
 
     def manifest_nowait(self, context: PullContext, reference: Reference) -> Manifest | None:
-        """Return the manifest if it is a hit in memory; None if `manifest` must be asked."""
+        """Return the manifest if it is a hit in memory; None if `manifest` must be called."""
         repository = context.repository
         upstream = self._upstreams[repository.upstream]
         if isinstance(reference, Tag):
@@ -112,7 +112,7 @@ class PullService:
 
         Args:
             head_only: download nothing that is not stored.
-            confirmed: ask the upstream what a tag names, however fresh the tag is.
+            confirmed: ask the upstream which manifest a tag names, even if the tag is fresh.
 
         Raises:
             ManifestUnknown, Denied, UpstreamError, StorageFailed
@@ -134,7 +134,7 @@ class PullService:
                 except ManifestUnknown:
                     if offline:
                         raise
-                    # The tag moved, the upstream deleted the manifest that it named, and here that was evicted.
+                    # The tag moved, the upstream deleted the manifest that it named, and the cache evicted it.
                     return await self._fetched(context, tag)
             case Revalidate(fact):
                 return await self._revalidated(context, tag, fact)
@@ -206,7 +206,7 @@ class PullService:
         return ManifestResult(manifest.head, manifest, outcome)
 
     async def _revalidate(self, context: PullContext, tag: Tag, fact: TagFact) -> Manifest:
-        """Ask the upstream by HEAD what the tag names now, and fetch that manifest if it is not stored."""
+        """Ask the upstream by HEAD which manifest the tag names now, and fetch it if it is not stored."""
         repository = context.repository
         head = await self._upstreams[repository.upstream].resolve(context, tag)
         if head is None:
@@ -218,7 +218,8 @@ class PullService:
                 manifest = await self._fetch(context, head.digest)
             except ManifestUnknown as unknown:
                 raise UpstreamUnavailable(
-                    f"{repository.upstream} says that {repository}:{tag} is {head.digest}, and does not have that",
+                    f"{repository.upstream} answers that {repository}:{tag} is {head.digest}, but "
+                    f"does not have that manifest: pull again later",
                     upstream=repository.upstream,
                 ) from unknown
         await self._catalog.keep_tag(repository, tag, TagFact(head.digest, time.time()))
@@ -239,7 +240,7 @@ class PullService:
     # Blobs
 
     async def blob_size(self, context: PullContext, digest: Digest) -> tuple[int | None, CacheOutcome]:
-        """Return the bytes of a blob without downloading it; None if no one states them.
+        """Return the bytes of a blob without downloading it; None if neither a manifest nor the upstream states them.
 
         Raises:
             BlobUnknown, Denied, UpstreamError
@@ -296,12 +297,12 @@ class PullService:
 
     async def _blob(self, exits: AsyncExitStack, context: PullContext, digest: Digest, *, held: bool) -> BlobResult:
         repository = context.repository
-        if not self._is_here(digest):
+        if not self._is_available(digest):
             await self._guard.require_askable(context, digest, BlobUnknown)
             size = self._catalog.expected_size(repository, digest)
-            if size is not None and not await self._store.has_room(size):
+            if size is not None and not await self._store.has_space(size):
                 return self._unstored(context, digest, size)
-        if not held and self._is_here(digest) and not self._downloads.is_started_by(digest, repository):
+        if not held and self._is_available(digest) and not self._downloads.is_started_by(digest, repository):
             await self._require_held(context, digest)
         # From here on nothing waits before the blob is open, or its download joined or started: the right still holds.
         if (stored := await self._stored(exits, digest)) is not None:
@@ -342,7 +343,7 @@ class PullService:
         origins = self._origins.for_clients if is_urgent else self._origins.for_downloads
         return UnstoredStream(origins(context), context, digest, span, size, handoff)
 
-    def _is_here(self, digest: Digest) -> bool:
+    def _is_available(self, digest: Digest) -> bool:
         return digest in self._store or digest in self._downloads
 
     async def _follow(self, exits: AsyncExitStack, context: PullContext, digest: Digest) -> Download:
@@ -362,7 +363,7 @@ class PullService:
         """Require that the digest belongs to the repository: bytes are shared between repositories, rights are not.
 
         Raises:
-            BlobUnknown, Denied, UpstreamError: the upstream does not confirm it.
+            BlobUnknown, Denied, UpstreamError: if the upstream does not confirm it.
         """
         if not await self._catalog.holds(context.repository, digest):
             key = (context.login, context.repository, digest)

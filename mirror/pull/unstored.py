@@ -67,7 +67,7 @@ class UnstoredStream:
         """Yield exactly the bytes of the span.
 
         Raises:
-            UpstreamDisconnected, IntegrityError: the rest will not come, or must not be passed on.
+            UpstreamDisconnected, IntegrityError: if the rest can't be received, or is not verified.
         """
         if self._handoff is None:
             async for piece in self._received():

@@ -40,8 +40,8 @@ class UpstreamGuard:
                 yield
         except TimeoutError as error:
             raise UpstreamTimeout(
-                f"{repository.upstream} did not deliver this within {self._deadline:g} s; ask again: it may be here "
-                f"then",
+                f"{repository.upstream} did not deliver this within {self._deadline:g} s; pull again: the download "
+                f"continues",
                 upstream=repository.upstream,
                 retry_after=5,
             ) from error
@@ -51,7 +51,7 @@ class UpstreamGuard:
         if self.offline:
             separator = ":" if isinstance(reference, Tag) else "@"
             raise absent_offline(unknown, f"{context.repository}{separator}{reference}")
-        if context.login is None:  # what an upstream hides from one client is no answer to another
+        if context.login is None:  # a 404 to one client's login must not be served to another client
             await self._negative.require_unknown(context.repository, reference, unknown)
 
     async def ask(self, context: PullContext, reference: Reference, answer: Awaitable[_Answer]) -> _Answer:
@@ -67,7 +67,7 @@ class UpstreamGuard:
 def absent_offline(unknown: type[ContentUnknown], subject: str) -> ContentUnknown:
     """Return the error for content that is not cached while the mirror is offline."""
     return unknown(
-        f"{subject} is not here and the mirror is offline: mirror warm and mirror export where the upstream can be "
-        f"reached, then mirror import here",
+        f"{subject} is not in the cache and the mirror is offline: run mirror warm and mirror export where the "
+        f"upstream can be reached, then mirror import here",
         offline="yes",
     )

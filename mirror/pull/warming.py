@@ -65,7 +65,7 @@ class Warming:
         """Return the selected images: one image, or every tag of the upstream that matches the selection.
 
         Raises:
-            MirrorError: the upstream does not list its tags, or no tag matches.
+            MirrorError: if the upstream does not list its tags, or no tag matches.
         """
         if isinstance(named, Image):
             return [named]
@@ -97,7 +97,7 @@ class Warming:
             platforms: the platforms to download from an index; None for all.
 
         Raises:
-            MirrorError: some content can't be fetched or stored. Content that was stored is not fetched again.
+            MirrorError: if some content can't be fetched or stored. Content that was stored is not fetched again.
         """
         repository = warmed.image.repository
         subjects = [await self._manifest(warmed, warmed.image)]
@@ -124,7 +124,7 @@ class Warming:
         context = _context(image.repository)
         pull = await _with_retries(lambda: self._pulls.manifest(context, image.reference, confirmed=True))
         if pull.manifest is None:
-            raise UpstreamUnavailable(f"{image} could not be fetched completely")
+            raise UpstreamUnavailable(f"{image} could not be fetched completely: warm it again")
         if pull.outcome is CacheOutcome.STALE and image == warmed.image:
             warmed.stale = pull.failure
         warmed.content.add(pull.manifest.digest)
@@ -151,7 +151,7 @@ class Warming:
 
         Raises:
             ContentUnknown, UpstreamError
-            StorageFailed: it can't be stored.
+            StorageFailed: if it can't be stored.
         """
         context = _context(repository)
         if is_manifest:
@@ -165,11 +165,11 @@ class Warming:
         """Bring a blob into the store, and return when it is committed.
 
         Args:
-            progress: is called with the number of bytes that arrive, or are found to be stored.
+            progress: called with the number of bytes received, or found in the store.
 
         Raises:
             BlobUnknown, UpstreamError
-            StorageFailed: it can't be stored (NoSpace: for lack of space).
+            StorageFailed: if it can't be stored (NoSpace: for lack of space).
         """
         async with self._pulls.blob(context, digest) as result:
             at, readable = 0, result.content.readable
@@ -225,7 +225,7 @@ def _confirmed(pull: ListResult) -> ListResult:
     """Return a list that the upstream confirmed: a stale one may be incomplete.
 
     Raises:
-        MirrorError: why the upstream did not confirm it.
+        MirrorError: if the upstream did not confirm it; the reason.
     """
     if pull.failure is not None:
         raise pull.failure
@@ -236,7 +236,7 @@ def _chosen(root: Manifest, platforms: Iterable[Platform] | None, image: Image) 
     """Return the children of an index for these platforms, with their attestations; none if it is not an index.
 
     Raises:
-        PlatformUnknown: the index has no child for one of *platforms*.
+        PlatformUnknown: if the index has no child for one of *platforms*.
     """
     if not root.is_index or platforms is None:
         return list(root.references) if root.is_index else []
@@ -246,7 +246,7 @@ def _chosen(root: Manifest, platforms: Iterable[Platform] | None, image: Image) 
         if not matching:
             own = (one for one in root.references if one.platform is not None and one.about is None)
             known = ", ".join(sorted({str(one.platform) for one in own}))
-            raise PlatformUnknown(f"{image} has nothing for {platform}; it has {known or 'no platforms'}")
+            raise PlatformUnknown(f"{image} has no manifest for {platform}; it has {known or 'no platforms'}")
         chosen.update((one.digest, one) for one in matching)
     attesting = [one for one in root.references if one.about in chosen]
     return list(chosen.values()) + [one for one in attesting if one.digest not in chosen]

@@ -39,7 +39,7 @@ class AccessLog:
         request: web.BaseRequest,
         caller: Caller,
         kind: str,
-        asked: RequestedRepository,
+        requested: RequestedRepository,
         reference: str,
         digest: Digest,
         outcome: str,
@@ -54,7 +54,7 @@ class AccessLog:
                 abort the response).
             reason: why the response ended early; None if it is complete.
         """
-        upstream = asked.repository.upstream
+        upstream = requested.repository.upstream
         counts = self._requests[upstream]
         counts.outcomes[kind, outcome] += 1
         counts.served_bytes += size
@@ -63,7 +63,7 @@ class AccessLog:
             kind=kind,
             method=request.method,
             upstream=upstream,
-            repository=asked.repository.name,
+            repository=requested.repository.name,
             reference=reference,
             digest=digest.text,
             outcome=outcome,

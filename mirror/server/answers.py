@@ -31,7 +31,7 @@ _DEFAULT_RETRY = 5  # seconds
 
 
 def content_headers(
-    asked: RequestedRepository, digest: Digest, media_type: str, size: int | None, outcome: CacheOutcome
+    requested: RequestedRepository, digest: Digest, media_type: str, size: int | None, outcome: CacheOutcome
 ) -> Headers:
     """Yield the headers of every manifest and blob, for GET and HEAD alike. *size* is None if it is unknown."""
     yield "Content-Type", media_type
@@ -41,13 +41,13 @@ def content_headers(
     yield "ETag", f'"{digest.text}"'
     yield _API
     yield cache_status(outcome)
-    if asked.ns is not None:
-        yield "OCI-Namespace", asked.ns
+    if requested.ns is not None:
+        yield "OCI-Namespace", requested.ns
 
 
-def manifest_headers(asked: RequestedRepository, pull: ManifestResult) -> Headers:
+def manifest_headers(requested: RequestedRepository, pull: ManifestResult) -> Headers:
     head = pull.head
-    yield from content_headers(asked, head.digest, head.media_type or "", head.size, pull.outcome)
+    yield from content_headers(requested, head.digest, head.media_type or "", head.size, pull.outcome)
     yield from staleness(pull.failure, pull.age)
 
 
@@ -69,20 +69,22 @@ def cache_status(outcome: CacheOutcome) -> tuple[str, str]:
     return "Cache-Status", _CACHE_STATUS[outcome]
 
 
-def blob_headers(asked: RequestedRepository, digest: Digest, size: int | None, outcome: CacheOutcome) -> Headers:
-    yield from content_headers(asked, digest, "application/octet-stream", size, outcome)
+def blob_headers(requested: RequestedRepository, digest: Digest, size: int | None, outcome: CacheOutcome) -> Headers:
+    yield from content_headers(requested, digest, "application/octet-stream", size, outcome)
     yield "Accept-Ranges", "bytes"
 
 
-def part_headers(asked: RequestedRepository, digest: Digest, span: Span, size: int, outcome: CacheOutcome) -> Headers:
-    yield from blob_headers(asked, digest, len(span), outcome)
+def part_headers(
+    requested: RequestedRepository, digest: Digest, span: Span, size: int, outcome: CacheOutcome
+) -> Headers:
+    yield from blob_headers(requested, digest, len(span), outcome)
     yield "Content-Range", span.content_range(size)
 
 
 def multipart_headers(
-    asked: RequestedRepository, digest: Digest, boundary: str, length: int, outcome: CacheOutcome
+    requested: RequestedRepository, digest: Digest, boundary: str, length: int, outcome: CacheOutcome
 ) -> Headers:
-    for name, value in blob_headers(asked, digest, length, outcome):
+    for name, value in blob_headers(requested, digest, length, outcome):
         yield name, f"multipart/byteranges; boundary={boundary}" if name == "Content-Type" else value
 
 
@@ -97,7 +99,8 @@ def part_opening(boundary: str, span: Span, size: int, *, first: bool) -> bytes:
 def for_client(failure: MirrorError, *, by_path: bool) -> MirrorError:
     """Return *failure* as this client should see it.
 
-    A client that named the upstream in the path has no other registry to fall back to, so it is told to wait (429).
+    A client that named the upstream in the path has no other registry to fall back to: it must wait, so
+    its response is 429.
     """
     if by_path and isinstance(failure, UpstreamThrottled):
         return UpstreamThrottledByPath(str(failure), retry_after=failure.retry_after, **failure.detail)

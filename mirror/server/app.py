@@ -97,7 +97,7 @@ class App:
             return written_response(keep_alive=False)
         except Exception as error:
             log.exception("request_crashed", target=shown(request.raw_path, LONGEST_TARGET))
-            crash = MirrorError("the mirror failed; its log says more", error=type(error).__name__)
+            crash = MirrorError("the mirror failed; its log has the reason", error=type(error).__name__)
             return self._failed(request, route, caller, crash, started)
 
     async def _answer(
@@ -107,7 +107,7 @@ class App:
             case ManifestRoute() | BlobRoute() | TagsRoute() | ReferrersRoute():
                 if self._tokens is None or not self._tokens.concerns(route):
                     context = anonymous if caller is ANONYMOUS_CALLER else None
-                    context = context or PullContext(caller, route.asked.repository)
+                    context = context or PullContext(caller, route.requested.repository)
                     return await self._content(request, route, context, started)
                 async with self._tokens.authorized(request, route, caller) as context:
                     return await self._content(request, route, context, started)
@@ -137,7 +137,7 @@ class App:
 
     async def _token(self, request: web.BaseRequest, route: TokenRoute) -> WrittenResponse:
         if self._tokens is None:
-            raise RouteUnknown("this mirror issues no tokens: it requires none")
+            raise RouteUnknown("this mirror issues no tokens: pull without one")
         body = await self._tokens.token(request, route)
         self._record.count("token", "answered")
         headers = [
@@ -150,9 +150,11 @@ class App:
     def _failed(
         self, request: web.BaseRequest, route: Route | None, caller: Caller, failure: MirrorError, started: float
     ) -> WrittenResponse:
-        asked = getattr(route, "asked", None)
-        failure = for_client(failure, by_path=asked is not None and asked.by_path)
-        self._record.failed(request, caller, failure, "" if asked is None else asked.repository.upstream, started)
+        requested = getattr(route, "requested", None)
+        failure = for_client(failure, by_path=requested is not None and requested.by_path)
+        self._record.failed(
+            request, caller, failure, "" if requested is None else requested.repository.upstream, started
+        )
         status, headers, body = error_answer(failure)
         try:
             return answer(request, render(status, headers), body)
@@ -192,8 +194,11 @@ class App:
 def _parse_target(upstreams: Upstreams, target: str) -> tuple[Route, PullContext | None]:
     """Return the route of a request target, with the context of an anonymous pull, which is the same every time."""
     route = parse_route(target, upstreams)
-    asked = getattr(route, "asked", None)
-    return route, None if asked is None else PullContext(ANONYMOUS_CALLER, asked.repository)
+    match route:
+        case ManifestRoute() | BlobRoute() | TagsRoute() | ReferrersRoute():
+            return route, PullContext(ANONYMOUS_CALLER, route.requested.repository)
+        case _:
+            return route, None
 
 
 def _state(is_down: bool) -> str:

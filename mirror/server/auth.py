@@ -35,9 +35,9 @@ class Authenticator:
         """Return the caller.
 
         Raises:
-            Unauthorized: the client is unknown, and a login would help.
-            Denied: the client is unknown, and no login would help.
-            TooManyLogins: the login cannot be checked now.
+            Unauthorized: if the client is unknown, and a login would help.
+            Denied: if the client is unknown, and no login would help.
+            TooManyLogins: if the login cannot be checked now.
         """
         if request.raw_path.partition("?")[0] == _ALWAYS_OPEN:
             return ANONYMOUS_CALLER
@@ -76,7 +76,7 @@ class Authenticator:
         """Read the users file again.
 
         Raises:
-            ConfigurationInvalid: the file is invalid; the previous users stay in force.
+            ConfigurationInvalid: if the file is invalid; the previous users stay in force.
         """
         if self._logins is not None:
             self._logins.reload()
@@ -84,7 +84,7 @@ class Authenticator:
     def require_allowed(self, caller: Caller, route: Route) -> None:
         """Raise Denied if no rule allows the caller to pull from the route's repository.
 
-        A denial is 403. A 404 would make people search for a typing error, and a 401 would make clients ask for another
+        A denial is 403. A 404 would suggest a typing error, and a 401 would make clients ask for another
         login. Clients with another registry to fall back to do so at once (dockerd because the error has a detail), and
         the others show the message.
         """
@@ -93,7 +93,7 @@ class Authenticator:
                 return
             case _:
                 if self._rules is not None:
-                    self._rules.require_allowed(caller, route.asked.repository)
+                    self._rules.require_allowed(caller, route.requested.repository)
 
 
 def _certified(request: web.BaseRequest) -> str | None:
@@ -107,7 +107,7 @@ async def authentication(settings: ClientSettings, access: Sequence[AccessRule])
     """Open the authenticator of the settings; None if any client may pull everything.
 
     Raises:
-        ConfigurationInvalid: the users file is invalid.
+        ConfigurationInvalid: if the users file is invalid.
     """
     rules = Rules(Rule(one.users, one.repositories, one.allow) for one in access) if access else None
     certificates = settings.certificates_file is not None

@@ -69,24 +69,24 @@ class Blobs:
         self, request: web.BaseRequest, route: BlobRoute, context: PullContext, started: float, *, known: bool
     ) -> WrittenResponse:
         size, outcome = await self._pulls.blob_size(context, route.digest)
-        head = render(200, blob_headers(route.asked, route.digest, size, outcome))
+        head = render(200, blob_headers(route.requested, route.digest, size, outcome))
         if known:
             head = not_modified(head)
-        self._record.first_byte(started, route.asked.repository.upstream)
+        self._record.first_byte(started, route.requested.repository.upstream)
         done = answer(request, head)
         self._record.served(
-            request, context.caller, "blob", route.asked, route.digest.text, route.digest, outcome.value, 0, started
+            request, context.caller, "blob", route.requested, route.digest.text, route.digest, outcome.value, 0, started
         )
         return done
 
     def _head(self, route: BlobRoute, blob: BlobResult) -> bytes:
         """Return the head of a whole answer; of a hit it is the same bytes every time."""
         if blob.outcome is not CacheOutcome.HIT:
-            return render(200, blob_headers(route.asked, route.digest, blob.size, blob.outcome))
-        key = (route.digest, route.asked.ns)
+            return render(200, blob_headers(route.requested, route.digest, blob.size, blob.outcome))
+        key = (route.digest, route.requested.ns)
         head = self._heads.get(key)
         if head is None:
-            head = render(200, blob_headers(route.asked, route.digest, blob.size, blob.outcome))
+            head = render(200, blob_headers(route.requested, route.digest, blob.size, blob.outcome))
             self._heads.set(key, head)
         return head
 
@@ -104,13 +104,13 @@ class Blobs:
         name = route.digest.text
         outcome = blob.outcome.value
         reason: str | None = None
-        on_first_byte = partial(self._record.first_byte, started, route.asked.repository.upstream)
+        on_first_byte = partial(self._record.first_byte, started, route.requested.repository.upstream)
         try:
             async with channel:
                 await _transmit(channel, blob, plan, on_first_byte)
         except MirrorError as failure:
             blob.content.failed(failure)
-            if not channel.begun:
+            if not channel.head_written:
                 raise
             outcome, reason = "cut", str(failure)
         except ClientGone:
@@ -119,14 +119,24 @@ class Blobs:
             outcome, reason = "left", "the client closed the connection"
             raise
         except Exception as error:
-            if not channel.begun:
+            if not channel.head_written:
                 raise
             log.exception("answer_crashed", digest=name)
             outcome, reason = "cut", type(error).__name__
         finally:
-            if channel.begun:
+            if channel.head_written:
                 self._record.served(
-                    *(request, context.caller, "blob", route.asked, name, route.digest, outcome, channel.sent, started),
+                    *(
+                        request,
+                        context.caller,
+                        "blob",
+                        route.requested,
+                        name,
+                        route.digest,
+                        outcome,
+                        channel.sent,
+                        started,
+                    ),
                     reason,
                 )
         return written_response(keep_alive=reason is None and request.keep_alive)
@@ -134,19 +144,19 @@ class Blobs:
 
 def _plan_ranges(request: web.BaseRequest, route: BlobRoute, blob: BlobResult) -> _Plan | None:
     """Return the plan for the requested ranges; None to send the whole blob (RFC 9110, 14.2)."""
-    asked, digest, size = route.asked, route.digest, blob.size
+    requested, digest, size = route.requested, route.digest, blob.size
     spans = requested_spans(_range(request, digest), size)
     # Each part of a blob that is only passed through would be a request to the upstream.
     if spans is None or (len(spans) > 1 and blob.content.readable is None):
         return None
     if len(spans) == 1:
-        head = render(206, part_headers(asked, digest, spans[0], size, blob.outcome))
+        head = render(206, part_headers(requested, digest, spans[0], size, blob.outcome))
         return _Plan(206, head, ((b"", spans[0]),))
     boundary = secrets.token_hex(16)
     parts = tuple((part_opening(boundary, span, size, first=not at), span) for at, span in enumerate(spans))
     ending = f"\r\n--{boundary}--\r\n".encode()
     length = sum(len(opening) + len(span) for opening, span in parts) + len(ending)
-    head = render(206, multipart_headers(asked, digest, boundary, length, blob.outcome))
+    head = render(206, multipart_headers(requested, digest, boundary, length, blob.outcome))
     return _Plan(206, head, parts, ending)
 
 

@@ -7,7 +7,7 @@ import resource
 import structlog
 
 _MAX_LIMIT = 2**20  # more than any mirror needs; child processes pay for a limit a thousand times as high
-_RESERVED = 256  # for blobs, the ledger, upstream connections and the log
+_RESERVED = 256  # for blobs, the fact database, upstream connections and the log
 _PER_CONNECTION = 2  # its socket, and while it is answered a second descriptor of the socket, or a file
 _MIN_CONNECTIONS = 8
 log = structlog.get_logger()

@@ -23,12 +23,12 @@ class Listings:
     async def answer(
         self, request: web.BaseRequest, route: TagsRoute | ReferrersRoute, context: PullContext, started: float
     ) -> WrittenResponse:
-        asked = route.asked
+        requested = route.requested
         if isinstance(route, TagsRoute):
-            kind, path = "tags", f"{asked.path}/tags/list"
+            kind, path = "tags", f"{requested.path}/tags/list"
             pull = await self._pulls.tags(context, route.query)
         else:
-            kind, path = "referrers", f"{asked.path}/referrers/{route.digest}"
+            kind, path = "referrers", f"{requested.path}/referrers/{route.digest}"
             pull = await self._pulls.referrers(context, route.digest, route.query)
         page = pull.page
         headers = [
@@ -39,9 +39,9 @@ class Listings:
             *staleness(pull.failure, pull.age),
         ]
         if page.following is not None:
-            headers.append(("Link", link_to(path, page.following, asked.ns)))
+            headers.append(("Link", link_to(path, page.following, requested.ns)))
         if page.filtered:
             headers.append(("OCI-Filters-Applied", "artifactType"))
-        self._record.first_byte(started, route.asked.repository.upstream)
-        self._record.count(kind, pull.outcome.value, asked.repository.upstream)
+        self._record.first_byte(started, route.requested.repository.upstream)
+        self._record.count(kind, pull.outcome.value, requested.repository.upstream)
         return answer(request, render(200, headers), page.body)

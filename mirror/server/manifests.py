@@ -37,22 +37,22 @@ class Manifests:
         else:
             pull = await self._pulls.manifest(context, reference, head_only=head_only)
             manifest, digest, outcome = pull.manifest, pull.head.digest, pull.outcome.value
-            head = render(200, manifest_headers(route.asked, pull))
+            head = render(200, manifest_headers(route.requested, pull))
         body = b"" if manifest is None or head_only else manifest.body
         if "If-None-Match" in request.headers and is_known(request.headers.getall("If-None-Match"), digest):
             head, body = not_modified(head), b""
-        self._record.first_byte(started, route.asked.repository.upstream)
+        self._record.first_byte(started, route.requested.repository.upstream)
         done = answer(request, head, body)
         self._record.served(
-            request, context.caller, "manifest", route.asked, reference.text, digest, outcome, len(body), started
+            request, context.caller, "manifest", route.requested, reference.text, digest, outcome, len(body), started
         )
         return done
 
     def _head_of_hit(self, route: ManifestRoute, manifest: Manifest) -> bytes:
-        key = (manifest.head.digest, route.asked.ns)
+        key = (manifest.head.digest, route.requested.ns)
         head = self._heads.get(key)
         if head is None:
             pull = ManifestResult(manifest.head, manifest, CacheOutcome.HIT)
-            head = render(200, manifest_headers(route.asked, pull))
+            head = render(200, manifest_headers(route.requested, pull))
             self._heads.set(key, head)
         return head

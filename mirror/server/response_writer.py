@@ -59,7 +59,7 @@ class ResponseWriter(ABC):
     """A streaming writer of one response to one connection, used as an async context manager.
 
     Attributes:
-        begun: whether the head has been written, so that no error response is possible any more.
+        head_written: whether the head has been written, so that no error response is possible any more.
         sent: the bytes of content written so far.
 
     Raises:
@@ -70,7 +70,7 @@ class ResponseWriter(ABC):
         self._request = request
         self._connection = connection
         self._loop = asyncio.get_running_loop()
-        self.begun = False
+        self.head_written = False
         self.sent = 0
 
     async def __aenter__(self) -> Self:
@@ -85,13 +85,13 @@ class ResponseWriter(ABC):
     ) -> None:
         self._close(failed=error is not None)
         if isinstance(error, OSError) and error.errno == errno.EIO:
-            raise StorageFailed(f"the disk failed: {error.strerror}") from error
+            raise StorageFailed(f"the disk failed to return stored content: {error.strerror}; pull again") from error
         if isinstance(error, OSError):
             raise ClientGone from error
 
     async def head(self, head: bytes, *, more: bool) -> None:
         """Write the head; if *more* content follows, in one packet with its beginning."""
-        self.begun = True
+        self.head_written = True
         await self._send(memoryview(head + head_end(self._request)), more=more)
 
     async def write_framing(self, framing: bytes) -> None:
@@ -117,7 +117,7 @@ class ResponseWriter(ABC):
                 sent = await self._send_file(readable.fileno(), start, count)
                 chunk = min(2 * chunk, _MAX_CHUNK)
                 if not sent:
-                    raise UpstreamDisconnected("the file ended before the blob")
+                    raise UpstreamDisconnected("the file ended before the blob: pull again")
                 start += sent
                 self.sent += sent
                 # Yield to the other responses: each fills megabytes of socket buffer before it would block.
@@ -223,7 +223,7 @@ class TlsWriter(ResponseWriter):
         self._piece_size = _MIN_PIECE
 
     def _close(self, *, failed: bool) -> None:
-        if failed and self.begun:
+        if failed and self.head_written:
             self._transport.abort()  # an orderly TLS close would mark the truncated response as complete
 
     async def _send(self, content: memoryview, *, more: bool = False) -> None:  # noqa: ARG002

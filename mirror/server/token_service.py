@@ -51,7 +51,7 @@ class TokenService:
     default: str
 
     def require_token(self, request: web.BaseRequest) -> None:
-        """Require that a client that requests `/v2/` has been to the token service: it learns of it only here.
+        """Require a token for `/v2/`: only the challenge of this endpoint makes a client use the token service.
 
         Raises:
             Unauthorized
@@ -64,7 +64,7 @@ class TokenService:
 
     def concerns(self, route: ContentRoute) -> bool:
         """Return whether the upstream authorizes the clients that pull this."""
-        return self.authorization.concerns(route.asked.repository.upstream)
+        return self.authorization.concerns(route.requested.repository.upstream)
 
     @asynccontextmanager
     async def authorized(
@@ -73,11 +73,11 @@ class TokenService:
         """Yield the context of a pull with the client's login, if the upstream allows it.
 
         Raises:
-            Unauthorized: a login may help.
-            Denied: the client's login does not suffice.
-            ContentUnknown, UpstreamError: the upstream has no such content for this client, or cannot be asked.
+            Unauthorized: if a login may help.
+            Denied: if the client's login does not suffice.
+            ContentUnknown, UpstreamError: if the upstream has no such content for this client, or cannot be asked.
         """
-        context = self._context(request, route.asked, caller)
+        context = self._context(request, route.requested, caller)
         try:
             if isinstance(route, ManifestRoute | BlobRoute):
                 with self._limit_failures(request, context):
@@ -90,21 +90,21 @@ class TokenService:
         except Denied as refusal:
             if isinstance(context.login, Login):
                 raise
-            raise self._unauthorized(request, context.repository.upstream, route.asked, str(refusal)) from refusal
+            raise self._unauthorized(request, context.repository.upstream, route.requested, str(refusal)) from refusal
 
     def _limit_failures(self, request: web.BaseRequest, context: PullContext) -> AbstractContextManager[None]:
-        """Count a failure of a login that no upstream has accepted yet. Behind a token is one that was accepted."""
+        """Count a failure of a login that no upstream has accepted yet. A token proves an accepted login."""
         shown = parse_authorization(request.headers.get("Authorization"))
         if not isinstance(shown, Login) or self.authorization.is_allowed(context):
             return nullcontext()
         return self.failed_logins.attempt(request.remote or "")
 
-    def _context(self, request: web.BaseRequest, asked: RequestedRepository, caller: Caller) -> PullContext:
-        login = self._login(request, asked)
+    def _context(self, request: web.BaseRequest, requested: RequestedRepository, caller: Caller) -> PullContext:
+        login = self._login(request, requested)
         own = Caller(login.username) if isinstance(login, Login) else caller
-        return PullContext(own, asked.repository, login)
+        return PullContext(own, requested.repository, login)
 
-    def _login(self, request: web.BaseRequest, asked: RequestedRepository) -> ClientLogin:
+    def _login(self, request: web.BaseRequest, requested: RequestedRepository) -> ClientLogin:
         header = request.headers.get("Authorization")
         if header is None:
             return NO_LOGIN
@@ -115,19 +115,19 @@ class TokenService:
                 return login
             case token:
                 subject = self.authorization.subject_of(token)
-        upstream = asked.repository.upstream
+        upstream = requested.repository.upstream
         if subject is None:
-            raise self._unauthorized(request, upstream, asked, "this token is not, or no longer, valid here")
-        # A login is meant for one upstream: no other one may see it.
+            raise self._unauthorized(request, upstream, requested, "the token is invalid or has expired")
+        # A login is meant for one upstream: no other upstream may receive it.
         return subject.login if subject.upstream == upstream else NO_LOGIN
 
     async def token(self, request: web.BaseRequest, route: TokenRoute) -> bytes:
         """Return the token service's answer: a token for a login that its upstream accepts, or for anonymous pulls.
 
         Raises:
-            Unauthorized: the upstream does not accept the login.
-            TooManyLogins: too many logins from this address failed lately.
-            UpstreamError: the upstream cannot be asked.
+            Unauthorized: if the upstream does not accept the login.
+            TooManyLogins: if too many logins from this address failed lately.
+            UpstreamError: if the upstream cannot be asked.
         """
         upstream = route.upstream or self.default
         shown = parse_authorization(request.headers.get("Authorization"))
@@ -138,18 +138,18 @@ class TokenService:
                 await self.authorization.check_login(subject)
         except Denied as refusal:
             challenge = f'Basic realm="{upstream}"'
-            raise Unauthorized(f"{upstream} does not know this login: {refusal}", challenge=challenge) from refusal
+            raise Unauthorized(f"{upstream} does not accept this login: {refusal}", challenge=challenge) from refusal
         token = self.authorization.issue(subject).text
         issued_at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         answer = {"token": token, "access_token": token, "expires_in": TOKEN_LIFETIME, "issued_at": issued_at}
         return json.dumps(answer).encode()
 
     def _unauthorized(
-        self, request: web.BaseRequest, upstream: str, asked: RequestedRepository | None, reason: str
+        self, request: web.BaseRequest, upstream: str, requested: RequestedRepository | None, reason: str
     ) -> Unauthorized:
         own, challenge = _own_url(request), f'Basic realm="{upstream}"'
         if own is not None:
-            scope = "" if asked is None else f',scope="repository:{asked.path.partition("/v2/")[2]}:pull"'
+            scope = "" if requested is None else f',scope="repository:{requested.path.partition("/v2/")[2]}:pull"'
             challenge = f'Bearer realm="{own}{TOKEN_PATH}",service="{upstream}"{scope}'
         return Unauthorized(
             f"{reason}; log in at this mirror with your login for {upstream} (docker login, podman login)",
@@ -158,9 +158,9 @@ class TokenService:
 
 
 def _own_url(request: web.BaseRequest) -> str | None:
-    """Return the URL at which this client reaches the mirror, by its own account; None if it gives none.
+    """Return the mirror's URL according to the request's Host header; None if that is missing or invalid.
 
-    A client, or the proxy before it, that lies here misleads only itself.
+    A wrong header only misleads the client that sent it.
     """
     host = request.headers.get("Host", "")
     transport = request.transport

@@ -11,7 +11,7 @@ from mirror.storage.layout import storage_errors
 
 
 class BlobDamaged(Exception):
-    """The file of a blob exists, but is not what was stored."""
+    """The file of a blob exists, but has another size."""
 
 
 class DiskBlob:

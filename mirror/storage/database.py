@@ -260,7 +260,7 @@ def blob_rows(path: Path) -> Iterator[tuple[bytes, bytes | None]]:
     """Yield the rows of all blobs, in any order.
 
     Most rows are of blobs, and in the order of keys each of them would be a random access: this reads the table from
-    its begin to its end, which takes less than half the time.
+    beginning to end, which takes less than half the time.
 
     Raises:
         sqlite3.Error

@@ -298,7 +298,7 @@ class DiskStore:
 
     # Space
 
-    async def has_room(self, size: int) -> bool:
+    async def has_space(self, size: int) -> bool:
         try:
             await self._check_writable()
             with self.health.writing():  # a directory that is gone must be tried again, not only passed by
@@ -334,7 +334,7 @@ class DiskStore:
 
     async def _check_writable(self) -> None:
         """Raise StorageFailed if the directory can't be written."""
-        if self.health.is_to_be_tried:
+        if self.health.is_retry_due:
             with suppress(DiskFull):  # eviction may free enough
                 await self.mend()
         self.health.check()
@@ -365,7 +365,7 @@ class DiskStore:
         is_same = False
         with suppress(StorageFailed):
             is_same = await self._threads.run(self._layout.identity) == self._identity
-        if self.health.is_to_be_tried or not is_same:
+        if self.health.is_retry_due or not is_same:
             await self.mend()
 
 

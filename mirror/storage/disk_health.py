@@ -28,7 +28,7 @@ class DiskHealth:
         self._rate_limited_log = RateLimitedLog(log)
 
     def __str__(self) -> str:
-        """Return "ok", or what fails, for a person to read."""
+        """Return "ok" or the failure, for messages and /readyz."""
         return "ok" if self._failure is None else f"failing: {self._failure}"
 
     @property
@@ -37,7 +37,7 @@ class DiskHealth:
         return self._failure is None
 
     @property
-    def is_to_be_tried(self) -> bool:
+    def is_retry_due(self) -> bool:
         """Whether writing failed, and the pause before the next attempt is over."""
         return self._failure is not None and time.monotonic() >= self._failed_at + self._pause
 

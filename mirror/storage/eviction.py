@@ -22,7 +22,7 @@ def choose_victims(
     """Choose the least recently used blobs that no reader holds, until *excess* bytes are free.
 
     Returns:
-        None if evicting every blob that may go would still free too little: then no blob should go.
+        None if evicting every blob that is not held would free too little: then none should be evicted.
     """
     chosen: list[StoredBlob] = []
     for stored in oldest_first:

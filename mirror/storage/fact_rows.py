@@ -192,7 +192,7 @@ class FactRows:
         """
         await self._write_unwritten()
         if self._unwritten:
-            raise StorageFailed(f"the fact database {self._path} can't be written; nothing else of it is lost")
+            raise StorageFailed(f"the fact database {self._path} can't be written: free space on its disk")
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._sync)
         except OSError as error:

@@ -119,7 +119,7 @@ class DiskFacts(FactRows):
     # Rights
 
     async def held(self, repository: Repository) -> Mapping[Digest, HeldFact]:
-        """Return what the repository was seen to hold, without what its manifests reference."""
+        """Return the digests that the repository holds, without those that its manifests reference."""
         return (await self._held(f"held {repository} ")).get(repository, {})
 
     async def keep_held(self, repository: Repository, digest: Digest, fact: HeldFact) -> None:
@@ -198,7 +198,7 @@ class DiskFacts(FactRows):
             await self._run(lambda rows=rows: self._write(rows), False, key="blob …")  # type: ignore[misc]
 
     def forget_content(self, digests: Iterable[Digest]) -> None:
-        """Delete all facts about content that was removed: blob, manifest, and who holds it.
+        """Delete all facts about content that was removed: size and last use, manifest, and rights.
 
         Returns at once. Facts that are kept after this call are written after the deletion.
         """

@@ -1,4 +1,4 @@
-"""Inspection of a blob: reads its file from begin to end and verifies it, without changing the page cache.
+"""Inspection of a blob: reads its file from beginning to end and verifies it, without changing the page cache.
 
 Pages that are in memory stay there, and others are not brought there: the blobs that clients read are not displaced.
 """
@@ -60,7 +60,7 @@ class Inspection:
 
         Raises:
             StorageFailed: if the disk can't read them.
-            IntegrityError: if the content is not what was stored.
+            IntegrityError: if the content has another size or digest.
         """
         with storage_errors("a stored blob can't be read"):
             piece = self._piece(limit)

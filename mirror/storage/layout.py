@@ -253,7 +253,7 @@ def storage_errors(what: str) -> Iterator[None]:
 
     Raises:
         DiskFull: if the disk or a quota is full.
-        StorageFailed: on other errors.
+        StorageFailed: if another error occurs.
     """
     try:
         yield

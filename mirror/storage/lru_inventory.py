@@ -252,7 +252,7 @@ class Inventory:
         self._just_used[digest] = now
 
     def noted_uses(self) -> list[tuple[Digest, float]]:
-        """Return the uses since the last call, oldest first: `used` is to be called for each and its references."""
+        """Return the uses since the last call, oldest first: the caller passes each and its references to `used`."""
         noted = list(self._just_used.items())
         self._just_used.clear()
         return noted
@@ -285,5 +285,5 @@ class Inventory:
 
 
 def digest_of(name: str) -> Digest:
-    """Return the digest with these hex digits, whose number tells the algorithm."""
+    """Return the digest with these hex digits. Their number determines the algorithm."""
     return Digest(_ALGORITHMS[len(name)], name)

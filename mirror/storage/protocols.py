@@ -127,7 +127,7 @@ class BlobStore(Protocol):
         """Return when a blob was used last, in seconds since the epoch; None if it is not stored."""
 
     def use(self, digest: Digest) -> None:
-        """Note that the blob, and what it references if it is a manifest, was used now."""
+        """Record a use of the blob and, if it is a manifest, of the content that it references."""
 
     def hold(self, digest: Digest) -> AbstractAsyncContextManager[None]:
         """Keep a blob from eviction, also one that is not stored yet."""
@@ -156,7 +156,7 @@ class BlobStore(Protocol):
             StorageFailed: if the directory is known to be unwritable.
         """
 
-    async def has_room(self, size: int) -> bool:
+    async def has_space(self, size: int) -> bool:
         """Return whether *size* bytes could be stored now, also by eviction. Evicts nothing."""
 
     async def reserve(self, size: int) -> None:
@@ -175,7 +175,7 @@ class BlobStore(Protocol):
         """
 
     def inspection(self, digest: Digest) -> Inspection | None:
-        """Return a way to read and verify a blob; None if it is not stored. The inspection blocks: use a thread."""
+        """Return an inspection of a blob; None if it is not stored. Its methods block: use a thread."""
 
     async def condemn(self, digest: Digest, reason: str, *, seen: stat_result | None = None) -> None:
         """Remove a blob that was found to be damaged, with all facts about it.
@@ -185,7 +185,7 @@ class BlobStore(Protocol):
         """
 
     async def forget_ingests(self, *, older_than: float) -> None:
-        """Remove what downloads left more than *older_than* seconds ago.
+        """Remove the files that interrupted downloads left more than *older_than* seconds ago.
 
         Raises:
             StorageFailed: if a file can't be removed.
@@ -206,7 +206,7 @@ class BlobStore(Protocol):
 
 
 class Health(Protocol):
-    """The health of the cache directory; `str` of it is "ok" or the failure, for people."""
+    """The health of the cache directory; `str` of it is "ok" or the failure."""
 
     @property
     def is_writable(self) -> bool:
@@ -246,14 +246,14 @@ class UsageStore(Protocol):
         """
 
     async def manifests(self, digests: Iterable[Digest]) -> Mapping[Digest, ManifestFact]:
-        """Return those of *digests* that are known as manifests: their use is a use of what they reference."""
+        """Return those of *digests* that are known as manifests: a use of a manifest is also one of its references."""
 
 
 class FactStore(UsageStore, Protocol):
     """All facts: small, mutable, and kept over a restart.
 
     A fact is readable when the call that keeps it returns, also where the disk is full. It survives a crash of the
-    process then, but a power failure only after `sync`. What can't be read counts as unknown.
+    process then, but a power failure only after `sync`. A fact that can't be read counts as unknown.
     """
 
     async def tag(self, repository: Repository, tag: Tag) -> TagFact | None: ...
@@ -276,7 +276,7 @@ class FactStore(UsageStore, Protocol):
         """Add those of *facts* whose manifests have none yet. Return whether that succeeded."""
 
     async def held(self, repository: Repository) -> Mapping[Digest, HeldFact]:
-        """Return what the repository was seen to hold, without what its manifests reference."""
+        """Return the digests that the repository holds, without those that its manifests reference."""
 
     async def all_held(self) -> Mapping[Repository, Mapping[Digest, HeldFact]]:
         """Return the same for every repository."""
@@ -315,7 +315,7 @@ class FactStore(UsageStore, Protocol):
         """
 
     async def mend(self) -> None:
-        """Write what could not be written before, and replace a damaged database by a new one. For maintenance.
+        """Write the rows that could not be written before, and replace a damaged database. For maintenance.
 
         Raises:
             StorageFailed: if it can't be replaced.

@@ -108,9 +108,7 @@ class Space:
             NoSpace, StorageFailed
         """
         if reserved + size > self.limit // 4 and await self._excess(size) > 0:
-            raise NoSpace(
-                f"no space for more than {reserved} bytes of a blob whose size the upstream does not announce"
-            )
+            raise NoSpace(f"no space for more than {reserved} bytes of a blob of unknown size: raise max_size")
         await self.reserve(size)
 
     async def discard(self, digest: Digest) -> int:
@@ -135,7 +133,8 @@ class Space:
         if chosen is None:
             raise NoSpace(
                 f"no space for {size} bytes: {self._inventory.occupied} of {self.limit} bytes are used (max_size), "
-                f"{excess} too many with them (min_free is {self._min_free}), and the rest is in use",
+                f"{excess} too many with them (min_free is {self._min_free}), and the rest is in use: "
+                f"raise max_size, or free disk space",
                 needed=size,
                 limit=self.limit,
             )
@@ -155,7 +154,7 @@ class Space:
             return disk.f_bavail * disk.f_frsize
 
     async def _remove_kept(self, excess: int) -> None:
-        """Remove what interrupted downloads left, oldest first, until *excess* bytes are free."""
+        """Remove the files of interrupted downloads, oldest first, until *excess* bytes are free."""
         for digest, size in list(self.kept.items()):
             if excess <= 0:
                 return
@@ -189,7 +188,7 @@ class Space:
                 log.info("blobs_evicted", blobs=len(removed), bytes=sum(stored.size for stored in removed))
 
     def load(self, kept: Mapping[Digest, int]) -> None:
-        """Replace what interrupted downloads left by what was found on the disk."""
+        """Replace the record of interrupted downloads by the files found on the disk."""
         self._inventory.reserve(-sum(self.kept.values()))
         self.kept.clear()
         in_progress = {one.digest for one in self.ingests}
@@ -198,12 +197,12 @@ class Space:
                 self.keep(digest, size)
 
     def keep(self, digest: Digest, size: int) -> None:
-        """Count what an interrupted download left."""
+        """Count the bytes of an interrupted download."""
         self.kept[digest] = size
         self._inventory.reserve(size)
 
     async def forget_kept(self, *, older_than: float) -> None:
-        """Remove what downloads left more than *older_than* seconds ago."""
+        """Remove the files that interrupted downloads left more than *older_than* seconds ago."""
         limit = time.time() - older_than
         async with self.lock:
             for digest, size in list(self.kept.items()):

@@ -1,6 +1,6 @@
 """Startup scan: which blobs a cache directory holds, from the rows of the fact database and the names in blobs/.
 
-A file whose size is known from a row is not inspected: opening it compares the size. So a start takes one SELECT, one
+A file with a row, which has its size, is not inspected: opening it compares the size. So a start takes one SELECT, one
 listing of each directory, and a `stat` of each file that has no row.
 """
 
@@ -27,7 +27,7 @@ class Scan:
         table: the blobs; complete after `read_directory`.
         absent: texts of digests that have a row, but no file.
         kept: bytes that interrupted downloads left in ingest/.
-        identity: which directories these are.
+        identity: device and inode of the directories.
     """
 
     table: BlobTable = field(default_factory=BlobTable)

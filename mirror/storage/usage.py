@@ -1,4 +1,4 @@
-"""Usage tracking: applies noted uses to the LRU order, a manifest's also to what it references, and writes them."""
+"""Usage tracking: applies noted uses to the LRU order, those of a manifest also to its references, and writes them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mirror.storage.lru_inventory import Inventory
 from mirror.storage.protocols import UsageStore
 
 _MAX_DEPTH = 3  # index -> manifest -> layer; indexes of indexes are one level more than any builder makes
-_ROWS = 10_000  # that are taken from the inventory at a time
+_ROWS = 10_000  # taken from the inventory at a time
 
 
 class Usage:
@@ -32,7 +32,7 @@ class Usage:
                     self._inventory.used(one, now=used)
 
     async def _references(self, digests: set[Digest]) -> dict[Digest, tuple[Digest, ...]]:
-        """Return what those of *digests* that are manifests reference, level by level."""
+        """Return the references of those *digests* that are manifests, level by level."""
         found: dict[Digest, tuple[Digest, ...]] = {}
         for _ in range(_MAX_DEPTH):
             small = [one for one in digests if (self._inventory.size(one) or LARGEST) < LARGEST and one not in found]

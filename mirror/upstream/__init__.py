@@ -1,1 +1,1 @@
-"""The only HTTP client: asks registries as a well-behaved client would, and answers in the mirror's own words."""
+"""The only HTTP client: requests to registries, their authorization, and errors in the mirror's own terms."""

@@ -35,17 +35,17 @@ class BlobBody:
         self._metrics = metrics
         self._ahead = memoryview(b"")
         self._reader: SocketBodyReader | None = None
-        self._unread: int | None = None  # bytes of the body that have not left this object; None if chunked
+        self._unread: int | None = None  # bytes of the body that were not returned yet; None if chunked
         self.start = start
         self.size = size
         tag = response.headers.get("ETag", "")
         self.validator = tag if tag.startswith('"') else None
 
     async def begin(self) -> None:
-        """Wait for the first bytes, so that the holder of the stream can promise a body.
+        """Wait for the first bytes, so that the caller can send a response head.
 
         Raises:
-            UpstreamDisconnected: the upstream sent a head and no byte.
+            UpstreamDisconnected: if the upstream sent a head and no byte.
         """
         framed = self._response.headers.get("Content-Length", "")
         self._unread = int(framed) if framed.isdecimal() else None
@@ -67,7 +67,7 @@ class BlobBody:
             The number of bytes; 0 at the end.
 
         Raises:
-            UpstreamDisconnected: the body ended early.
+            UpstreamDisconnected: if the body ended early.
         """
         if not self._ahead and self._reader is not None:
             size = await self._reader.read_into(buffer)

@@ -101,9 +101,9 @@ class ClientAuthorization:
         """Ask the upstream whether this client may pull, and cache its decision.
 
         Raises:
-            Denied: it may not.
-            ContentUnknown: the upstream has no such content, as far as this client can see.
-            UpstreamError: the upstream cannot be asked.
+            Denied: if it may not pull.
+            ContentUnknown: if the upstream has no such content, as far as this client can see.
+            UpstreamError: if the upstream cannot be asked.
         """
         decision = self._decision(context)
         if decision is None:
@@ -136,8 +136,8 @@ class ClientAuthorization:
         """Check that the upstream accepts a client's login. A client without one is not checked.
 
         Raises:
-            Denied: it does not.
-            UpstreamError: it cannot be asked.
+            Denied: if it does not accept the login.
+            UpstreamError: if it cannot be asked.
         """
         if isinstance(subject.login, Login):
             registry = self._registries[subject.upstream]

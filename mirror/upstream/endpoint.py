@@ -99,7 +99,7 @@ class Endpoint:
         """Limit everything in the block to *seconds*: redirects, tokens and the second attempt included.
 
         Raises:
-            UpstreamTimeout: the time is over.
+            UpstreamTimeout: if the time is over.
         """
         since = time.monotonic()
         try:
@@ -132,7 +132,7 @@ class Endpoint:
             is_pull: whether upstreams count the request against a pull limit. It is not sent while that is reached.
 
         Raises:
-            UpstreamError: there is no response.
+            UpstreamError: if there is no response.
         """
         if is_pull:
             self._rate_limit(login).require_allowed()
@@ -144,7 +144,7 @@ class Endpoint:
         """GET /v2/ to check that the endpoint accepts the credentials (distribution-spec, "Determining Support").
 
         Raises:
-            UpstreamError: it does not, or cannot be asked.
+            UpstreamError: if it does not accept them, or cannot be asked.
         """
         async with self.request("GET", "", "", {}, login=login) as response:
             self.require_success(response, RepositoryUnknown, "its API", login)
@@ -241,7 +241,7 @@ class Endpoint:
             )
         if status in {401, 403}:
             raise UpstreamRefused(
-                f"{self.name} refuses {subject} ({status}): it does not exist, or these credentials do not reach it: "
+                f"{self.name} refuses {subject} ({status}): it does not exist, or these credentials may not pull it: "
                 f"{self._authorizer.fix(login)}",
                 upstream=self.upstream,
                 status=status,

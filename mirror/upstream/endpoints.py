@@ -55,9 +55,9 @@ class Endpoints:
             last: labels of the endpoints to try after all others, in this order.
 
         Raises:
-            ContentUnknown: every endpoint answered 404.
-            Denied: the upstream refused the client's login.
-            UpstreamError: the most informative failure, if any endpoint failed otherwise.
+            ContentUnknown: if every endpoint answered 404.
+            Denied: if the upstream refused the client's login.
+            UpstreamError: if any endpoint failed otherwise; the most informative failure.
         """
         try:
             return await self._first(ask, last)
@@ -66,7 +66,7 @@ class Endpoints:
                 raise
             user = login.username if isinstance(login, Login) else "clients without a login"
             raise Denied(
-                f"{self._upstream} refuses this to {user}, or does not have it", upstream=self._upstream
+                f"{self._upstream} refuses this content to {user}, or does not have it", upstream=self._upstream
             ) from refusal
 
     async def _first(self, ask: Callable[[Endpoint], Awaitable[_Answer]], last: Sequence[str]) -> _Answer:

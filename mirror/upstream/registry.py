@@ -58,7 +58,7 @@ class Page:
 
 
 class Registry:
-    """One upstream, through whichever of its endpoints answers.
+    """One upstream, through the first of its endpoints that answers.
 
     Every method takes the context of the pull. With a client's login the upstream receives that login, and refuses
     with Denied, so that no stored answer stands in; otherwise it receives the mirror's own credentials.
@@ -121,8 +121,8 @@ class Registry:
         """Check that the upstream accepts the client's login, or (None) the mirror's own credentials.
 
         Raises:
-            Denied: it refuses the client's login.
-            UpstreamError: it refuses the mirror's own, or cannot be asked.
+            Denied: if it refuses the client's login.
+            UpstreamError: if it refuses the mirror's own credentials, or cannot be asked.
         """
         await self._endpoints.first(lambda endpoint: endpoint.check_login(login), login)
 
@@ -235,7 +235,7 @@ class Registry:
         """Fetch a page of the manifests that refer to *digest*.
 
         Raises:
-            ManifestUnknown: the upstream has no such list; clients then try the tag `<algorithm>-<hex>`.
+            ManifestUnknown: if the upstream has no such list; clients then try the tag `<algorithm>-<hex>`.
             Denied, UpstreamError
         """
         path = f"{context.repository.name}/referrers/{digest}"

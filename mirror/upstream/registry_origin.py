@@ -27,8 +27,8 @@ _MAX_BLAMED = 1024  # digests whose failed endpoints are remembered
 class RegistryOrigin:
     """Fetches blobs from an upstream's endpoints, a limited number at a time.
 
-    A download waits for a slot as long as it takes. A client that waits for the very stream does not: `urgent` opens
-    streams that get at most half of the slots, because clients set their pace, and gives up after a while.
+    A download waits for a slot as long as it takes. `urgent` is the origin for a client that
+    waits for the stream itself: it uses at most half of the slots, because clients set the pace, and gives up soon.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class RegistryOrigin:
                 await exits.enter_async_context(self._slots.acquire(repository))
         except TimeoutError as error:
             raise UpstreamUnavailable(
-                f"{self._slots.held} blobs are being fetched from {self.name} already: ask again, or set connections "
+                f"{self._slots.held} blobs are being fetched from {self.name} already: pull again, or set connections "
                 f'above {self._slots.capacity} in [upstreams."{self.name}"]',
                 retry_after=5,
                 upstream=self.name,
@@ -99,7 +99,7 @@ class RegistryOrigin:
     async def _begin(
         self, exits: AsyncExitStack, context: PullContext, digest: Digest, span: Span | None, endpoint: Endpoint
     ) -> tuple[BlobBody, Endpoint]:
-        """Return a body whose first bytes are here; *exits* ends it."""
+        """Return a body after its first bytes are received; *exits* closes it."""
         async with AsyncExitStack() as attempts:
             body = None if span is None else await self._request(attempts, context, digest, span, endpoint)
             if body is None:  # no range is wanted, or the endpoint's answer is not that range

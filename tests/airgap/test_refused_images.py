@@ -36,7 +36,7 @@ async def test_import_refuses_image_under_a_wrong_digest(tmp_path: Path) -> None
     archive = bundle(tmp_path / "b.tar", carried)
     result = await mirror_command("import", archive, "--cache", tmp_path / "cache")
     assert result.status == 1, result
-    assert f"{lie}: what the bundle calls {lie} is {other.digest}" in result.err
+    assert f"{lie}: the bundle names {lie}, but contains {other.digest} for it: export it again" in result.err
     listed = json.loads((await succeeded("ls", "--json", "--cache", tmp_path / "cache")).out)
     assert [one["name"] for one in listed] == ["docker.io/team/app:v1"]
     again = json.loads((await succeeded("ls", "--json", "--cache", tmp_path / "cache")).out)

@@ -30,6 +30,6 @@ class Acknowledged:
         self.held = {key: when for key, when in self.held.items() if when < limit}
 
     def clear(self) -> None:
-        """Drop all facts: the ledger is lost."""
+        """Drop all facts: the fact database is lost."""
         self.tags.clear()
         self.held.clear()

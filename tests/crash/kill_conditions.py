@@ -53,7 +53,7 @@ def an_ingest_that_is_whole(observed: Observed) -> Condition:
 
 
 def a_commit(observed: Observed) -> Condition:
-    """A blob has just been committed; the ledger may have no entry of it yet."""
+    """A blob has just been committed; the fact database may have no row of it yet."""
     before = set(os.listdir(observed.cache.path / "blobs/sha256"))
     return lambda: not set(os.listdir(observed.cache.path / "blobs/sha256")) <= before
 

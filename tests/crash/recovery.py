@@ -24,7 +24,7 @@ class Figures:
     resumed: int = 0
     voided: int = 0  # ingests that were deleted to free space before a client asked again
     puts_cleaned: int = 0
-    rebuilt: int = 0  # ledgers that were lost
+    rebuilt: int = 0  # fact databases that were lost
     confirmed: int = 0  # committed blobs whose repository had to be confirmed by the upstream
     highest: int = field(default=0)  # bytes on disk, the maximum seen
 
@@ -39,8 +39,8 @@ class Recovery:
     before: Contents  # after the kill, before the restart
     figures: Figures
     limit: int
-    damaged: bool  # whether the ledger was damaged
-    lost: bool  # whether nothing of the ledger was readable
+    damaged: bool  # whether the fact database was damaged
+    lost: bool  # whether no fact was readable
 
     async def check(self) -> None:
         """Run all checks."""
@@ -137,7 +137,7 @@ class Recovery:
         assert await get(repository, digest), digest
 
     async def _check_rebuilt(self) -> None:
-        """Assert that a lost ledger is rebuilt from the blobs, with an event in the log."""
+        """Assert that a lost fact database is rebuilt from the blobs, with an event in the log."""
         if self.lost and self.before.blobs:
             await self.mirror.program.until(lambda: bool(self.mirror.events("facts_rebuilt")), within=10)
             self.figures.rebuilt += 1

@@ -54,7 +54,7 @@ class Round:
 
     def __str__(self) -> str:
         at = self.condition.__name__ if self.condition else "a_start" if self.on_start else "a_stop"
-        return at if self.damage is None else f"{at}, then the ledger {self.damage.__name__}"
+        return at if self.damage is None else f"{at}, then the fact database {self.damage.__name__}"
 
 
 @dataclass(slots=True)
@@ -106,7 +106,7 @@ class CacheRounds:
         if drawn is not None and drawn.condition is None and drawn.on_start and before is not None:
             await self._killed_on_start()
             assert self.cache.contents().blobs == before.blobs
-            before, lost = self.cache.contents(), False  # the killed start may have rebuilt the ledger
+            before, lost = self.cache.contents(), False  # the killed start may have rebuilt the fact database
         mirror = await self._launched()
         try:
             await mirror.serving()

@@ -44,7 +44,7 @@ class Parser:
 def _route(target: str) -> Outcome:
     route = parse_route(target, UPSTREAMS)
     if isinstance(route, ManifestRoute | BlobRoute | TagsRoute | ReferrersRoute):
-        key = str(route.asked.repository)
+        key = str(route.requested.repository)
         assert ".." not in key, key
         assert "//" not in key, key
         assert key.isascii(), key

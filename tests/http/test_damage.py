@@ -158,7 +158,7 @@ async def test_complete_ingest_is_committed_without_download(tmp_path: Path, ups
         assert await mirror.total("mirror_cache_bytes") == 2 * MIB
 
 
-# A lost ledger
+# A lost fact database
 
 
 def randomise(ledger: Path) -> None:
@@ -188,7 +188,7 @@ LOSSES: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-async def test_lost_ledger_is_rebuilt(tmp_path: Path, upstream: Upstream, loss: str) -> None:
+async def test_lost_fact_database_is_rebuilt(tmp_path: Path, upstream: Upstream, loss: str) -> None:
     """Manifests come from the blobs, names and rights from index.json: the upstream is asked for no blob."""
     images = [image(1000), image(2000)]
     platforms = upstream.publish(index(*images), "v1")
@@ -217,7 +217,7 @@ async def test_lost_ledger_is_rebuilt(tmp_path: Path, upstream: Upstream, loss: 
         assert not mirror.events("facts_rebuilt")
 
 
-async def test_lost_ledger_restores_only_rights_of_named_images(tmp_path: Path, upstream: Upstream) -> None:
+async def test_lost_fact_database_restores_only_rights_of_named_images(tmp_path: Path, upstream: Upstream) -> None:
     """Rights come back for images that index.json names, in their repository only; without the file there are none."""
     manifest = upstream.publish(image(1000), "v1")
     other = Upstream("s.test", upstream.registry)

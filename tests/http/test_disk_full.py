@@ -217,7 +217,7 @@ async def test_facts_survive_a_full_disk(scene: Scene) -> None:
 
 
 async def test_start_on_a_full_disk(tmp_path: Path, upstream: Upstream) -> None:
-    """The oldest blobs are evicted to make space; the ledger stays intact, so that the rest can be served."""
+    """The oldest blobs are evicted to make space; the fact database stays intact, so that the rest can be served."""
     old, young = (upstream.publish_blob(Blob.noise(2 * MIB)) for _ in range(2))
     config = tmp_path / "mirror.toml"
     config.write_text(f'{CALM}\n[cache]\nmin_free = "0"\n')

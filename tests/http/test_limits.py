@@ -113,12 +113,12 @@ async def test_connection_limit_refuses_new_ones_if_all_are_busy(
         for connection in connections:
             assert await connection.receive(64)
 
-    async def has_room() -> bool:
+    async def has_space() -> bool:
         async with RawConnection.to(mirror) as connection:
             await connection.get("/healthz")
             return (await connection.receive()).startswith(b"HTTP/1.1 200 ")
 
-    await eventually(has_room)
+    await eventually(has_space)
 
 
 async def test_client_that_reads_nothing_is_disconnected(client: Client, upstream: Upstream, mirror: Mirror) -> None:

@@ -195,7 +195,7 @@ async def test_cache_is_an_oci_layout(tmp_path: Path, upstream: Upstream) -> Non
     assert not [path for path in (cache / "ingest").rglob("*") if path.is_file()]
 
 
-async def test_lost_ledger_causes_no_blob_download(tmp_path: Path, upstream: Upstream) -> None:
+async def test_lost_fact_database_causes_no_blob_download(tmp_path: Path, upstream: Upstream) -> None:
     """Facts are requested again or found in blobs/; no blob is downloaded a second time."""
     manifest = upstream.publish(image(1000, MIB), "v1")
     async with started(tmp_path, upstream) as (_, client):

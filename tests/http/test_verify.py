@@ -112,7 +112,7 @@ async def test_missing_cache_directory_is_an_error(tmp_path: Path, upstream: Ups
     assert not (tmp_path / "cache").exists()
 
 
-async def test_verify_with_a_broken_ledger(tmp_path: Path, upstream: Upstream) -> None:
+async def test_verify_with_a_broken_fact_database(tmp_path: Path, upstream: Upstream) -> None:
     """Damage is found, and the images that need the blob are known from index.json."""
     manifest = await fill_cache(tmp_path, upstream)
     damage(file_of(tmp_path, manifest.blobs[1]))

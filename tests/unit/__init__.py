@@ -1,1 +1,1 @@
-"""Properties of what is pure, and machines that drive what has state."""
+"""Unit tests: properties of pure functions, and state machines for the store and the downloads."""

@@ -19,7 +19,7 @@ class Content:
 
     @property
     def fact(self) -> ManifestFact | None:
-        """The ledger's fact of a manifest; None for a layer."""
+        """The fact about a manifest; None for a layer."""
         digests = tuple(one.digest for one in self.references)
         return ManifestFact("application/vnd.oci.image.manifest.v1+json", digests) if digests else None
 

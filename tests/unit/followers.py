@@ -16,28 +16,30 @@ _PIECE = 20_000  # bytes that a slow reader reads at a time
 class Follower:
     """A reader of a download: it receives a size, and reads bytes until it has as many."""
 
-    def __init__(self, loop: Loop, downloads: Downloads, source: Source, *, told: int | None, is_slow: bool) -> None:
+    def __init__(
+        self, loop: Loop, downloads: Downloads, source: Source, *, expected_size: int | None, is_slow: bool
+    ) -> None:
         self.source = source
         self.is_slow = is_slow
         self.promised: int | None = None
         self.got = b""
         self.failure: MirrorError | None = None
         self._permits = asyncio.Semaphore(0)
-        self.task = loop.create_task(self._follow(downloads, told))
+        self.task = loop.create_task(self._follow(downloads, expected_size))
 
     @property
     def is_whole(self) -> bool:
         """Return whether the reader has as many bytes as promised."""
         return len(self.got) == self.promised
 
-    def sip(self, times: int = 1) -> None:
+    def read_next(self, times: int = 1) -> None:
         """Let a slow reader read the next pieces."""
         for _ in range(times):
             self._permits.release()
 
-    async def _follow(self, downloads: Downloads, told: int | None) -> None:
+    async def _follow(self, downloads: Downloads, expected_size: int | None) -> None:
         try:
-            async with downloads.follow(CONTEXT, self.source.content.digest, told) as download:
+            async with downloads.follow(CONTEXT, self.source.content.digest, expected_size) as download:
                 self.promised = download.size
                 while len(self.got) < self.promised:
                     if self.is_slow:

@@ -84,7 +84,7 @@ class FakeStore:
     """Blobs by digest."""
 
     blobs: dict[Digest, bytes] = field(default_factory=dict)
-    has_space: bool = True
+    can_evict: bool = True
 
     def __contains__(self, digest: object) -> bool:
         return digest in self.blobs
@@ -94,8 +94,8 @@ class FakeStore:
 
     def use(self, digest: Digest) -> None: ...
 
-    async def has_room(self, size: int) -> bool:
-        return self.has_space
+    async def has_space(self, size: int) -> bool:
+        return self.can_evict
 
     @asynccontextmanager
     async def open(self, digest: Digest) -> AsyncIterator[object | None]:

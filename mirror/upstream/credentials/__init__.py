@@ -1,1 +1,1 @@
-"""Credentials for upstreams: where they come from, and the bearer tokens that they buy."""
+"""Credentials for upstreams: their sources, and the bearer tokens requested with them."""

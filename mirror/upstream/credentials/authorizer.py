@@ -1,6 +1,6 @@
 """Authorization at one endpoint: Basic, or Bearer tokens (the distribution token specification).
 
-No state is sticky: a header that the endpoint refuses is dropped, and the next challenge is answered afresh. A header
+No state is sticky: a header that the endpoint refuses is dropped, and the next challenge is answered again. A header
 is reused as long as the credentials behind it are in force, and no longer. Headers of the mirror's own credentials and
 of each client's login are kept apart.
 """
@@ -26,7 +26,7 @@ from mirror.upstream.credentials.bearer_tokens import BearerTokens
 from mirror.upstream.credentials.source import Credentials, CredentialSource, FixedCredentials
 from mirror.upstream.session import Session, origin_of
 
-_MARGIN = 0.8  # of its lifetime a token is used: it must not expire on its way to the endpoint
+_MARGIN = 0.8  # share of its lifetime for which a token is used: it must not expire in transit
 _REUSED_FOR = 600.0  # seconds for which a login is sent without a challenge, before its source is read again
 _MAX_OWN = 4096
 _MAX_CLIENTS = 65_536  # a client that tries many repositories must not push out the mirror's own headers
@@ -85,7 +85,7 @@ class Authorizer:
         await self._requests.__aexit__(kind, error, trace)
 
     def fix(self, login: ClientLogin | None) -> str:
-        """Return what a person can do if the endpoint refuses, in the imperative."""
+        """Return the fix for the operator or the client if the endpoint refuses, in the imperative."""
         return self._source(login).fix
 
     def _source(self, login: ClientLogin | None) -> CredentialSource:
@@ -110,8 +110,8 @@ class Authorizer:
             login: the client's login; None for the mirror's own credentials.
 
         Raises:
-            UpstreamRefused: the endpoint's challenge cannot be answered with these credentials.
-            UpstreamUnavailable, UpstreamThrottled: credentials or tokens are not available now.
+            UpstreamRefused: if the endpoint's challenge cannot be answered with these credentials.
+            UpstreamUnavailable, UpstreamThrottled: if credentials or tokens are not available now.
         """
         source = self._source(login)
         known = self._known(source, repository, login)
@@ -191,7 +191,7 @@ class Authorizer:
                     header, _ = await self._requests.do((repository, credentials), fetch)
                     return header
         raise UpstreamRefused(
-            f"{self._upstream} wants credentials for {repository or 'its API'} and there are none that it takes: "
+            f"{self._upstream} requires credentials for {repository or 'its API'}, and none that it accepts are known: "
             f"{source.fix}",
             upstream=self._upstream,
             repository=repository,

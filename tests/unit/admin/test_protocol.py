@@ -110,7 +110,7 @@ async def test_a_blob_with_a_malformed_digest_or_without_a_length_is_a_400(socke
             assert "Content-Length: " in (await failure(response)).error
 
 
-async def test_what_is_no_endpoint_is_a_json_error(socket: Path) -> None:
+async def test_unknown_endpoint_is_a_json_error(socket: Path) -> None:
     """An unknown path, and another method."""
     async with raw(socket) as session:
         async with session.get("/closure") as response:

@@ -128,10 +128,10 @@ def spelled(draw: st.DrawFn) -> tuple[Repository, str]:
     return repository, f"{path.replace('localhost:', f'localhost{colon}')}/{kind}{mark}{query}"
 
 
-def asked_of(target: str) -> RequestedRepository:
+def requested_repository(target: str) -> RequestedRepository:
     route = parse_route(target, UPSTREAMS)
     assert not isinstance(route, Api | Probe | TokenRoute)
-    return route.asked
+    return route.requested
 
 
 @given(spelled(), rules, callers)
@@ -140,8 +140,8 @@ def test_no_spelling_of_a_target_bypasses_a_rule(
 ) -> None:
     """Path, prefix, ns, aliases of Docker Hub, library/, case, encoded colons: one repository, one verdict."""
     repository, target = spelled
-    assert asked_of(target).repository == repository
-    assert allowed(Rules(rules), caller, asked_of(target).repository) == modelled(rules, caller, repository)
+    assert requested_repository(target).repository == repository
+    assert allowed(Rules(rules), caller, requested_repository(target).repository) == modelled(rules, caller, repository)
 
 
 @given(repositories, st.sampled_from(["{}", "{}*", "{}?"]), callers)

@@ -1,4 +1,4 @@
-"""Variables that begin like the mirror's own."""
+"""Environment variables with the mirror's prefix: valid, foreign and misspelled ones."""
 
 import pytest
 
@@ -22,8 +22,8 @@ KUBERNETES = (  # of services called mirror, mirror-cache and mirror-server
 )
 
 
-def test_what_is_documented_and_what_kubernetes_makes_pass() -> None:
-    """And what has nothing to do with any of it."""
+def test_documented_and_kubernetes_variables_are_accepted() -> None:
+    """Also variables without the prefix."""
     own = [key.variable for section in ("server", "cache", "tags", "log") for key in reference.keys(section)]
 
     check_variables(["HOME", "MIRROR", "MIRRORS_LIST", "MIRROR_CONFIG", "MIRROR_UPSTREAM", *own, *KUBERNETES])
@@ -38,7 +38,7 @@ def test_what_is_documented_and_what_kubernetes_makes_pass() -> None:
         ("MIRROR_CAHCE__PATH", "no section cahce"),
     ],
 )
-def test_what_is_nearly_one_is_refused(name: str, said: str) -> None:
-    """With the one that was meant."""
+def test_misspelled_variable_is_refused(name: str, said: str) -> None:
+    """The message names the correct one."""
     with pytest.raises(ConfigurationInvalid, match=said):
         check_variables(["PATH", name])

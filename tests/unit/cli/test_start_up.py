@@ -23,7 +23,7 @@ main()
 
 
 def loaded(*arguments: str, **variables: str) -> tuple[str, set[str]]:
-    """Run the program to its end, and return its standard output and the names of all modules that it loaded."""
+    """Run the program, and return its standard output and the names of all modules that it loaded."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MIRROR_")}
     ended = subprocess.run(
         [sys.executable, "-c", RUN, *arguments],
@@ -38,7 +38,7 @@ def loaded(*arguments: str, **variables: str) -> tuple[str, set[str]]:
     return ended.stdout, set(line.split())
 
 
-def test_the_version_is_that_of_the_package() -> None:
+def test_version_equals_that_of_the_package() -> None:
     """`mirror --version` does not ask importlib.metadata, which would take half of the start-up time."""
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION
     out, modules = loaded("--version")
@@ -48,7 +48,7 @@ def test_the_version_is_that_of_the_package() -> None:
 
 @pytest.mark.parametrize("command", ["", *command_line.commands])
 def test_help_loads_no_large_library(command: str) -> None:
-    """Of the program, and of each command."""
+    """Neither the help of the program nor that of a command."""
     out, modules = loaded(*command.split(), "--help")
     assert out.startswith(f"Usage: mirror {command}".rstrip())
     assert not modules & HEAVY
@@ -58,7 +58,7 @@ def test_help_loads_no_large_library(command: str) -> None:
     ("words", "completed"), [("mirror ", "doctor"), ("mirror serve --l", "--listen"), ("mirror client-config k", "k3s")]
 )
 def test_shell_completion_loads_no_large_library(words: str, completed: str) -> None:
-    """Of commands, options and clients."""
+    """Completion of commands, options and clients."""
     number = str(len(words.split(" ")) - 1)
     out, modules = loaded(_MIRROR_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=number)
     assert f"plain,{completed}" in out.splitlines()
@@ -67,7 +67,7 @@ def test_shell_completion_loads_no_large_library(words: str, completed: str) -> 
 
 @pytest.mark.parametrize("client", ["docker", "containerd", "podman", "buildkit", "k3s", "kaniko", "kubernetes"])
 def test_client_config_with_an_address_loads_no_settings(client: str) -> None:
-    """It prints the same as with the settings read."""
+    """The output is the same as after reading them."""
     out, modules = loaded("client-config", client, "--mirror", "http://mirror.test:5000", MIRROR_CACHE="/elsewhere")
     assert not modules & HEAVY
     read, modules = loaded(
@@ -78,7 +78,7 @@ def test_client_config_with_an_address_loads_no_settings(client: str) -> None:
 
 
 def test_client_config_reads_settings_that_name_upstreams() -> None:
-    """From the command line, or from a variable."""
+    """In a flag or a variable."""
     arguments = ("client-config", "k3s", "--mirror", "http://mirror.test:5000")
     assert "new.test" in loaded(*arguments, "--upstream", "new.test=http://new.test")[0]
     assert "new.test" in loaded(*arguments, MIRROR_UPSTREAM="new.test=http://new.test")[0]

@@ -1,4 +1,4 @@
-"""Where a value comes from: a flag, a variable, the file, or the default, in this order; upstreams key by key."""
+"""Precedence of sources: flag, variable, file, default; upstreams are merged key by key."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,12 +61,12 @@ def parsed(section: str, key: str, value: object) -> object:
 
 
 def test_every_key_is_in_the_table_of_precedence() -> None:
-    """Those of upstreams have a test of their own."""
+    """Except the keys of upstreams, which have separate tests."""
     assert {path for path in KEYS if path[0] != "upstreams"} == {(row[0], row[1]) for row in PRECEDENCE}
 
 
 @pytest.mark.parametrize(("section", "key", "variable", "in_file", "in_variable", "in_flag"), PRECEDENCE)
-def test_a_flag_goes_above_a_variable_above_the_file_above_the_default(
+def test_flag_overrides_variable_overrides_file_overrides_default(
     file: Path, section: str, key: str, variable: str, in_file: object, in_variable: object, in_flag: object
 ) -> None:
     """For every key."""
@@ -98,7 +98,7 @@ FLAGS: list[tuple[str, str, str, str, Taken]] = [
 
 
 def served(*arguments: str, **variables: str) -> Settings:
-    """The settings with which `mirror serve` would serve."""
+    """Return the settings that `mirror serve` would use."""
     found: list[Settings] = []
     with environment(**variables), pytest.MonkeyPatch.context() as patch:
         patch.setattr(programs, "serve", found.append)
@@ -110,14 +110,14 @@ def served(*arguments: str, **variables: str) -> Settings:
 
 @pytest.mark.parametrize(("flag", "variable", "in_variable", "in_flag", "take"), FLAGS, ids=[row[0] for row in FLAGS])
 def test_each_flag_has_a_variable(flag: str, variable: str, in_variable: str, in_flag: str, take: Taken) -> None:
-    """The flag itself goes above it."""
+    """The flag overrides it."""
     assert take(served(flag, in_flag)) == in_flag
     assert take(served(**{variable: in_variable})) == in_variable
     assert take(served(flag, in_flag, **{variable: in_variable})) == in_flag
 
 
 def test_offline_and_config_have_variables_too(file: Path) -> None:
-    """A switch, and the file itself."""
+    """A switch, and the path of the file."""
     file.write_text("[server]\noffline = true\nlisten = 'a:1'")
     assert served(MIRROR_OFFLINE="true").server.offline
     assert served(MIRROR_CONFIG=str(file)).server.listen == "a:1"
@@ -130,8 +130,8 @@ def test_offline_and_config_have_variables_too(file: Path) -> None:
     "variable", ["MIRROR_TAGS", "MIRROR_SERVER", "MIRROR_TIMEOUTS", "MIRROR_UPSTREAMS", "MIRROR_LOG"]
 )
 @pytest.mark.parametrize("value", ["5m", "", "[1]", "{"])
-def test_a_variable_that_is_no_section_is_refused(variable: str, value: str) -> None:
-    """Or has no meaning; there is no traceback."""
+def test_variable_of_a_whole_section_is_refused_or_ignored(variable: str, value: str) -> None:
+    """Without a traceback. The message names the section."""
     try:
         with environment(**{variable: value}):
             read_settings(None, {}, [])
@@ -151,8 +151,8 @@ def test_a_variable_that_is_no_section_is_refused(variable: str, value: str) -> 
         ("MIRROR_LOG__LEVEL", "loud", "log.level"),
     ],
 )
-def test_a_variable_that_makes_no_sense_is_refused(variable: str, value: str, path: str) -> None:
-    """As in the file: with the key's path."""
+def test_invalid_variable_is_refused(variable: str, value: str, path: str) -> None:
+    """With the path of the key, as in the file."""
     with environment(**{variable: value}), pytest.raises(ConfigurationInvalid, match=path):
         read_settings(None, {}, [])
 
@@ -160,8 +160,8 @@ def test_a_variable_that_makes_no_sense_is_refused(variable: str, value: str, pa
 # Upstreams
 
 
-def test_the_file_changes_the_embedded_upstreams_key_by_key(file: Path) -> None:
-    """One spelled otherwise is the same; one more is one more."""
+def test_file_changes_embedded_upstreams_key_by_key(file: Path) -> None:
+    """Another spelling is the same upstream; a new name adds one."""
     settings = read(
         file,
         '[upstreams."registry-1.docker.io"]\nusername = "u"\npassword_file = "/p"\n'
@@ -174,14 +174,14 @@ def test_the_file_changes_the_embedded_upstreams_key_by_key(file: Path) -> None:
     assert settings.default_upstream == "docker.io"
 
 
-def test_another_default_takes_the_embedded_ones_place(file: Path) -> None:
-    """And false leaves none."""
+def test_other_default_upstream_replaces_the_embedded_one(file: Path) -> None:
+    """`default = false` leaves no default upstream."""
     assert read(file, '[upstreams."quay.io"]\ndefault = true').default_upstream == "quay.io"
     assert read(file, '[upstreams."docker.io"]\ndefault = false').default_upstream is None
 
 
-def test_an_upstream_on_the_command_line_replaces_the_address_only(file: Path) -> None:
-    """What the file says of its credentials stays."""
+def test_upstream_flag_replaces_the_address_only(file: Path) -> None:
+    """The credentials in the file remain."""
     file.write_text('[upstreams."quay.io"]\nusername = "u"\npassword_file = "/p"\nurl = "http://file"')
     settings = read_settings(file, {}, ["quay.io=http://flag", "index.docker.io=http://hub", "new.example=http://n"])
     assert settings.upstreams["quay.io"].url == "http://flag"
@@ -196,7 +196,7 @@ def test_an_upstream_on_the_command_line_replaces_the_address_only(file: Path) -
 @example("=")
 @example("quay.io=")
 @example("=http://quay.io")
-def test_any_upstream_on_the_command_line_is_taken_or_refused(text: str) -> None:
+def test_any_upstream_flag_is_accepted_or_refused(text: str) -> None:
     """Never with a traceback."""
     try:
         settings = read_settings(None, {}, [text])
@@ -205,8 +205,8 @@ def test_any_upstream_on_the_command_line_is_taken_or_refused(text: str) -> None
     assert all(upstream.addresses[0].startswith(("http://", "https://")) for upstream in settings.upstreams.values())
 
 
-def test_the_cache_is_below_the_users_cache_directory() -> None:
-    """Of the XDG Base Directory Specification: a relative path in it is not heeded."""
+def test_default_cache_is_below_the_cache_directory_of_the_user() -> None:
+    """XDG Base Directory Specification: a relative XDG_CACHE_HOME is ignored."""
     with environment(XDG_CACHE_HOME="/x", HOME="/h"):
         assert default_cache_path() == Path("/x/mirror")
     for unset in ("", "relative"):

@@ -49,21 +49,21 @@ def targets(draw: st.DrawFn) -> str:
     return f"{begin}{draw(short_names)}/{ending}{query}"
 
 
-def asked_of(route: Route) -> RequestedRepository | None:
-    return None if isinstance(route, Api | Probe | TokenRoute) else route.asked
+def requested_repository(route: Route) -> RequestedRepository | None:
+    return None if isinstance(route, Api | Probe | TokenRoute) else route.requested
 
 
 @given(anything(targets()))
 def test_any_target_parses_to_a_safe_route_or_is_refused(target: str) -> None:
     """Names and references of a route are valid, and its path has no `..`, `//` or `%`."""
     route = parsed(lambda: parse_route(target, UPSTREAMS), *REFUSALS)
-    asked = None if route is None else asked_of(route)
-    if asked is None:
+    requested = None if route is None else requested_repository(route)
+    if requested is None:
         return
-    assert asked.repository.upstream in HOSTS
-    assert parse_name(asked.repository.name.removeprefix("library/"))
-    assert PATH.fullmatch(asked.path), asked.path
-    assert ".." not in asked.path
+    assert requested.repository.upstream in HOSTS
+    assert parse_name(requested.repository.name.removeprefix("library/"))
+    assert PATH.fullmatch(requested.path), requested.path
+    assert ".." not in requested.path
     if isinstance(route, ManifestRoute):
         assert parse_reference(str(route.reference)) == route.reference
     if isinstance(route, BlobRoute | ReferrersRoute):
@@ -77,8 +77,8 @@ def test_ns_of_a_route_is_configured_or_none(ns: str) -> None:
     """It goes into headers and links of the response, so it is no free text, even if the path decides."""
     target = f"/v2/quay.io/org/app/blobs/{DIGEST}?{urlencode({'ns': ns}, errors='surrogatepass')}"
     route = parsed(lambda: parse_route(target, UPSTREAMS), *REFUSALS)
-    asked = None if route is None else asked_of(route)
-    assert asked is None or asked.ns in (None, *HOSTS)
+    requested = None if route is None else requested_repository(route)
+    assert requested is None or requested.ns in (None, *HOSTS)
 
 
 @given(short_names, tags, digests, parameters, st.sampled_from(["", "docker.io", "quay.io"]))
@@ -88,7 +88,7 @@ def test_endpoint_is_recognized_by_the_end_of_the_target(
     """Names may contain words of the API: the last such word counts."""
     assume(name != "manifests")
     repository, _ = UPSTREAMS.repository(name, ns=ns or None)
-    asked = RequestedRepository(repository, f"/v2/{name}", ns or None, by_path=False)
+    requested = RequestedRepository(repository, f"/v2/{name}", ns or None, by_path=False)
     own = tuple(query)
     asking = urlencode([*query, ("ns", ns)] if ns else query)
     found = [
@@ -102,11 +102,11 @@ def test_endpoint_is_recognized_by_the_end_of_the_target(
         )
     ]
     assert found == [
-        ManifestRoute(asked, Tag(tag)),
-        ManifestRoute(asked, digest),
-        BlobRoute(asked, digest),
-        TagsRoute(asked, own),
-        ReferrersRoute(asked, digest, own),
+        ManifestRoute(requested, Tag(tag)),
+        ManifestRoute(requested, digest),
+        BlobRoute(requested, digest),
+        TagsRoute(requested, own),
+        ReferrersRoute(requested, digest, own),
     ]
 
 
@@ -126,16 +126,16 @@ def test_all_spellings_of_a_blob_yield_one_repository(name: str, digest: Digest,
         route = parse_route(target, UPSTREAMS)
         assert isinstance(route, BlobRoute)
         assert route.digest == digest
-        repositories.add(route.asked.repository)
+        repositories.add(route.requested.repository)
     assert len(repositories) == 1
 
 
 @pytest.mark.parametrize("spelled", ["ns=quay.io", "ns=quay%2Eio", "ns=QUAY.IO", "n=1&ns=quay.io", "%6Es=quay.io"])
 def test_encoded_ns_is_decoded(spelled: str) -> None:
     """Otherwise the wrong upstream would answer."""
-    asked = asked_of(parse_route(f"/v2/org/app/manifests/1?{spelled}", UPSTREAMS))
-    assert asked is not None
-    assert asked.repository == Repository("quay.io", "org/app")
+    requested = requested_repository(parse_route(f"/v2/org/app/manifests/1?{spelled}", UPSTREAMS))
+    assert requested is not None
+    assert requested.repository == Repository("quay.io", "org/app")
 
 
 @pytest.mark.parametrize("spelled", ["ns=quay.io&ns=quay.io", "ns=quay.io&ns=docker.io", "ns=&ns=quay.io"])

@@ -1,4 +1,4 @@
-"""How downloads end: well, over wrong bytes, for good, or with the mirror; and what is there the next time."""
+"""Ends of downloads: success, wrong bytes, a failing upstream, shutdown; and the state for the next download."""
 
 import asyncio
 import resource
@@ -37,7 +37,7 @@ async def stores(root: Path, limit: int = 2**20) -> AsyncIterator[DiskStore]:
 
 
 class Scene:
-    """One source and its downloads, step by step; after each step everything happens that can."""
+    """One source and its downloads. After each step the event loop runs until it is idle."""
 
     def __init__(self, loop: Loop, root: Path, content: Content = BLOB, limit: int = 2**20) -> None:
         self.loop = loop
@@ -48,8 +48,8 @@ class Scene:
         self.store = loop.run(self._context.__aenter__())
         self.downloads = Downloads(self.store, lambda _: [self.source], Metrics())
 
-    def follow(self, *, told: int | None = None) -> Follower:
-        follower = Follower(self.loop, self.downloads, self.source, told=told, is_slow=False)
+    def follow(self, *, expected_size: int | None = None) -> Follower:
+        follower = Follower(self.loop, self.downloads, self.source, expected_size=expected_size, is_slow=False)
         self.loop.settle()
         return follower
 
@@ -60,7 +60,7 @@ class Scene:
         return connection
 
     def send(self, end: int, *, wrong: bool = False) -> None:
-        """All bytes up to *end*; the last one may be another."""
+        """Send all bytes up to *end*; with *wrong*, change the last one."""
         piece = self.content.body[self.connection.at : end]
         self.connection.send(piece[:-1] + bytes([piece[-1] ^ 1]) if wrong else piece)
         self.loop.settle()
@@ -71,7 +71,7 @@ class Scene:
 
     @property
     def kept(self) -> bytes:
-        """What is left of a broken-off download."""
+        """The bytes that an interrupted download left."""
         file = self.root / "ingest" / f"{self.content.digest.algorithm}-{self.content.digest.hex}"
         return file.read_bytes() if file.exists() else b""
 
@@ -88,8 +88,8 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         scene.close()
 
 
-def test_the_end_waits_for_the_verification(scene: Scene) -> None:
-    """All bytes are here, and nobody has more than may be wrong; then all is right, and everybody has it."""
+def test_end_of_a_blob_is_withheld_until_verified(scene: Scene) -> None:
+    """When all bytes are received, a reader lacks the last 64 KiB; after the verification it has them."""
     follower = scene.follow()
     scene.send(len(BLOB.body))
     assert len(BLOB.body) - WITHHELD <= len(follower.got) < len(BLOB.body)
@@ -99,8 +99,8 @@ def test_the_end_waits_for_the_verification(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("at", [1, 100_000, 300_000])
-def test_one_wrong_byte_is_enough(scene: Scene, at: int) -> None:
-    """First or last: nobody gets all, nothing is stored, nothing of it is kept, and the next download is a new one."""
+def test_wrong_byte_fails_the_download(scene: Scene, at: int) -> None:
+    """At any position: no reader gets the whole, no byte is stored or kept, and the next download starts at 0."""
     followers = [scene.follow(), scene.follow()]
     scene.send(at, wrong=True)
     if at < len(BLOB.body):
@@ -118,8 +118,8 @@ def test_one_wrong_byte_is_enough(scene: Scene, at: int) -> None:
 
 
 @pytest.mark.parametrize("announced", [-1, 1])
-def test_a_wrong_size_is_wrong_bytes(scene: Scene, announced: int) -> None:
-    """Upstream announces another one than it sends."""
+def test_wrong_announced_size_fails_the_download(scene: Scene, announced: int) -> None:
+    """The upstream announces another size than it sends."""
     scene.source.manner = Manner(announces=announced)
     follower = scene.follow()
     scene.send(len(BLOB.body))
@@ -130,19 +130,19 @@ def test_a_wrong_size_is_wrong_bytes(scene: Scene, announced: int) -> None:
     assert BLOB.digest not in scene.store
 
 
-def test_upstream_knows_better_than_a_manifest(scene: Scene) -> None:
-    """Where both tell a size; a manifest may have been written by anybody."""
-    follower = scene.follow(told=len(BLOB.body) - 1)
+def test_size_of_the_upstream_overrides_that_of_a_manifest(scene: Scene) -> None:
+    """Any client of the upstream may have pushed the manifest."""
+    follower = scene.follow(expected_size=len(BLOB.body) - 1)
     scene.send(len(BLOB.body))
     scene.end()
     assert follower.got == BLOB.body
 
 
-@pytest.mark.parametrize("told", [-1, 1])
-def test_a_manifest_that_tells_a_wrong_size_can_only_fail(scene: Scene, told: int) -> None:
-    """Where upstream tells none: nobody gets a part for all."""
+@pytest.mark.parametrize("error", [-1, 1])
+def test_wrong_size_in_a_manifest_fails_the_download(scene: Scene, error: int) -> None:
+    """If the upstream announces none: no reader takes a part for the whole."""
     scene.source.manner = Manner(announces=None)
-    follower = scene.follow(told=len(BLOB.body) + told)
+    follower = scene.follow(expected_size=len(BLOB.body) + error)
     scene.send(len(BLOB.body))
     while scene.source.connection is not None:
         scene.end()
@@ -151,8 +151,8 @@ def test_a_manifest_that_tells_a_wrong_size_can_only_fail(scene: Scene, told: in
     assert BLOB.digest not in scene.store
 
 
-def test_a_blob_of_unknown_size_is_withheld_until_its_end(scene: Scene) -> None:
-    """Nobody can be promised a size; then all of it comes at once."""
+def test_blob_of_unknown_size_is_withheld_until_its_end(scene: Scene) -> None:
+    """A response needs a length: readers get all bytes after the verification."""
     scene.source.manner = Manner(announces=None)
     follower = scene.follow()
     scene.send(len(BLOB.body))
@@ -162,8 +162,8 @@ def test_a_blob_of_unknown_size_is_withheld_until_its_end(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("announces", [None, 0])
-def test_what_was_promised_stays_promised_over_a_cut(scene: Scene, announces: int | None) -> None:
-    """Also where the second connection announces no size: the readers go on."""
+def test_announced_size_survives_a_disconnect(scene: Scene, announces: int | None) -> None:
+    """Readers continue, also if the second connection announces no size."""
     follower = scene.follow()
     scene.send(100_000)
     scene.source.manner = Manner(announces=announces)
@@ -176,8 +176,8 @@ def test_what_was_promised_stays_promised_over_a_cut(scene: Scene, announces: in
     assert follower.got == BLOB.body
 
 
-def test_another_size_after_a_cut_is_another_blob(scene: Scene) -> None:
-    """A reader that was promised the smaller one would take the beginning for all of it."""
+def test_other_size_after_a_disconnect_fails_the_download(scene: Scene) -> None:
+    """A reader that received the smaller size would take the beginning for the whole."""
     scene.source.manner = Manner(announces=-100_000)
     follower = scene.follow()
     scene.send(150_000)
@@ -190,8 +190,8 @@ def test_another_size_after_a_cut_is_another_blob(scene: Scene) -> None:
     assert follower.failure is not None
 
 
-def test_a_cut_for_good_keeps_what_came(scene: Scene) -> None:
-    """After some tries that bring nothing; the next download goes on from there."""
+def test_received_bytes_are_kept_after_the_last_attempt(scene: Scene) -> None:
+    """Some attempts without a byte end the download; the next one resumes at the offset."""
     follower = scene.follow()
     scene.send(100_000)
     scene.source.manner = Manner(refusal=UpstreamUnavailable("refused"))
@@ -208,8 +208,8 @@ def test_a_cut_for_good_keeps_what_came(scene: Scene) -> None:
     assert again.got == BLOB.body
 
 
-def test_a_download_that_gets_on_is_never_given_up(scene: Scene) -> None:
-    """However often it is cut."""
+def test_download_with_progress_is_never_given_up(scene: Scene) -> None:
+    """However often the upstream disconnects."""
     follower = scene.follow()
     for end in range(10_000, 300_000, 10_000):
         scene.send(end)
@@ -219,8 +219,8 @@ def test_a_download_that_gets_on_is_never_given_up(scene: Scene) -> None:
     assert follower.got == BLOB.body
 
 
-def test_a_source_that_refuses_is_not_asked_again(scene: Scene) -> None:
-    """Before it ever answered, nobody was promised anything: everybody hears why at once, and the next one asks."""
+def test_refusal_before_the_first_byte_is_final(scene: Scene) -> None:
+    """No reader has a response head yet: all fail at once, and the next request asks the origin again."""
     scene.source.manner = Manner(refusal=UpstreamUnavailable("refused"))
     assert isinstance(scene.follow().failure, UpstreamUnavailable)
     assert len(scene.source.connections) == 1
@@ -228,8 +228,8 @@ def test_a_source_that_refuses_is_not_asked_again(scene: Scene) -> None:
     assert len(scene.source.connections) == 2
 
 
-def test_who_leaves_changes_nothing(scene: Scene) -> None:
-    """All of them: the download belongs to the mirror."""
+def test_download_completes_without_readers(scene: Scene) -> None:
+    """The download belongs to the mirror."""
     followers = [scene.follow(), scene.follow()]
     scene.send(100_000)
     for follower in followers:
@@ -241,8 +241,8 @@ def test_who_leaves_changes_nothing(scene: Scene) -> None:
     assert len(scene.source.connections) == 1
 
 
-def test_who_comes_late_gets_all_of_it(scene: Scene) -> None:
-    """From its first byte, of the one source."""
+def test_late_reader_gets_the_whole_blob(scene: Scene) -> None:
+    """From its first byte, without a second connection."""
     scene.follow()
     scene.send(250_000)
     late = scene.follow()
@@ -253,8 +253,8 @@ def test_who_comes_late_gets_all_of_it(scene: Scene) -> None:
     assert len(scene.source.connections) == 1
 
 
-def test_what_has_no_room_is_told_so(tmp_path: Path) -> None:
-    """With its size, so that it can be passed through."""
+def test_blob_larger_than_the_cache_is_no_space(tmp_path: Path) -> None:
+    """The error has the size, so that the blob can be passed through."""
     with new_loop() as loop:
         scene = Scene(loop, tmp_path, limit=100_000)
         failure = scene.follow().failure
@@ -265,7 +265,7 @@ def test_what_has_no_room_is_told_so(tmp_path: Path) -> None:
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """A disk that is full for files beyond this size."""
+    """Limit the size of files, like a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -274,8 +274,8 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_that_takes_no_more_ends_the_download(scene: Scene) -> None:
-    """In the middle of a piece, perhaps: what was written takes its room no longer."""
+def test_full_disk_ends_the_download(scene: Scene) -> None:
+    """Also in the middle of a piece: the written bytes are removed, and their space is free."""
     follower = scene.follow()
     with largest_file(123_456):
         scene.send(len(BLOB.body))
@@ -291,14 +291,14 @@ def test_a_disk_that_takes_no_more_ends_the_download(scene: Scene) -> None:
     assert again.got == BLOB.body
 
 
-@pytest.mark.parametrize("turns", range(6))
-def test_who_follows_while_the_mirror_ends_hears_of_it(scene: Scene, turns: int) -> None:
-    """Also where the download has not taken its first step: nobody waits for ever."""
+@pytest.mark.parametrize("steps", range(6))
+def test_shutdown_fails_running_downloads(scene: Scene, steps: int) -> None:
+    """Also a download whose task has not run yet: no reader waits forever."""
 
     async def end() -> Follower:
-        follower = Follower(scene.loop, scene.downloads, scene.source, told=None, is_slow=False)
-        await asyncio.sleep(0)  # it has begun the download
-        for _ in range(turns):
+        follower = Follower(scene.loop, scene.downloads, scene.source, expected_size=None, is_slow=False)
+        await asyncio.sleep(0)  # it has started the download
+        for _ in range(steps):
             await asyncio.sleep(0)
         await scene.downloads.__aexit__(None, None, None)
         return follower
@@ -312,21 +312,21 @@ def test_who_follows_while_the_mirror_ends_hears_of_it(scene: Scene, turns: int)
 
 @settings(max_examples=60)
 @given(st.integers(0, 40), st.integers(0, 40), st.booleans(), st.sampled_from([SMALL, BLOB]))
-def test_an_end_at_any_moment_leaves_nothing_behind(turns: int, more: int, leaves: bool, content: Content) -> None:
-    """No task, no descriptor, no wrong byte; and what is there at the next start is right, or is gone on with."""
+def test_shutdown_at_any_moment_leaves_nothing_behind(steps: int, more: int, leaves: bool, content: Content) -> None:
+    """No task, no descriptor, no wrong byte; the next start finds a correct blob, or bytes to resume from."""
     with tempfile.TemporaryDirectory() as directory, new_loop() as loop:
         scene = Scene(loop, Path(directory), content)
-        follower = Follower(loop, scene.downloads, scene.source, told=None, is_slow=False)
+        follower = Follower(loop, scene.downloads, scene.source, expected_size=None, is_slow=False)
 
-        async def turn(times: int) -> None:
+        async def run_loop(times: int) -> None:
             for _ in range(times):
                 await asyncio.sleep(0)
 
-        loop.run(turn(turns))
+        loop.run(run_loop(steps))
         if (connection := scene.source.connection) is not None:
             connection.send(content.body)
             connection.end()
-        loop.run(turn(more))
+        loop.run(run_loop(more))
         if leaves:
             follower.task.cancel()
         scene.close()

@@ -1,4 +1,4 @@
-"""Downloads: one source for all who follow, right bytes or an error, and nothing left behind."""
+"""Downloads: one connection for all readers, correct bytes or an error, and no leaked resource."""
 
 import asyncio
 import shutil
@@ -27,8 +27,8 @@ from tests.unit.loops import Loop
 from tests.unit.sources import Connection, Manner, Source
 from tests.unit.storage.test_disk import open_files
 
-WITHHELD = 64 * 2**10  # bytes that may wait for the verification
-TRIES = 5  # in a row that bring nothing, until a download gives up
+WITHHELD = 64 * 2**10  # bytes withheld until the verification
+TRIES = 5  # consecutive attempts without a byte until a download fails
 BLOBS = [layer("empty", 0), layer("small", 70_000), layer("large", 300_000, "sha512")]
 ALL = sum(len(content.body) for content in BLOBS)
 
@@ -36,8 +36,21 @@ picks = st.integers(0, 5)
 contents = st.sampled_from(BLOBS)
 manners = st.sampled_from(
     [
-        *(Manner(), Manner(), Manner(), Manner(), Manner(heeds=False), Manner(heeds=False), Manner(announces=None)),
-        *(Manner(announces=None), Manner(heeds=False, announces=None), Manner(announces=-40_000), Manner(announces=1)),
+        *(
+            Manner(),
+            Manner(),
+            Manner(),
+            Manner(),
+            Manner(honours_range=False),
+            Manner(honours_range=False),
+            Manner(announces=None),
+        ),
+        *(
+            Manner(announces=None),
+            Manner(honours_range=False, announces=None),
+            Manner(announces=-40_000),
+            Manner(announces=1),
+        ),
         *(Manner(refusal=UpstreamUnavailable("refused")), Manner(refusal=BlobUnknown("gone"))),
     ]
 )
@@ -45,15 +58,15 @@ mostly = st.sampled_from([True, True, True, True, True, False])
 
 
 @dataclass(eq=False)
-class Way:
-    """One download, from its first follower to its end, and what may be expected of it."""
+class Trace:
+    """One download, from its first reader to its end, and the results that are allowed."""
 
     source: Source
-    told: int | None  # bytes, by a manifest
+    expected_size: int | None  # bytes, according to a manifest
     before: int  # connections of the source
-    best: int  # bytes that came, from the first on
-    is_lost: bool = False  # something happened after which it may fail
-    is_wrong: bool = False  # wrong bytes came
+    best: int  # bytes received, from offset 0
+    is_lost: bool = False  # whether it may fail
+    is_wrong: bool = False  # whether wrong bytes were received
     breaks: int = 0
     fruitless: int = 0
 
@@ -62,14 +75,14 @@ class Way:
         return self.source.connections[self.before :]
 
     def broken(self, at: int) -> None:
-        """A connection broke when it was there."""
+        """Record a disconnect at this offset."""
         self.breaks += 1
         self.fruitless = 0 if at > self.best else self.fruitless + 1
         self.best = max(self.best, at)
         self.is_lost |= self.fruitless >= TRIES or self.source.manner.refusal is not None
 
     def judge(self) -> None:
-        """A download may fail over an upstream that lies or refuses."""
+        """Allow a failure if the upstream announced a wrong size or refused."""
         sizes = {None, len(self.source.content.body)}
         self.is_lost |= any(one.is_refused or one.size not in sizes for one in self.connections)
 
@@ -87,7 +100,7 @@ class Sources:
 
 
 class DownloadsMachine(RuleBasedStateMachine):
-    """Sources that do what they like, followers that come and go. After each step everything happens that can."""
+    """Sources with any behaviour, and readers that join and leave. After each step the loop runs until it is idle."""
 
     followers = Bundle("followers")
 
@@ -97,9 +110,9 @@ class DownloadsMachine(RuleBasedStateMachine):
         self.loop = Loop()
         self.exits = AsyncExitStack()
         self.sources = {content: Source(content) for content in BLOBS}
-        self.ways: dict[Digest, Way] = {}  # of running downloads
-        self.poisoned: set[Digest] = set()  # what is kept of them may be wrong
-        self.everybody: dict[Follower, Way] = {}
+        self.traces: dict[Digest, Trace] = {}  # of running downloads
+        self.poisoned: set[Digest] = set()  # downloads whose kept bytes may be wrong
+        self.readers: dict[Follower, Trace] = {}
 
     @initialize(limit=st.sampled_from([2**20, 2**20, 2**20, 2**20, 250_000]))
     def begin(self, limit: int) -> None:
@@ -116,8 +129,8 @@ class DownloadsMachine(RuleBasedStateMachine):
         try:
             if hasattr(self, "downloads"):
                 self.close()
-            for follower in self.everybody:
-                follower.sip(1000)
+            for follower in self.readers:
+                follower.read_next(1000)
             self.loop.settle()
             self.loop.run(self.exits.aclose())
             assert not asyncio.all_tasks(self.loop)
@@ -125,156 +138,162 @@ class DownloadsMachine(RuleBasedStateMachine):
         finally:
             self.loop.close()
             shutil.rmtree(self.root)
-        for follower, way in self.everybody.items():
-            self._check(follower, way)
+        for follower, trace in self.readers.items():
+            self._check(follower, trace)
 
     def settle(self) -> None:
-        """All that happens by itself; then it is known which downloads have ended."""
+        """Run the loop until it is idle, and forget the downloads that ended."""
         self.loop.settle()
-        for digest, way in list(self.ways.items()):
-            way.judge()
+        for digest, trace in list(self.traces.items()):
+            trace.judge()
             if digest not in self.downloads:
-                del self.ways[digest]
-                self.poisoned = self.poisoned | {digest} if way.is_wrong else self.poisoned - {digest}
+                del self.traces[digest]
+                self.poisoned = self.poisoned | {digest} if trace.is_wrong else self.poisoned - {digest}
 
-    # Those who follow
+    # Readers
 
-    @rule(target=followers, content=contents, manner=manners, told=st.booleans(), is_slow=st.booleans())
-    def follow(self, content: Content, manner: Manner, told: bool, is_slow: bool) -> Follower:
-        """Joins the download, or begins it where one broke off."""
+    @rule(target=followers, content=contents, manner=manners, expected_size=st.booleans(), is_slow=st.booleans())
+    def follow(self, content: Content, manner: Manner, expected_size: bool, is_slow: bool) -> Follower:
+        """Join the download, or start it at the offset of an interrupted one."""
         source, digest = self.sources[content], content.digest
-        size = len(content.body) if told else None
-        if digest not in self.ways:
+        size = len(content.body) if expected_size else None
+        if digest not in self.traces:
             source.manner = manner
             kept = self._kept(digest)
-            is_wrong = kept > 0 and digest in self.poisoned  # and stays so over as many breaks as there are
+            is_wrong = kept > 0 and digest in self.poisoned  # and remains wrong over any number of disconnects
             is_lost = is_wrong or self.limit < 2 * ALL
-            self.ways[digest] = Way(source, size, len(source.connections), kept, is_lost, is_wrong)
-        way = self.ways[digest]
-        follower = Follower(self.loop, self.downloads, source, told=size, is_slow=is_slow)
-        self.everybody[follower] = way
+            self.traces[digest] = Trace(source, size, len(source.connections), kept, is_lost, is_wrong)
+        trace = self.traces[digest]
+        follower = Follower(self.loop, self.downloads, source, expected_size=size, is_slow=is_slow)
+        self.readers[follower] = trace
         self.settle()
-        assert source.connections, "nobody was asked"
+        assert source.connections, "no connection was opened"
         return follower
 
     @rule(follower=followers, times=st.integers(1, 20))
-    def sip(self, follower: Follower, times: int) -> None:
-        follower.sip(times)
+    def read_next(self, follower: Follower, times: int) -> None:
+        follower.read_next(times)
         self.settle()
 
     @rule(follower=consumes(followers))
     def leave(self, follower: Follower) -> None:
-        """Changes nothing: not for the download, not for anybody else."""
-        running = set(self.ways)
+        """A reader that leaves affects neither the download nor other readers."""
+        running = set(self.traces)
         follower.task.cancel()
         self.settle()
-        assert set(self.ways) == running
+        assert set(self.traces) == running
 
-    # What sources do
+    # Sources
 
-    def _open_connection(self, pick: int) -> tuple[Way, Connection]:
-        """One of those of running downloads."""
-        found = [(way, connection) for way in self.ways.values() if (connection := way.source.connection) is not None]
+    def _open_connection(self, pick: int) -> tuple[Trace, Connection]:
+        """Return an open connection of a running download."""
+        found = [
+            (trace, connection) for trace in self.traces.values() if (connection := trace.source.connection) is not None
+        ]
         return found[pick % len(found)]
 
-    @precondition(lambda self: self.ways)
+    @precondition(lambda self: self.traces)
     @rule(pick=picks, size=st.sampled_from([1, 1000, 30_000, 70_000, 100_000, 300_000]), right=mostly)
     def send(self, pick: int, size: int, right: bool) -> None:
-        """The next bytes, as far as there are any; or others than there should be, or more."""
-        way, connection = self._open_connection(pick)
-        piece = way.source.content.body[connection.at : connection.at + size] if right else b"\0" * size
-        is_new = connection.at + size > way.best  # or it has these already, and right
-        way.is_lost |= not right and is_new
-        way.is_wrong |= not right and is_new
+        """Send the next bytes, wrong bytes, or bytes beyond the end."""
+        trace, connection = self._open_connection(pick)
+        piece = trace.source.content.body[connection.at : connection.at + size] if right else b"\0" * size
+        is_new = connection.at + size > trace.best  # otherwise it has the correct bytes already
+        trace.is_lost |= not right and is_new
+        trace.is_wrong |= not right and is_new
         connection.send(piece)
         self.settle()
 
-    @precondition(lambda self: self.ways)
+    @precondition(lambda self: self.traces)
     @rule(pick=picks, how=st.sampled_from(["all", "all", "cut", "early"]), manner=manners)
     def end(self, pick: int, how: str, manner: Manner) -> None:
-        """After all of it; or too early: then it goes on where it was, in another manner perhaps."""
-        way, connection = self._open_connection(pick)
-        body = way.source.content.body
-        way.source.manner = manner
+        """End the response, after all bytes or early: then the download resumes, perhaps with another manner."""
+        trace, connection = self._open_connection(pick)
+        body = trace.source.content.body
+        trace.source.manner = manner
         if how == "all" and connection.at < len(body):
             connection.send(body[connection.at :])
-        if how == "cut" or (connection.at < len(body) and (connection.size, way.told) != (None, None)):
-            self._break(way, connection, UpstreamDisconnected("cut") if how == "cut" else None)
+        if how == "cut" or (connection.at < len(body) and (connection.size, trace.expected_size) != (None, None)):
+            self._break(trace, connection, UpstreamDisconnected("cut") if how == "cut" else None)
             return
-        way.is_lost |= connection.at < len(body)  # nobody knows that this is not all
+        trace.is_lost |= connection.at < len(body)  # without a size, the early end looks complete
         connection.end()
         self.settle()
-        assert way.is_lost or way.source.content.digest in self.store, "it all came, and is not there"
+        assert trace.is_lost or trace.source.content.digest in self.store, (
+            "all bytes were received, but the blob is not stored"
+        )
 
-    def _break(self, way: Way, connection: Connection, error: UpstreamDisconnected | None) -> None:
-        way.broken(connection.at)
+    def _break(self, trace: Trace, connection: Connection, error: UpstreamDisconnected | None) -> None:
+        trace.broken(connection.at)
         connection.end(error)
         self.settle()
-        digest = way.source.content.digest
-        assert way.is_lost or digest in self.downloads or digest in self.store, "a cut ended it"
-        again = way.connections[-1]
-        if again is not connection and not way.is_lost:
-            at = way.best - (0 < way.best == len(way.source.content.body))  # of what is whole the last byte comes again
-            assert again.span == (Span(at, at) if at else None), "it went on at another place"
+        digest = trace.source.content.digest
+        assert trace.is_lost or digest in self.downloads or digest in self.store, "a disconnect ended the download"
+        again = trace.connections[-1]
+        if again is not connection and not trace.is_lost:
+            at = trace.best - (
+                0 < trace.best == len(trace.source.content.body)
+            )  # the last byte of a complete file is requested again
+            assert again.span == (Span(at, at) if at else None), "it resumed at another offset"
 
-    # The end of the mirror
+    # Shutdown of the mirror
 
     @rule()
     def close(self) -> None:
-        """Nothing runs on; what has come is kept for the next time."""
-        for way in self.ways.values():
-            way.is_lost = True
+        """Shut down: no task remains, and received bytes are kept for the next download."""
+        for trace in self.traces.values():
+            trace.is_lost = True
         self.loop.run(self.downloads.__aexit__(None, None, None))
-        waiting = {follower.task for follower in self.everybody if not follower.task.done()}
+        waiting = {follower.task for follower in self.readers if not follower.task.done()}
         assert asyncio.all_tasks(self.loop) <= waiting
         self.settle()
-        assert not self.ways
+        assert not self.traces
         self.downloads = Downloads(self.store, lambda _: [Sources(self.sources)], Metrics())
 
-    # What always holds
+    # Invariants
 
     @invariant()
-    def laws(self) -> None:
-        self._nobody_takes_wrong_bytes_for_the_blob()
-        self._who_is_quick_has_what_came()
-        self._a_source_is_asked_once_unless_it_breaks()
-        self._what_is_stored_is_right()
-        self._nothing_is_open_that_nobody_needs()
+    def downloads_are_consistent(self) -> None:
+        self._no_reader_takes_wrong_bytes_for_the_blob()
+        self._fast_reader_has_the_received_bytes()
+        self._each_disconnect_costs_one_connection()
+        self._stored_blobs_are_correct()
+        self._no_unneeded_file_or_task_remains()
 
-    def _nobody_takes_wrong_bytes_for_the_blob(self) -> None:
-        for follower, way in self.everybody.items():
-            self._check(follower, way)
+    def _no_reader_takes_wrong_bytes_for_the_blob(self) -> None:
+        for follower, trace in self.readers.items():
+            self._check(follower, trace)
 
-    def _check(self, follower: Follower, way: Way) -> None:
-        body = way.source.content.body
+    def _check(self, follower: Follower, trace: Trace) -> None:
+        body = trace.source.content.body
         if follower.task.done() and not follower.task.cancelled():
             follower.task.result()
             assert follower.is_whole or follower.failure is not None
         if follower.is_whole:
             assert follower.got == body, "wrong bytes for a whole blob"
-        if not way.is_lost:
+        if not trace.is_lost:
             assert body.startswith(follower.got)
             assert follower.promised in {None, len(body)}
             assert follower.failure is None, follower.failure
         assert not isinstance(follower.failure, NoSpace) or self.limit < 2 * ALL
 
-    def _who_is_quick_has_what_came(self) -> None:
-        """But for the end, which waits for the verification."""
-        for follower, way in self.everybody.items():
-            connection = way.source.connection
-            if follower.is_slow or follower.task.done() or way.is_lost or connection is None:
+    def _fast_reader_has_the_received_bytes(self) -> None:
+        """Except the end, which is withheld until the verification."""
+        for follower, trace in self.readers.items():
+            connection = trace.source.connection
+            if follower.is_slow or follower.task.done() or trace.is_lost or connection is None:
                 continue
-            if (connection.size, way.told) != (None, None):
-                came = max(way.best, connection.at)
-                assert len(follower.got) >= min(came, len(way.source.content.body) - WITHHELD)
+            if (connection.size, trace.expected_size) != (None, None):
+                came = max(trace.best, connection.at)
+                assert len(follower.got) >= min(came, len(trace.source.content.body) - WITHHELD)
 
-    def _a_source_is_asked_once_unless_it_breaks(self) -> None:
+    def _each_disconnect_costs_one_connection(self) -> None:
         for source in self.sources.values():
             assert not source.was_asked_twice
-        for way in self.ways.values():
-            assert way.is_lost or len(way.connections) <= 1 + way.breaks
+        for trace in self.traces.values():
+            assert trace.is_lost or len(trace.connections) <= 1 + trace.breaks
 
-    def _what_is_stored_is_right(self) -> None:
+    def _stored_blobs_are_correct(self) -> None:
         for content in BLOBS:
             file = self.root / "blobs" / content.digest.algorithm / content.digest.hex
             assert file.exists() == (content.digest in self.store)
@@ -282,10 +301,10 @@ class DownloadsMachine(RuleBasedStateMachine):
         files = [*(self.root / "blobs").rglob("*"), *(self.root / "ingest").iterdir()]
         assert sum(path.stat().st_size for path in files if path.is_file()) <= self.store.occupied <= self.limit
 
-    def _nothing_is_open_that_nobody_needs(self) -> None:
+    def _no_unneeded_file_or_task_remains(self) -> None:
         running = [task for task in asyncio.all_tasks(self.loop) if task.get_name().startswith("download ")]
-        assert len(running) == len(self.ways)
-        if not self.ways and all(follower.task.done() for follower in self.everybody):
+        assert len(running) == len(self.traces)
+        if not self.traces and all(follower.task.done() for follower in self.readers):
             places = (str(self.root / "blobs"), str(self.root / "ingest"))
             assert not [name for name in open_files() if name.startswith(places)]
 

@@ -1,4 +1,4 @@
-"""Who comes when a download has failed, and is not put away yet."""
+"""Readers that arrive after a download failed and before its ingest is closed."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ WITHIN = 10.0  # seconds
 
 @dataclass
 class Body:
-    """Bytes that are all here."""
+    """A stream whose bytes are all available."""
 
     content: bytes
     start: int = 0
@@ -58,7 +58,7 @@ class Changing:
 
 
 async def read(downloads: Downloads) -> bytes:
-    """All of it."""
+    """Read the whole blob."""
     async with downloads.follow(CONTEXT, DIGEST, len(CONTENT)) as download:
         at = 0
         while at < len(CONTENT):
@@ -66,8 +66,8 @@ async def read(downloads: Downloads) -> bytes:
         return os.pread(download.fileno(), at, 0)
 
 
-async def test_who_comes_too_late_gets_a_download_of_his_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bytes of the one before are wrong, and nobody is to be cut off for them who was not there."""
+async def test_reader_after_a_failure_gets_a_new_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wrong bytes of the failed download disconnect only its own readers."""
     closing, may_close, close = asyncio.Event(), asyncio.Event(), DiskIngest.close
 
     async def slow(ingest: DiskIngest) -> None:

@@ -143,7 +143,7 @@ def test_disconnect_goes_on_from_the_offset() -> None:
 
 
 def test_attempts_are_counted_per_origin() -> None:
-    """An origin that never delivers a byte is given up after five attempts; the other one goes on."""
+    """An origin that never delivers a byte is given up after five attempts; the other one continues."""
     dead = FakeOrigin("dead", [100, *(UpstreamUnavailable("dead") for _ in range(20))])
     slow = FakeOrigin("slow", [0, *([40] * 60)])
     assert read(dead, slow) == BODY

@@ -1,4 +1,4 @@
-"""Passages: exactly the bytes that were asked for, over any number of cuts, and never all of a blob that is wrong."""
+"""Unstored streams: exactly the requested bytes, over any number of disconnects, and never the end of a wrong blob."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,11 +25,11 @@ spans = st.tuples(offsets, offsets).map(lambda pair: Span(min(pair), max(pair) +
 
 @dataclass
 class Stream:
-    """One connection: where it begins, and the bytes that come until it ends or is cut."""
+    """One connection: its offset, and its bytes until it ends or disconnects."""
 
     start: int
     body: bytes
-    is_cut: bool
+    is_disconnected: bool
     size: int | None = SIZE
     validator: str | None = None
     step: int = 300_000
@@ -41,20 +41,20 @@ class Stream:
         size = min(self.step, len(buffer), len(self.body))
         buffer[:size] = self.body[:size]
         self.body = self.body[size:]
-        if not size and self.is_cut:
-            raise UpstreamDisconnected("cut")
+        if not size and self.is_disconnected:
+            raise UpstreamDisconnected("disconnected")
         return size
 
 
 @dataclass
 class Script:
-    """An upstream whose first connections are cut after so many bytes; it may heed the range, or begin at 0."""
+    """An origin whose first connections disconnect after so many bytes. It honours the range, or starts at 0."""
 
     body: bytes
-    cuts: list[int]
-    heeds: bool = True
+    disconnects: list[int]
+    honours_range: bool = True
     size: int = SIZE
-    asked: list[Span | None] = field(default_factory=list)
+    requested: list[Span | None] = field(default_factory=list)
     is_open: bool = False
 
     @property
@@ -64,27 +64,27 @@ class Script:
     @asynccontextmanager
     async def open(self, context: PullContext, digest: Digest, span: Span | None) -> AsyncIterator[Stream]:
         assert not self.is_open
-        number = len(self.asked)
-        self.asked.append(span)
-        start, end = (span.start, span.end) if span is not None and self.heeds else (0, len(self.body))
-        is_cut = number < len(self.cuts)
-        if is_cut:
-            end = min(end, start + self.cuts[number])
+        number = len(self.requested)
+        self.requested.append(span)
+        start, end = (span.start, span.end) if span is not None and self.honours_range else (0, len(self.body))
+        is_disconnected = number < len(self.disconnects)
+        if is_disconnected:
+            end = min(end, start + self.disconnects[number])
         self.is_open = True
         try:
-            yield Stream(start, self.body[start:end], is_cut, self.size)
+            yield Stream(start, self.body[start:end], is_disconnected, self.size)
         finally:
             self.is_open = False
 
 
 def passed(script: Script, span: Span, size: int = SIZE) -> tuple[bytes, type[Exception] | None]:
-    """What comes through, and what ends it too early."""
+    """Return the received bytes, and the type of the failure that ended the stream early."""
 
     async def scene() -> tuple[bytes, type[Exception] | None]:
         got = b""
         try:
-            async with UnstoredStream([script], CONTEXT, BLOB.digest, span, size) as passage:
-                async for piece in passage.pieces():
+            async with UnstoredStream([script], CONTEXT, BLOB.digest, span, size) as stream:
+                async for piece in stream.pieces():
                     assert piece
                     got += piece
         except (UpstreamDisconnected, IntegrityError) as failure:
@@ -98,18 +98,18 @@ def passed(script: Script, span: Span, size: int = SIZE) -> tuple[bytes, type[Ex
 
 
 @given(spans, st.lists(st.integers(1, SIZE), max_size=4), st.booleans())
-def test_a_span_comes_through_whole(span: Span, cuts: list[int], heeds: bool) -> None:
-    """Its bytes and no others, resumed where it was cut, whether upstream heeds ranges or not."""
-    script = Script(BLOB.body, cuts if heeds else [], heeds)
+def test_span_is_received_completely(span: Span, disconnects: list[int], honours_range: bool) -> None:
+    """Exactly its bytes, resumed at the offset, whether the origin honours ranges or not."""
+    script = Script(BLOB.body, disconnects if honours_range else [], honours_range)
     assert passed(script, span) == (BLOB.body[span.start : span.end], None)
     whole = len(span) == SIZE
-    assert script.asked[0] == (None if whole else span)
-    assert all(again is not None and again.end == span.end for again in script.asked[1:])
+    assert script.requested[0] == (None if whole else span)
+    assert all(again is not None and again.end == span.end for again in script.requested[1:])
 
 
 @given(st.integers(0, SIZE - 1))
-def test_of_a_wrong_blob_the_end_never_comes(at: int) -> None:
-    """Wherever the wrong byte is."""
+def test_end_of_a_wrong_blob_is_withheld(at: int) -> None:
+    """Whatever the position of the wrong byte."""
     body = BLOB.body[:at] + bytes([BLOB.body[at] ^ 1]) + BLOB.body[at + 1 :]
     got, failure = passed(Script(body, []), Span(0, SIZE))
     assert failure is DigestMismatch
@@ -117,16 +117,16 @@ def test_of_a_wrong_blob_the_end_never_comes(at: int) -> None:
 
 
 @given(spans, st.integers(1, 10))
-def test_a_blob_that_is_longer_is_no_blob(span: Span, more: int) -> None:
-    """Bytes beyond its end are never passed on."""
+def test_bytes_beyond_the_size_are_not_passed_on(span: Span, more: int) -> None:
+    """Further bytes are a size mismatch, or are not read."""
     got, failure = passed(Script(BLOB.body + b"\0" * more, []), span)
     assert BLOB.body[span.start : span.end].startswith(got)
     assert failure in {None, SizeMismatch}
 
 
 @given(spans, st.integers(0, SIZE - 1))
-def test_an_upstream_that_stops_for_good_cuts_the_passage(span: Span, length: int) -> None:
-    """What came before that is right; it is not tried for ever."""
+def test_permanent_disconnect_ends_the_stream(span: Span, length: int) -> None:
+    """The bytes before it are correct, and the number of attempts is limited."""
     script = Script(BLOB.body[:length], [])
     got, failure = passed(script, span)
     if span.end <= length:
@@ -135,21 +135,21 @@ def test_an_upstream_that_stops_for_good_cuts_the_passage(span: Span, length: in
         assert failure is UpstreamDisconnected
         assert BLOB.body[span.start : span.end].startswith(got)
         assert len(got) < len(span)
-        assert len(script.asked) < 10
+        assert len(script.requested) < 10
 
 
-async def test_an_empty_blob_passes() -> None:
-    """It has nothing to hold back."""
+async def test_empty_blob_is_verified() -> None:
+    """It has no byte to withhold."""
     empty = layer("empty", 0)
-    async with UnstoredStream([Script(b"", [], size=0)], CONTEXT, empty.digest, Span(0, 0), 0) as passage:
-        assert [piece async for piece in passage.pieces()] == []
-    async with UnstoredStream([Script(b"", [], size=0)], CONTEXT, Digest.of(b"other"), Span(0, 0), 0) as passage:
+    async with UnstoredStream([Script(b"", [], size=0)], CONTEXT, empty.digest, Span(0, 0), 0) as stream:
+        assert [piece async for piece in stream.pieces()] == []
+    async with UnstoredStream([Script(b"", [], size=0)], CONTEXT, Digest.of(b"other"), Span(0, 0), 0) as stream:
         with pytest.raises(IntegrityError):
-            assert [piece async for piece in passage.pieces()] == []
+            assert [piece async for piece in stream.pieces()] == []
 
 
-async def test_an_upstream_that_refuses_at_once_is_known_before_the_first_byte() -> None:
-    """So that the client gets a status line that is true."""
+async def test_refusal_is_raised_before_the_first_byte() -> None:
+    """The client then receives an error status."""
 
     class Refusing:
         name = "refusing"

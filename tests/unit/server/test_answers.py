@@ -1,4 +1,4 @@
-"""Answers: heads that fit on a wire, errors that say what to do, whatever they are about."""
+"""Response headers and error bodies: valid HTTP, and OCI error JSON for every failure."""
 
 import inspect
 import json
@@ -39,7 +39,7 @@ from mirror.server.response import render
 from tests.unit.texts import digests
 
 DIGEST = Digest.of(b"")
-ASKED = RequestedRepository(Repository("quay.io", "org/app"), "/v2/org/app", "quay.io", by_path=False)
+REQUESTED = RequestedRepository(Repository("quay.io", "org/app"), "/v2/org/app", "quay.io", by_path=False)
 FAILURES = [
     kind
     for _, kind in inspect.getmembers(errors, inspect.isclass)
@@ -55,7 +55,7 @@ facts = st.dictionaries(names, texts | st.integers(), max_size=3)
 
 
 def rendered(status: int, headers: dict[str, str]) -> dict[str, str]:
-    """The headers again, off the wire."""
+    """Return the headers, parsed from the rendered head."""
     head = render(status, headers.items()).decode()
     lines = head.split("\r\n")
     assert lines[0].startswith(f"HTTP/1.1 {status} ")
@@ -64,10 +64,10 @@ def rendered(status: int, headers: dict[str, str]) -> dict[str, str]:
 
 
 @given(st.sampled_from(FAILURES), texts, facts, st.none() | st.integers(0, 10**6))
-def test_every_failure_has_an_answer_that_says_what_to_do(
+def test_every_failure_has_an_error_response(
     kind: type[MirrorError], message: str, detail: dict[str, str | int], retry_after: int | None
 ) -> None:
-    """OCI error JSON with a detail that is never empty; no challenge: it would draw credentials to the mirror."""
+    """OCI error JSON with a detail that is never empty, and no challenge: clients would send their upstream login."""
     failure = kind(message, retry_after=retry_after, **detail)
     status, pairs, body = error_answer(failure)
     headers = rendered(status, dict(pairs))
@@ -85,30 +85,30 @@ def test_every_failure_has_an_answer_that_says_what_to_do(
         assert headers["Retry-After"] == str(retry_after)
 
 
-def test_a_range_that_holds_no_byte_is_told_the_size() -> None:
-    """So that the client can ask again (RFC 9110, 15.5.17)."""
+def test_416_has_the_size() -> None:
+    """The client can then send a valid range (RFC 9110, 15.5.17)."""
     status, headers, _ = error_answer(RangeUnsatisfiable("bytes=9- holds no byte", size=7))
     assert (status, dict(headers)["Content-Range"]) == (416, "bytes */7")
 
 
-def test_who_has_to_say_who_it_is_is_told_how() -> None:
-    """RFC 9110, 15.5.2: a challenge with every 401, and with nothing else."""
+def test_401_has_a_challenge() -> None:
+    """Every 401 has one, and no other status (RFC 9110, 15.5.2)."""
     status, headers, _ = error_answer(Unauthorized("log in", challenge='Basic realm="mirror"'))
     assert (status, dict(headers)["WWW-Authenticate"]) == (401, 'Basic realm="mirror"')
 
 
-def test_a_method_that_is_not_allowed_is_told_which_are() -> None:
+def test_405_has_the_allowed_methods() -> None:
     """RFC 9110, 15.5.6."""
     status, headers, _ = error_answer(MethodUnsupported("PUT is not for a mirror"))
     assert (status, dict(headers)["Allow"]) == (405, "GET, HEAD")
 
 
 @given(texts, st.integers(0, 10**8))
-def test_a_stale_manifest_says_why_and_since_when(reason: str, age: int) -> None:
-    """Whatever upstream's failure was called: a header can carry it."""
+def test_stale_manifest_has_warning_and_age(reason: str, age: int) -> None:
+    """Any failure message becomes a valid header."""
     head = ManifestHead(DIGEST, OCI_MANIFEST, 7)
     pull = ManifestResult(head, None, CacheOutcome.STALE, age=age, failure=UpstreamUnavailable(reason))
-    headers = rendered(200, dict(manifest_headers(ASKED, pull)))
+    headers = rendered(200, dict(manifest_headers(REQUESTED, pull)))
     assert headers["Cache-Status"].startswith("mirror; fwd=stale")
     assert headers["Age"] == str(age)
     assert headers["Warning"].startswith('299 - "')
@@ -118,12 +118,12 @@ def test_a_stale_manifest_says_why_and_since_when(reason: str, age: int) -> None
 
 
 @given(digests, st.sampled_from(CacheOutcome), st.integers(0, 2**60), st.integers(0, 2**60))
-def test_the_heads_of_a_blob_agree(digest: Digest, outcome: CacheOutcome, start: int, length: int) -> None:
-    """Whole, in part, in parts: the same but for length, place and type."""
+def test_heads_of_a_blob_and_its_ranges_agree(digest: Digest, outcome: CacheOutcome, start: int, length: int) -> None:
+    """Whole, one range, several ranges: they differ in length, Content-Range and type only."""
     span = Span(start, start + length + 1)
-    whole = dict(blob_headers(ASKED, digest, span.end, outcome))
-    part = dict(part_headers(ASKED, digest, span, span.end, outcome))
-    parts = dict(multipart_headers(ASKED, digest, "xyz", 7, outcome))
+    whole = dict(blob_headers(REQUESTED, digest, span.end, outcome))
+    part = dict(part_headers(REQUESTED, digest, span, span.end, outcome))
+    parts = dict(multipart_headers(REQUESTED, digest, "xyz", 7, outcome))
     assert rendered(200, whole) == whole
     assert whole["ETag"] == f'"{digest}"'
     assert whole["Docker-Content-Digest"] == str(digest)
@@ -133,12 +133,12 @@ def test_the_heads_of_a_blob_agree(digest: Digest, outcome: CacheOutcome, start:
     assert parts == {**whole, "Content-Length": "7", "Content-Type": "multipart/byteranges; boundary=xyz"}
 
 
-def test_a_blob_of_unknown_size_claims_none() -> None:
-    """HEAD of what upstream doesn't tell the size of."""
-    assert "Content-Length" not in dict(blob_headers(ASKED, DIGEST, None, CacheOutcome.PASSED))
+def test_unknown_size_has_no_content_length() -> None:
+    """HEAD of a blob whose size the upstream does not state."""
+    assert "Content-Length" not in dict(blob_headers(REQUESTED, DIGEST, None, CacheOutcome.PASSED))
 
 
-def test_parts_begin_as_multipart_wants_it() -> None:
+def test_parts_have_multipart_framing() -> None:
     """A boundary on a line of its own, the part's own headers, an empty line (RFC 9110, 14.6; RFC 2046, 5.1)."""
     opening = part_opening("xyz", Span(2, 5), 9, first=True)
     assert opening == (b"--xyz\r\nContent-Type: application/octet-stream\r\nContent-Range: bytes 2-4/9\r\n\r\n")
@@ -146,8 +146,8 @@ def test_parts_begin_as_multipart_wants_it() -> None:
 
 
 @given(digests, digests)
-def test_a_client_that_has_it_is_recognized(digest: Digest, other: Digest) -> None:
-    """By the quoted digest, weak or not, alone, in a list or on another line; not by something like it."""
+def test_if_none_match_recognizes_the_digest(digest: Digest, other: Digest) -> None:
+    """Quoted, weak or not, alone, in a list or on another line; but not a similar text."""
     quoted = f'"{digest}"'
     for lines in ([quoted], [f"W/{quoted}"], ["*"], [f'"x", {quoted}'], ['"x"', f'"y" ,{quoted},'], [" * "]):
         assert is_known(lines, digest)
@@ -156,23 +156,23 @@ def test_a_client_that_has_it_is_recognized(digest: Digest, other: Digest) -> No
 
 
 @given(st.lists(st.text()))
-def test_any_condition_is_read(lines: list[str]) -> None:
-    """What names no such content is about other content."""
+def test_any_if_none_match_is_parsed(lines: list[str]) -> None:
+    """Only `*` matches every digest."""
     assert is_known(lines, DIGEST) == any(
         tag.strip().removeprefix("W/") == "*" for line in lines for tag in line.split(",")
     )
 
 
 @pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "a\nb", "a\rb", "a\0b", "\x7f", "\x85", "\u2028", "\ud800"])
-def test_what_would_end_a_header_is_never_sent(value: str) -> None:
-    """The last line of defence against a header that holds another one."""
+def test_value_with_a_line_break_is_not_sent(value: str) -> None:
+    """The last defence against header injection."""
     with pytest.raises(ValueError, match="can't be sent"):
         render(200, [("OCI-Namespace", value)])
 
 
 @given(texts)
-def test_a_rendered_header_is_one_line(value: str) -> None:
-    """Or it is not sent."""
+def test_rendered_header_is_one_line(value: str) -> None:
+    """Any other value is an error."""
     try:
         head = render(200, [("Warning", value)])
     except ValueError:

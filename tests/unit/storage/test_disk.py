@@ -1,4 +1,4 @@
-"""The blob store beside a model of its content, its limit, and the order of eviction."""
+"""The blob store, compared with a model of its content, its limit, and the order of eviction."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ from tests.unit.contents import Content
 from tests.unit.expected import WORLD, Arrival, Expected, Reader, Space, Use, weight
 from tests.unit.loops import Loop
 
-NEVER = Digest.of(b"what never comes")
+NEVER = Digest.of(b"never stored")
 contents = st.sampled_from(sorted(WORLD.values(), key=lambda one: one.name))
 limits = st.integers(300, 1200) | st.just(900)
 picks = st.integers(0, 20)
@@ -34,7 +34,7 @@ mostly = st.sampled_from([True, True, True, False])
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Everything that can happen to a store, in any order."""
+    """All operations of a store, and changes from outside, in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.loop.run(self._open())
 
     def _keep_fact(self, content: Content) -> None:
-        """Record what a manifest references, before it is stored: the facts of the last one went with its eviction."""
+        """Record what a manifest references, before it is stored: an eviction deletes the facts."""
         if content.fact is not None:
             self.loop.run(self.facts.keep_manifest(content.digest, content.fact))
 
@@ -87,9 +87,9 @@ class StoreMachine(RuleBasedStateMachine):
         try:
             yield
         except NoSpace:
-            assert not room.possible, "there was room, or it could be made"
+            assert not room.possible, "there was space, or eviction could free it"
         else:
-            assert room.possible or not needs, "there was no room"
+            assert room.possible or not needs, "there was no space"
         dropped = [digest for digest in self.expected.kept if not self._kept_file(digest).exists()]
         room.check_dropped([len(self.expected.kept.pop(digest)) for digest in dropped])
         gone = {digest for digest in self.expected.used if digest not in self.store}
@@ -97,7 +97,7 @@ class StoreMachine(RuleBasedStateMachine):
         for digest in gone:
             self.expected.strike(digest)
 
-    # Content comes
+    # Storing content
 
     @rule(content=contents)
     def put(self, content: Content) -> None:
@@ -111,8 +111,8 @@ class StoreMachine(RuleBasedStateMachine):
             self.expected.store(content)
 
     @rule(content=contents, used=st.lists(contents, max_size=2))
-    def arrive(self, content: Content, used: list[Content]) -> None:
-        """The whole content, while other content is used."""
+    def ingest_whole(self, content: Content, used: list[Content]) -> None:
+        """Store the whole content, while other content is used."""
         arrival = self._arrival(content)
         self._reserve(arrival)
         for one in used:
@@ -121,7 +121,7 @@ class StoreMachine(RuleBasedStateMachine):
         self._finish(arrival, announced=True)
 
     @rule(content=contents, size=sizes, reserved=st.booleans())
-    def begin_to_arrive(self, content: Content, size: int, reserved: bool) -> None:
+    def open_ingest(self, content: Content, size: int, reserved: bool) -> None:
         """With the bytes that an earlier ingest left; space is reserved at once, or as bytes are received."""
         arrival = self._arrival(content)
         if reserved:
@@ -130,8 +130,8 @@ class StoreMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.expected.arriving)
     @rule(pick=picks, size=sizes, right=mostly)
-    def go_on(self, pick: int, size: int, right: bool) -> None:
-        """With the next bytes, or with wrong ones."""
+    def append(self, pick: int, size: int, right: bool) -> None:
+        """Continue an ingest with the next bytes, or with wrong ones."""
         arrival = self.expected.arriving[pick % len(self.expected.arriving)]
         self._append(arrival, arrival.content.body[len(arrival.written) :][:size] if right else b"\0" * 50)
 
@@ -157,7 +157,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self._finish(arrival, announced=announced)
 
     def _arrival(self, content: Content) -> Arrival:
-        """The one ingest of this content."""
+        """Return the one ingest of this content."""
         for arrival in self.expected.arriving:
             if arrival.content is content:
                 return arrival
@@ -263,13 +263,13 @@ class StoreMachine(RuleBasedStateMachine):
         self.readers.remove(reader)
         self.expected.held[reader.content.digest] -= 1
 
-    # Room
+    # Space
 
     @rule(size=st.integers(0, 2000))
-    def ask_for_room(self, size: int) -> None:
+    def ask_for_space(self, size: int) -> None:
         """Space is promised if it is free or can be freed; nothing is evicted for a promise."""
         with self.step():
-            promised = self.loop.run(self.store.has_room(size))
+            promised = self.loop.run(self.store.has_space(size))
         assert promised == self.expected.can_have(size)
 
     @rule(share=st.integers(1, 110))
@@ -285,13 +285,13 @@ class StoreMachine(RuleBasedStateMachine):
         with self.step(needs=needs):
             self.loop.run(reserve())
 
-    # The store comes and goes
+    # Restarts and changes from outside
 
     @precondition(lambda self: self.expected.used)
     @rule(pick=picks, is_read=st.booleans())
     def vanish(self, pick: int, is_read: bool) -> None:
         """Another program removes a file."""
-        self.go_by("maintenance", 0)
+        self.restart_or_wait("maintenance", 0)
         digest = list(self.expected.used)[pick % len(self.expected.used)]
         if digest not in self.expected.vanished:
             self._blob_file(digest).unlink()
@@ -302,7 +302,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(
         how=st.sampled_from(["maintenance", "maintenance", "a minute", "a day", "a restart", "a crash"]), limit=limits
     )
-    def go_by(self, how: str, limit: int) -> None:
+    def restart_or_wait(self, how: str, limit: int) -> None:
         """Maintenance changes nothing but removes old ingests; a start finds the rest, within its limit."""
         if how in {"a restart", "a crash"}:
             self._reopen(limit, crashed=how == "a crash")
@@ -331,25 +331,25 @@ class StoreMachine(RuleBasedStateMachine):
             self.loop.run(self._open())
             self.loop.run(self.store.reserve(0))  # as maintenance does after the start, when pins are held
 
-    # What always holds
+    # Invariants
 
     @invariant()
-    def laws(self) -> None:
+    def store_is_consistent(self) -> None:
         self._occupied_is_the_sum()
-        self._no_more_is_on_disk_than_may_be()
-        self._what_is_stored_is_visible_and_right()
-        self._what_is_arriving_is_apart()
+        self._disk_usage_stays_within_the_limit()
+        self._stored_blobs_are_visible_and_correct()
+        self._ingests_are_separate_from_blobs()
 
     def _occupied_is_the_sum(self) -> None:
         assert self.store.occupied == self.expected.occupied
         assert len(self.store) == len(self.expected.used)
 
-    def _no_more_is_on_disk_than_may_be(self) -> None:
+    def _disk_usage_stays_within_the_limit(self) -> None:
         files = [*(self.directory / "blobs").rglob("*"), *(self.directory / "ingest").iterdir()]
         on_disk = sum(path.stat().st_size for path in files if path.is_file())
         assert on_disk <= self.store.occupied <= self.expected.limit
 
-    def _what_is_stored_is_visible_and_right(self) -> None:
+    def _stored_blobs_are_visible_and_correct(self) -> None:
         for digest, content in WORLD.items():
             stored, file = digest in self.expected.used, self._blob_file(digest)
             assert (digest in self.store) == stored
@@ -357,7 +357,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert file.exists() == (stored and digest not in self.expected.vanished)
             assert not file.exists() or file.read_bytes() == content.body
 
-    def _what_is_arriving_is_apart(self) -> None:
+    def _ingests_are_separate_from_blobs(self) -> None:
         written = {one.content.digest: one.written for one in self.expected.arriving} | self.expected.kept
         found = {path: path.read_bytes() for path in (self.directory / "ingest").iterdir()}
         assert found == {self._kept_file(digest): content for digest, content in written.items()}

@@ -64,7 +64,7 @@ async def blobs_of(facts: DiskFacts) -> dict[str, tuple[int, float]]:
 
 
 class FactsMachine(RuleBasedStateMachine):
-    """The fact store beside dictionaries."""
+    """The fact store, compared with dictionaries."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class FactsMachine(RuleBasedStateMachine):
 
     @rule()
     def reopen(self) -> None:
-        """Every fact is there after a restart, one by one and in listings."""
+        """Every fact survives a restart, read alone and in listings."""
         self.loop.run(self.context.__aexit__(None, None, None))
         self.open()
         for repository in (APP, TOOL):
@@ -430,7 +430,7 @@ async def use_all(facts: DiskFacts) -> None:
 
 @pytest.mark.parametrize("in_a_file", [False, True])
 async def test_pickle_is_never_loaded(tmp_path: Path, in_a_file: bool) -> None:
-    """Or anyone with write access to the cache directory could run code in the mirror."""
+    """Otherwise a user with write access to the cache directory could run code in the mirror."""
     trace = tmp_path / "trace"
     with diskcache.Cache(str(tmp_path / "other"), disk=diskcache.Disk) as cache:
         cache.set("code", Code(trace))
@@ -587,12 +587,12 @@ async def test_sync_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert synced == [str(tmp_path / "ledger" / "cache.db-wal"), str(tmp_path / "ledger"), str(tmp_path)]
 
 
-# What can't be written
+# Facts that can't be written
 
 
 @contextmanager
 def full(disk: Path) -> Iterator[None]:
-    """Nothing more can be written to it."""
+    """Fill *disk*, so that no write succeeds within the context."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file, suppress(OSError):
         while True:
@@ -602,13 +602,13 @@ def full(disk: Path) -> Iterator[None]:
 
 
 @pytest.mark.needs("mount", root=True)
-async def test_what_can_not_be_written_is_known_and_written_later(tmp_path: Path) -> None:
-    """Kept and dropped: as if it were written, and there after a restart, if there was room before it."""
+async def test_unwritable_facts_are_readable_and_written_later(tmp_path: Path) -> None:
+    """Kept and dropped facts: in effect at once, and on disk as soon as it has space."""
     with small_disk(tmp_path / "disk", 2**22) as disk:
         async with DiskFacts.open(disk / "ledger") as facts:
             await facts.keep_tag(APP, EDGE, FACT)
             with full(disk):
-                for number in range(10):  # what is free in the database is taken
+                for number in range(10):  # fills the free pages of the database
                     await facts.keep_manifest(Digest.of(bytes([9, number])), ManifestFact(os.urandom(50_000).hex(), ()))
                 await facts.keep_tag(APP, LATEST, FACT)
                 await facts.drop_tag(APP, EDGE)
@@ -624,8 +624,8 @@ async def test_what_can_not_be_written_is_known_and_written_later(tmp_path: Path
 
 
 @pytest.mark.parametrize("how", ["deleted", "replaced", "damaged"])
-async def test_a_ledger_that_is_lost_while_it_is_open_is_begun_anew(tmp_path: Path, how: str) -> None:
-    """What is kept from then on is there after a restart, and it is known that the rest is not."""
+async def test_database_that_is_lost_while_open_is_replaced(tmp_path: Path, how: str) -> None:
+    """Facts kept afterwards survive a restart, and the new database counts as not rebuilt."""
     path = tmp_path / "ledger"
     async with DiskFacts.open(path) as facts:
         await facts.keep_rebuilt("names")
@@ -646,13 +646,13 @@ async def test_a_ledger_that_is_lost_while_it_is_open_is_begun_anew(tmp_path: Pa
 
 
 @pytest.mark.needs("mount", root=True)
-async def test_a_full_disk_is_no_damage_of_the_ledger(filled: Path, tmp_path: Path) -> None:
-    """Where it can't be opened for want of room it is not put aside."""
+async def test_full_disk_is_not_taken_for_damage(filled: Path, tmp_path: Path) -> None:
+    """A database that can't be opened for lack of space is not put aside."""
     with small_disk(tmp_path / "disk", 2**22) as disk:
         shutil.copytree(filled, disk / "ledger")
         with full(disk), suppress(StorageFailed):
             async with DiskFacts.open(disk / "ledger"):
                 pass
-        assert not (disk / "facts.damaged").exists()
+        assert not (disk / "ledger.damaged").exists()
         async with DiskFacts.open(disk / "ledger") as facts:
             assert await facts.tag(APP, LATEST) == FACT

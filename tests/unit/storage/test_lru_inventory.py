@@ -1,4 +1,4 @@
-"""The inventory beside a model: sizes, reserved space, holders, LRU order, and the rows to write."""
+"""The inventory, compared with a model: sizes, reserved space, holders, LRU order, and the rows to write."""
 
 import math
 from collections import Counter
@@ -91,7 +91,7 @@ class InventoryMachine(RuleBasedStateMachine):
 
     @rule()
     def reload(self) -> None:
-        """What was written down makes the same inventory, in the order of last use."""
+        """The written rows load as the same inventory, in the order of last use."""
         found = BlobTable()
         for digest, size in self.sizes.items():
             found.append(digest.hex, size, self.used[digest])
@@ -108,7 +108,7 @@ class InventoryMachine(RuleBasedStateMachine):
         assert self.inventory.occupied == sum(self.sizes.values()) + self.reserved
 
     @invariant()
-    def stored_is_what_was_added_and_not_removed(self) -> None:
+    def stored_blobs_were_added_and_not_removed(self) -> None:
         assert len(self.inventory) == len(self.sizes)
         for digest in DIGESTS:
             assert (digest in self.inventory) == (digest in self.sizes)
@@ -133,7 +133,7 @@ class InventoryMachine(RuleBasedStateMachine):
 
     @rule(digest=digests, size=sizes, lost=digests)
     def load_again(self, digest: Digest, size: int, lost: Digest) -> None:
-        """A directory that was replaced is loaded again: what was added meanwhile stays, all else is as found."""
+        """A replaced directory is loaded again: blobs added meanwhile stay, all others are as found."""
         self.take_up_uses()
         found = BlobTable()
         for one in self.sizes.keys() - {lost}:
@@ -146,14 +146,14 @@ class InventoryMachine(RuleBasedStateMachine):
         self.written = dict(self.used) | {digest: -1.0}
 
     @invariant()
-    def the_order_is_that_of_use(self) -> None:
+    def order_follows_the_last_use(self) -> None:
         order = sorted(self.sizes, key=lambda digest: self.used[digest])
         assert [(one.digest, one.size) for one in self.inventory.oldest_first()] == [
             (digest, self.sizes[digest]) for digest in order
         ]
 
     @invariant()
-    def held_is_what_somebody_holds(self) -> None:
+    def held_counts_the_holders(self) -> None:
         assert dict(self.inventory.held) == {digest: count for digest, count in self.held.items() if count}
 
 

@@ -1,4 +1,4 @@
-"""Being let in: in one's own name, in a client's, with a token as it was shown; and what is held for how long."""
+"""The authorizer: the mirror's credentials, a client's login or token, and how long a header is reused."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ class Changing:
 
     def __init__(self, credentials: Credentials | None) -> None:
         self.now = credentials
-        self.following: Credentials | None = None  # what comes when upstream refuses
+        self.following: Credentials | None = None  # the credentials after a renewal
 
     async def credentials(self) -> Credentials | None:
         return self.now
@@ -48,8 +48,8 @@ class Changing:
 
 
 @dataclass(slots=True)
-class Way:
-    """A registry, its token service, and the way to it."""
+class Setup:
+    """A registry, its token service, and a session with both."""
 
     registry: Registry
     tokens: TokenServer
@@ -68,7 +68,7 @@ class Way:
         *,
         login: ClientLogin | None = None,
     ) -> int:
-        """The status that a pull ends with."""
+        """Return the status of a pull."""
         async with AsyncExitStack() as exits:
 
             async def send(header: str | None) -> aiohttp.ClientResponse:
@@ -78,13 +78,13 @@ class Way:
 
             return (await authorizer.authorized(send, repository, login)).status
 
-    def shown(self) -> list[str | None]:
-        """Every Authorization that the registry saw."""
+    def sent_headers(self) -> list[str | None]:
+        """Return every Authorization header that the registry received."""
         return [seen.headers.get("Authorization") for seen in self.registry.journal.entries]
 
 
 @pytest_asyncio.fixture
-async def way() -> AsyncIterator[Way]:
+async def setup() -> AsyncIterator[Setup]:
     async with (
         Registry.running() as registry,
         TokenServer.running() as tokens,
@@ -92,134 +92,136 @@ async def way() -> AsyncIterator[Way]:
     ):
         registry.publish("team/app", image(1), "v1")
         tokens.logins = {OURS.username: OURS.password, THEIRS.username: THEIRS.password}
-        yield Way(registry, tokens, session)
+        yield Setup(registry, tokens, session)
 
 
-def gates(way: Way) -> dict[str, Gate]:
-    return {"basic": Basic(THEIRS.username, THEIRS.password), "bearer": Bearer(tokens=way.tokens)}
+def gates(setup: Setup) -> dict[str, Gate]:
+    return {"basic": Basic(THEIRS.username, THEIRS.password), "bearer": Bearer(tokens=setup.tokens)}
 
 
 @pytest.mark.parametrize("kind", ["basic", "bearer"])
-async def test_in_a_clients_name_it_is_the_client_only(way: Way, kind: str) -> None:
-    """Our login is not shown for it, nor its login for us; neither uses what the other holds."""
-    way.registry.gate = gates(way)[kind]
-    async with way.authorizer() as ours:
-        assert await way.ask(ours, login=THEIRS) == 200
-        everything = [*way.shown(), *(seen.headers.get("Authorization") for seen in way.tokens.asked)]
+async def test_client_login_and_own_credentials_are_separate(setup: Setup, kind: str) -> None:
+    """A request with one sends neither the login nor a token of the other."""
+    setup.registry.gate = gates(setup)[kind]
+    async with setup.authorizer() as ours:
+        assert await setup.ask(ours, login=THEIRS) == 200
+        everything = [*setup.sent_headers(), *(seen.headers.get("Authorization") for seen in setup.tokens.asked)]
         assert basic(OURS.username, OURS.password) not in everything
         assert basic(THEIRS.username, THEIRS.password) in everything
-        held = [header for header in way.shown() if header]
-        before = len(way.registry.journal)
-        await way.ask(ours)
-        assert not set(held) & set(way.shown()[before:])
+        headers_before = [header for header in setup.sent_headers() if header]
+        before = len(setup.registry.journal)
+        await setup.ask(ours)
+        assert not set(headers_before) & set(setup.sent_headers()[before:])
 
 
-async def test_those_who_ask_at_once_get_each_their_own(way: Way) -> None:
-    """Requests for tokens are collapsed for one login, never for two."""
-    way.registry.gate = Bearer(tokens=way.tokens)
+async def test_concurrent_logins_get_separate_tokens(setup: Setup) -> None:
+    """Token requests are collapsed for one login only."""
+    setup.registry.gate = Bearer(tokens=setup.tokens)
     valve = Valve()
-    way.tokens.inject(Hold(valve))
-    async with way.authorizer() as ours:
+    setup.tokens.inject(Hold(valve))
+    async with setup.authorizer() as ours:
         names = [None, THEIRS, Login("they", "wrong"), None]
-        asking = [asyncio.create_task(way.ask(ours, login=name)) for name in names]
-        await way.tokens.journal.until(lambda journal: len(journal) == 3)
+        asking = [asyncio.create_task(setup.ask(ours, login=name)) for name in names]
+        await setup.tokens.journal.until(lambda journal: len(journal) == 3)
         valve.open()
         found = await asyncio.gather(*asking, return_exceptions=True)
     assert [found[0], found[1], type(found[2]), found[3]] == [200, 200, UpstreamRefused, 200]
-    assert len(way.tokens.asked) == 3
+    assert len(setup.tokens.asked) == 3
 
 
-async def test_in_nobodys_name_it_is_nobody(way: Way) -> None:
-    """A client without a login borrows none."""
-    way.registry.gate = Basic(OURS.username, OURS.password)
-    async with way.authorizer() as ours:
-        assert await way.ask(ours) == 200
+async def test_client_without_a_login_is_anonymous(setup: Setup) -> None:
+    """Its request does not use the mirror's credentials."""
+    setup.registry.gate = Basic(OURS.username, OURS.password)
+    async with setup.authorizer() as ours:
+        assert await setup.ask(ours) == 200
         with pytest.raises(UpstreamRefused, match="log in to the mirror"):
-            await way.ask(ours, login=NO_LOGIN)
+            await setup.ask(ours, login=NO_LOGIN)
 
 
-async def test_a_token_is_shown_as_it_is(way: Way) -> None:
-    """To the registry and never to a token service; refused, it is refused: no challenge draws another login."""
-    way.registry.gate = Bearer(tokens=way.tokens)
-    async with way.authorizer() as ours:
-        way.source.now = Token("made-up")
-        assert await way.ask(ours) == 401
-        assert way.tokens.asked == []
-        way.source.now = OURS
-        assert await way.ask(ours) == 200
-        good = next(header for header in way.shown() if header and "secret-token" in header)
-        asked = len(way.tokens.asked)
-        way.source.now = Token(good.removeprefix("Bearer "))
-        assert [await way.ask(ours) for _ in range(3)] == [200, 200, 200]
-        assert len(way.tokens.asked) == asked
+async def test_client_token_is_sent_unchanged(setup: Setup) -> None:
+    """To the registry, never to a token service. A refusal is final: no challenge makes it send another login."""
+    setup.registry.gate = Bearer(tokens=setup.tokens)
+    async with setup.authorizer() as ours:
+        setup.source.now = Token("made-up")
+        assert await setup.ask(ours) == 401
+        assert setup.tokens.asked == []
+        setup.source.now = OURS
+        assert await setup.ask(ours) == 200
+        good = next(header for header in setup.sent_headers() if header and "secret-token" in header)
+        asked = len(setup.tokens.asked)
+        setup.source.now = Token(good.removeprefix("Bearer "))
+        assert [await setup.ask(ours) for _ in range(3)] == [200, 200, 200]
+        assert len(setup.tokens.asked) == asked
 
 
 @pytest.mark.parametrize("kind", ["basic", "bearer"])
-async def test_a_login_can_be_tried(way: Way, kind: str) -> None:
-    """Without a repository: the token is for nothing in particular, and opens nothing else."""
-    way.registry.gate = gates(way)[kind]
-    async with way.authorizer() as ours:
-        assert await way.ask(ours, "", login=THEIRS) == 200
+async def test_login_can_be_checked_without_a_repository(setup: Setup, kind: str) -> None:
+    """The token request has no scope, so the token gives no access."""
+    setup.registry.gate = gates(setup)[kind]
+    async with setup.authorizer() as ours:
+        assert await setup.ask(ours, "", login=THEIRS) == 200
         wrong = Login("they", "wrong")
         if kind == "basic":
-            assert await way.ask(ours, "", login=wrong) == 401
+            assert await setup.ask(ours, "", login=wrong) == 401
         else:
             with pytest.raises(UpstreamRefused):
-                await way.ask(ours, "", login=wrong)
-    assert all("scope" not in form for form in way.tokens.forms)
+                await setup.ask(ours, "", login=wrong)
+    assert all("scope" not in form for form in setup.tokens.forms)
 
 
 @pytest.mark.parametrize("kind", ["basic", "bearer"])
-async def test_what_is_held_goes_with_its_login(way: Way, kind: str) -> None:
-    """Once the source has another one, what the former had is not sent any more."""
-    way.registry.gate = gates(way)[kind]
-    way.source.now = THEIRS
-    async with way.authorizer() as ours:
-        assert await way.ask(ours) == 200
-        held = way.shown()[-1]
-        assert await way.ask(ours) == 200
-        assert way.shown()[-1] == held
-        way.source.now = OURS
-        before = len(way.registry.journal)
-        await way.ask(ours)
-        assert held not in way.shown()[before:]
+async def test_header_is_dropped_with_its_login(setup: Setup, kind: str) -> None:
+    """Once the source has other credentials, the former header is not sent any more."""
+    setup.registry.gate = gates(setup)[kind]
+    setup.source.now = THEIRS
+    async with setup.authorizer() as ours:
+        assert await setup.ask(ours) == 200
+        headers_before = setup.sent_headers()[-1]
+        assert await setup.ask(ours) == 200
+        assert setup.sent_headers()[-1] == headers_before
+        setup.source.now = OURS
+        before = len(setup.registry.journal)
+        await setup.ask(ours)
+        assert headers_before not in setup.sent_headers()[before:]
 
 
 @pytest.mark.parametrize("kind", ["basic", "bearer"])
-async def test_what_is_refused_is_renewed_once(way: Way, kind: str) -> None:
-    """By the registry, or by its token service: with the next login it works in the same request."""
-    way.registry.gate = gates(way)[kind]
-    way.source.now, way.source.following = Login("they", "old word"), THEIRS
-    async with way.authorizer() as ours:
-        assert await way.ask(ours) == 200
+async def test_refused_login_is_renewed_within_the_request(setup: Setup, kind: str) -> None:
+    """After a refusal by the registry or its token service, the renewed login succeeds."""
+    setup.registry.gate = gates(setup)[kind]
+    setup.source.now, setup.source.following = Login("they", "old word"), THEIRS
+    async with setup.authorizer() as ours:
+        assert await setup.ask(ours) == 200
 
 
-async def test_a_token_is_held_for_most_of_its_life(way: Way) -> None:
-    """It must not die on its way."""
-    way.registry.gate = Bearer(tokens=way.tokens)
-    async with way.authorizer() as ours:
-        for way.now, asked in ((0, 1), (239, 1), (241, 2)):
-            assert await way.ask(ours) == 200
-            assert len(way.tokens.asked) == asked
+async def test_token_is_reused_for_most_of_its_lifetime(setup: Setup) -> None:
+    """It must not expire in transit."""
+    setup.registry.gate = Bearer(tokens=setup.tokens)
+    async with setup.authorizer() as ours:
+        for setup.now, asked in ((0, 1), (239, 1), (241, 2)):
+            assert await setup.ask(ours) == 200
+            assert len(setup.tokens.asked) == asked
 
 
-async def test_no_login_for_whoever_upstream_redirects_to(way: Way) -> None:
-    """A storage that says 401 or 403 has not seen our login, and does not get it for the asking."""
-    async with Registry.running() as elsewhere, way.authorizer() as ours:
-        way.registry.inject(Redirect(f"{elsewhere.url}/data"))
-        for code, headers in ((401, {"WWW-Authenticate": f'Bearer realm="{way.tokens.realm}"'}), (403, {})):
+async def test_redirect_target_gets_no_login(setup: Setup) -> None:
+    """Also if it answers 401 or 403: its challenge is not answered."""
+    async with Registry.running() as elsewhere, setup.authorizer() as ours:
+        setup.registry.inject(Redirect(f"{elsewhere.url}/data"))
+        for code, headers in ((401, {"WWW-Authenticate": f'Bearer realm="{setup.tokens.realm}"'}), (403, {})):
             elsewhere.heal()
             elsewhere.inject(Status(code, headers))
-            assert await way.ask(ours) == code
+            assert await setup.ask(ours) == code
         assert [seen.headers.get("Authorization") for seen in elsewhere.journal.entries] == [None, None]
-    assert way.tokens.asked == []
+    assert setup.tokens.asked == []
 
 
-async def test_a_stray_challenge_leaves_no_trace(way: Way) -> None:
-    """One answer that wants something else, of a proxy perhaps: the next request is as if it had not been."""
-    way.registry.gate = Bearer(tokens=way.tokens)
-    async with Authorizer("registry.test", way.registry.url, FixedCredentials(None, fix="-"), way.session) as nobody:
-        way.tokens.logins = {}
-        assert await way.ask(nobody) == 200
-        way.registry.inject(Status(401, {"WWW-Authenticate": 'Basic realm="stray"'}), times=2)
-        assert [await way.ask(nobody) for _ in range(2)] == [401, 200]
+async def test_single_challenge_is_not_remembered(setup: Setup) -> None:
+    """A stray challenge, for example from a proxy, does not affect the next request."""
+    setup.registry.gate = Bearer(tokens=setup.tokens)
+    async with Authorizer(
+        "registry.test", setup.registry.url, FixedCredentials(None, fix="-"), setup.session
+    ) as anonymous:
+        setup.tokens.logins = {}
+        assert await setup.ask(anonymous) == 200
+        setup.registry.inject(Status(401, {"WWW-Authenticate": 'Basic realm="stray"'}), times=2)
+        assert [await setup.ask(anonymous) for _ in range(2)] == [401, 200]
