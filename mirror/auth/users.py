@@ -61,7 +61,7 @@ class Users:
             raise ConfigurationInvalid(f"users_file {file} can't be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
             line = error.object.count(b"\n", 0, error.start) + 1
-            raise ConfigurationInvalid(f"users_file {file}, line {line}: not UTF-8") from error
+            raise ConfigurationInvalid(f"users_file {file}, line {line}: not UTF-8; convert the file") from error
         return cls(parse_htpasswd(text, file=str(file)))
 
     def decoy(self, seed: bytes) -> bytes:

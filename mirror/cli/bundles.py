@@ -82,7 +82,9 @@ def import_command(bundles: tuple[Path, ...], name: str | None, config: Path | N
         from mirror.cli.transfers import import_bundles
 
         if name is not None and len(bundles) > 1:
-            raise ConfigurationInvalid(f"--name applies to the image of one bundle, and {len(bundles)} are given")
+            raise ConfigurationInvalid(
+                f"--name applies to one bundle, and {len(bundles)} are given: import that one alone"
+            )
         complete = import_bundles(settings_in_force(config, {"cache": {"path": cache}}, []), bundles, name)
     if not complete:
         raise click.exceptions.Exit(INCOMPLETE)

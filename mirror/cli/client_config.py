@@ -81,7 +81,7 @@ def client_config_command(
         from mirror.clients import load_client
 
         if not root.is_dir():
-            raise ConfigurationInvalid(f"--root: {str(root)!r} is not a directory")
+            raise ConfigurationInvalid(f"--root: {str(root)!r} is not a directory; name one")
         mirrored = _mirrored(mirror, config, list(upstreams))
         chosen = load_client(client)
         done = _write(chosen, mirrored, root, yes=yes) if write else _print(chosen, mirrored)

@@ -102,5 +102,5 @@ def _part_size(text: str | None) -> int | None:
     except ValueError as error:
         raise ConfigurationInvalid(f"--split {text!r}: {error}") from error
     if size < SMALLEST_PART:
-        raise ConfigurationInvalid(f"--split {text!r}: a part has at least 1MiB, or there would be too many")
+        raise ConfigurationInvalid(f"--split {text!r}: a part must have at least 1MiB: choose a larger size")
     return size

@@ -41,7 +41,7 @@ class ClientFile:
         except FileNotFoundError:
             return None
         except UnicodeDecodeError as error:
-            raise ClientConfigurationInvalid(f"{self.name} is not UTF-8 text") from error
+            raise ClientConfigurationInvalid(f"{self.name} is not UTF-8 text: correct it by hand") from error
         except OSError as error:
             raise ClientConfigurationInvalid(f"{self.name} can't be read: {error.strerror}") from error
 

@@ -72,7 +72,9 @@ class Warming:
         tags = [tag async for tag in self._tags(named.repository)]
         chosen = named.chosen(tags)
         if not chosen:
-            raise NameUnknown(f"none of the {len(tags)} tags of {named.repository} matches {_choice(named)}")
+            raise NameUnknown(
+                f"none of the {len(tags)} tags of {named.repository} matches {_choice(named)}: choose another pattern"
+            )
         return chosen
 
     async def _tags(self, repository: Repository) -> AsyncIterator[str]:

@@ -152,7 +152,7 @@ def renewed(path: Path, cache: Any) -> Any:  # noqa: ANN401 - diskcache has no t
             path.rename(aside)
         return opened(path)
     except (*DAMAGE, SchemaDiffers) as error:
-        raise StorageFailed(f"the fact database {path} is damaged and can't be replaced: {error}") from error
+        raise StorageFailed(f"the fact database {path} is damaged and can't be replaced: {error}; remove it") from error
 
 
 def _aside(path: Path) -> Path:

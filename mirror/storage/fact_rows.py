@@ -196,7 +196,9 @@ class FactRows:
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._sync)
         except OSError as error:
-            raise StorageFailed(f"the fact database {self._path} can't be synced: {error.strerror}") from error
+            raise StorageFailed(
+                f"the fact database {self._path} can't be synced: {error.strerror}; check its disk"
+            ) from error
 
     def _sync(self) -> None:
         for path in (self._path / "cache.db-wal", self._path, self._path.parent):  # the directories: for new files

@@ -152,7 +152,7 @@ async def test_untagged_image_is_named_by_digest(tmp_path: Path, registry: Regis
         await succeeded("export", "-o", tmp_path / week, f"{REPOSITORY}:v1", "--cache", tmp_path / "near")
     result = await mirror_command("import", tmp_path / "1", tmp_path / "2", "--name", "q:1", "--cache", cache)
     assert result.status == 2, result
-    assert "--name applies to the image of one bundle" in result.err
+    assert "--name applies to one bundle" in result.err
     name = f"docker.io/{REPOSITORY}:v1"
     result = await succeeded("import", *(tmp_path / week for week in "1212"), "--cache", cache)
     forth, back = ((f"now {one.digest}, was {two.digest}") for one, two in ((new, old), (old, new)))

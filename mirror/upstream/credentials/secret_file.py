@@ -87,7 +87,7 @@ class SecretFile(Generic[_Content]):
         except OSError as error:
             raise ConfigurationInvalid(f"{self._key} {self._path} can't be read: {error.strerror}") from error
         if len(content) > _MAX_SIZE:
-            raise ConfigurationInvalid(f"{self._key} {self._path} has more than {_MAX_SIZE} bytes")
+            raise ConfigurationInvalid(f"{self._key} {self._path} has more than {_MAX_SIZE} bytes: name another file")
         try:
             return self._parse(content)
         except ValueError as error:
