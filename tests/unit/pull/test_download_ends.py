@@ -176,6 +176,21 @@ def test_what_was_promised_stays_promised_over_a_cut(scene: Scene, announces: in
     assert follower.got == BLOB.body
 
 
+def test_size_that_a_later_connection_announces_counts(scene: Scene) -> None:
+    """From then on readers get all bytes but the withheld ones, instead of none until the end."""
+    scene.source.manner = Manner(announces=None)
+    follower = scene.follow()
+    scene.send(100_000)
+    assert follower.got == b""
+    scene.source.manner = Manner()
+    scene.end(UpstreamDisconnected("cut"))
+    scene.send(200_000)
+    assert len(follower.got) >= 200_000 - WITHHELD
+    scene.send(len(BLOB.body))
+    scene.end()
+    assert follower.got == BLOB.body
+
+
 def test_another_size_after_a_cut_is_another_blob(scene: Scene) -> None:
     """A reader that was promised the smaller one would take the beginning for all of it."""
     scene.source.manner = Manner(announces=-100_000)
