@@ -214,25 +214,37 @@ class Catalog:
         found = [await self.manifest(digest) for digest in tuple(holdings.referrers.get(subject, ()))]
         return [manifest for manifest in found if manifest is not None]
 
-    async def is_complete(self, digest: Digest, *, arrived: Callable[[Digest], bool], deep: int = _MAX_DEPTH) -> bool:
+    async def is_complete(self, digest: Digest, *, arrived: Callable[[Digest], bool]) -> bool:
         """Return whether a client that gets this manifest can get everything that it will request next.
 
         Of an index at least one child must be stored, and every stored child complete: no client pulls all platforms.
 
         Args:
             arrived: returns whether a blob is verified, although it is not stored yet.
-            deep: how many levels of nested indexes are followed.
 
         Raises:
             StorageFailed
         """
+        return await self._is_complete(digest, arrived, _MAX_DEPTH, {})
+
+    async def _is_complete(
+        self, digest: Digest, arrived: Callable[[Digest], bool], depth: int, known: dict[tuple[Digest, int], bool]
+    ) -> bool:
+        """Return the same, for up to *depth* levels. *known* has earlier answers: an image may have many more paths."""
+        if (digest, depth) not in known:
+            known[digest, depth] = await self._inspect(digest, arrived, depth, known)
+        return known[digest, depth]
+
+    async def _inspect(
+        self, digest: Digest, arrived: Callable[[Digest], bool], depth: int, known: dict[tuple[Digest, int], bool]
+    ) -> bool:
         manifest = await self.manifest(digest)
-        if manifest is None or not deep:
+        if manifest is None or not depth:
             return False
         here = [one.digest for one in manifest.references if one.digest in self._store or arrived(one.digest)]
         if not manifest.is_index:
             return len(here) == len(manifest.references)
-        complete = [await self.is_complete(child, arrived=arrived, deep=deep - 1) for child in here]
+        complete = [await self._is_complete(child, arrived, depth - 1, known) for child in here]
         return bool(complete) and all(complete)
 
 

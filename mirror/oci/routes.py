@@ -117,8 +117,8 @@ def parse_route(target: str, upstreams: Upstreams) -> Route:
         raise _unknown_route(path)
     if prefix and not prefix.startswith("/"):
         raise _unknown_route(path)
-    asked_path, ns = (prefix[1:] + "/" + rest if prefix else rest), _namespace(query)
-    return _parse_endpoint(asked_path, path, ns, query, upstreams, prefix=prefix)
+    requested_path, ns = (prefix[1:] + "/" + rest if prefix else rest), _namespace(query)
+    return _parse_endpoint(requested_path, path, ns, query, upstreams, prefix=prefix)
 
 
 def _parse_endpoint(rest: str, path: str, ns: str | None, query: str, upstreams: Upstreams, *, prefix: str) -> Route:

@@ -169,6 +169,10 @@ class Download:
         self._size = size
         self.set_written(ingest.written)
 
+    def set_size(self, size: int) -> None:
+        """The origin has announced the size."""
+        self._size = size
+
     def received(self, count: int) -> None:
         """Record that the origin sent *count* more bytes."""
         self._first_byte_at = self._first_byte_at or time.monotonic()
@@ -326,7 +330,7 @@ class Downloads:
     async def _copy(self, download: Download, ingest: Ingest, stream: ResumedStream, *, skip: int) -> None:
         """Read from the origin while earlier bytes are hashed and written; *skip* bytes are in the file already."""
         ring = BufferRing()
-        writing = asyncio.create_task(self._write(download, ingest, ring))
+        writing = asyncio.create_task(self._write(download, ingest, stream, ring))
         try:
             while (buffer := await ring.next_empty()) is not None:
                 count = await stream.read_into(buffer)
@@ -339,10 +343,13 @@ class Downloads:
             ring.close()
             await writing  # bytes received before a failure are kept
 
-    async def _write(self, download: Download, ingest: Ingest, ring: BufferRing) -> None:
+    async def _write(self, download: Download, ingest: Ingest, stream: ResumedStream, ring: BufferRing) -> None:
         try:
             while (filled := await ring.next_filled()) is not None:
                 buffer, content = filled
+                if stream.size is not None and not download.is_sized:  # only a later connection announced it
+                    await ingest.reserve(stream.size)
+                    download.set_size(stream.size)
                 await ingest.append(content)
                 ring.recycle(buffer)
                 download.set_written(ingest.written)

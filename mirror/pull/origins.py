@@ -163,6 +163,8 @@ class ResumedStream:
             try:
                 count = await self._read(buffer)
             except UpstreamUnavailable as error:
+                if self._at == self.size:  # disconnected after the last byte: nothing is missing
+                    break
                 await self._resume(error)
                 continue
             if count is None:

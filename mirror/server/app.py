@@ -22,6 +22,7 @@ from mirror.oci.routes import (
     ManifestRoute,
     Probe,
     ReferrersRoute,
+    RequestedRepository,
     Route,
     TagsRoute,
     TokenRoute,
@@ -150,11 +151,10 @@ class App:
     def _failed(
         self, request: web.BaseRequest, route: Route | None, caller: Caller, failure: MirrorError, started: float
     ) -> WrittenResponse:
-        requested = getattr(route, "requested", None)
+        requested = _requested(route)
         failure = for_client(failure, by_path=requested is not None and requested.by_path)
-        self._record.failed(
-            request, caller, failure, "" if requested is None else requested.repository.upstream, started
-        )
+        upstream = "" if requested is None else requested.repository.upstream
+        self._record.failed(request, caller, failure, upstream, started)
         status, headers, body = error_answer(failure)
         try:
             return answer(request, render(status, headers), body)
@@ -194,11 +194,17 @@ class App:
 def _parse_target(upstreams: Upstreams, target: str) -> tuple[Route, PullContext | None]:
     """Return the route of a request target, with the context of an anonymous pull, which is the same every time."""
     route = parse_route(target, upstreams)
+    requested = _requested(route)
+    return route, None if requested is None else PullContext(ANONYMOUS_CALLER, requested.repository)
+
+
+def _requested(route: Route | None) -> RequestedRepository | None:
+    """Return the repository that a route names; None for a probe, an API root or a token request."""
     match route:
         case ManifestRoute() | BlobRoute() | TagsRoute() | ReferrersRoute():
-            return route, PullContext(ANONYMOUS_CALLER, route.requested.repository)
+            return route.requested
         case _:
-            return route, None
+            return None
 
 
 def _state(is_down: bool) -> str:

@@ -46,7 +46,7 @@ class Blobs:
     def __init__(self, pulls: PullService, record: AccessLog) -> None:
         self._pulls = pulls
         self._record = record
-        self._heads = LruCache[tuple[Digest, str | None], bytes](_MAX_HEADS)  # of whole hits, by digest and ns
+        self._heads = LruCache[tuple[Digest, int, str | None], bytes](_MAX_HEADS)  # of whole hits, by digest, size, ns
 
     async def answer(
         self, request: web.BaseRequest, route: BlobRoute, context: PullContext, started: float
@@ -80,10 +80,13 @@ class Blobs:
         return done
 
     def _head(self, route: BlobRoute, blob: BlobResult) -> bytes:
-        """Return the head of a whole answer; of a hit it is the same bytes every time."""
+        """Return the head of a whole answer; of a hit it is the same bytes every time.
+
+        The size is part of the key: that of a damaged file must not remain after the blob was fetched again.
+        """
         if blob.outcome is not CacheOutcome.HIT:
             return render(200, blob_headers(route.requested, route.digest, blob.size, blob.outcome))
-        key = (route.digest, route.requested.ns)
+        key = (route.digest, blob.size, route.requested.ns)
         head = self._heads.get(key)
         if head is None:
             head = render(200, blob_headers(route.requested, route.digest, blob.size, blob.outcome))

@@ -13,7 +13,7 @@ import pytest
 
 from tests.fake.content import Blob, Manifest, image, index
 from tests.fake.registry import Registry
-from tests.http.client import wait_until_cached
+from tests.http.client import poll_until, wait_until_cached
 from tests.http.test_damage import MIB, damage, file_of, mirrors, pull
 from tests.http.upstreams import Upstream
 from tests.real.mirror import environment
@@ -87,6 +87,21 @@ async def test_repair_beside_a_running_mirror(tmp_path: Path, upstream: Upstream
         assert (await verify(tmp_path, upstream, "--repair")).code == 0
 
 
+async def test_repaired_blob_of_another_size_is_served_whole(tmp_path: Path, upstream: Upstream) -> None:
+    """Without the fact database a truncated file has the size that it has, until its repair beside the mirror."""
+    manifest = await fill_cache(tmp_path, upstream)
+    layer = manifest.blobs[2]
+    file_of(tmp_path, layer).chmod(0o644)
+    os.truncate(file_of(tmp_path, layer), MIB)
+    shutil.rmtree(tmp_path / "cache" / "ledger")
+    async with mirrors(tmp_path, upstream) as (_, client):
+        assert len((await client.get(upstream.blob(layer))).body) == MIB
+        assert "1 damaged (1 fetched again, 0 removed)" in (await verify(tmp_path, upstream, "--repair")).output
+        for _ in range(2):
+            reply = await client.get(upstream.blob(layer))
+            assert (reply.length, reply.whole, reply.body) == (layer.size, True, layer.content)
+
+
 async def test_irreparable_blob_is_removed(tmp_path: Path, upstream: Upstream) -> None:
     """Upstream is down; the running mirror downloads the blob with the next pull."""
     manifest = upstream.publish(image(1000, MIB), "v1")
@@ -100,7 +115,9 @@ async def test_irreparable_blob_is_removed(tmp_path: Path, upstream: Upstream) -
         assert "not fetched again from r.test/team/app" in result.errors
         assert "removed" in result.errors
         await upstream.registry.come_back()
-        assert (await client.get(upstream.blob(layer))).body == layer.content
+        # The repair failed in this mirror, so its circuit breaker is open for a second.
+        reply = await poll_until(lambda: client.get(upstream.blob(layer)), lambda reply: reply.status == 200)
+        assert reply.body == layer.content
         await wait_until_cached(client, upstream.blob(layer))
 
 

@@ -176,6 +176,21 @@ def test_announced_size_survives_a_disconnect(scene: Scene, announces: int | Non
     assert follower.got == BLOB.body
 
 
+def test_size_that_a_later_connection_announces_counts(scene: Scene) -> None:
+    """From then on readers get all bytes but the withheld ones, instead of none until the end."""
+    scene.source.manner = Manner(announces=None)
+    follower = scene.follow()
+    scene.send(100_000)
+    assert follower.got == b""
+    scene.source.manner = Manner()
+    scene.end(UpstreamDisconnected("cut"))
+    scene.send(200_000)
+    assert len(follower.got) >= 200_000 - WITHHELD
+    scene.send(len(BLOB.body))
+    scene.end()
+    assert follower.got == BLOB.body
+
+
 def test_other_size_after_a_disconnect_fails_the_download(scene: Scene) -> None:
     """A reader that received the smaller size would take the beginning for the whole."""
     scene.source.manner = Manner(announces=-100_000)

@@ -58,6 +58,7 @@ class FakeOrigin:
     name: str
     script: list[int | MirrorError] = field(default_factory=list)
     ranges: bool = True
+    is_cut_at_the_end: bool = False
     size: int | None = len(BODY)
     requested: list[Span | None] = field(default_factory=list)
     ended_with: list[type[BaseException] | None] = field(default_factory=list)
@@ -71,7 +72,7 @@ class FakeOrigin:
             raise step
         start = span.start if span is not None and self.ranges else 0
         end = span.end if span is not None and span.end > span.start and self.ranges else len(BODY)
-        is_cut = start + step < end
+        is_cut = start + step < end or self.is_cut_at_the_end
         try:
             yield Stream(start, BODY[start : min(end, start + step)], is_cut, self.size)
         except BaseException as error:
@@ -115,6 +116,13 @@ def test_span_ends_where_it_was_to_end(one: int, other: int) -> None:
     start, end = min(one, other), max(one, other) + 1
     for ranges in (True, False):
         assert read(FakeOrigin("one", ranges=ranges), start=start, end=end) == BODY[start:end]
+
+
+def test_disconnect_after_the_last_byte_is_an_end() -> None:
+    """A range that begins at the end of the blob is a 416, and some registries answer it with the whole blob."""
+    origin = FakeOrigin("one", is_cut_at_the_end=True)
+    assert read(origin) == BODY
+    assert origin.requested == [None]
 
 
 def test_first_answer_comes_from_the_first_origin_that_has_the_blob() -> None:
