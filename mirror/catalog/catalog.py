@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import LARGEST, Manifest
@@ -131,7 +131,7 @@ class Catalog:
         await self._store.put(manifest.digest, manifest.body)
         self._manifests.set(manifest.digest, manifest)
         self.expect(repository, manifest)
-        held = HeldFact(manifest.head.media_type, proof, time.time())
+        held = HeldFact(manifest.head.media_type or "", proof, time.time())
         await self._keep_root(repository, manifest.digest, references, held, is_new=not was_stored)
 
     def expect(self, repository: Repository, manifest: Manifest) -> None:
@@ -154,25 +154,32 @@ class Catalog:
         """Return whether the repository holds *digest*."""
         return digest in (await self._held_by(repository)).all
 
-    async def keep_holding(self, repository: Repository, digest: Digest, *, proof: Proof = "confirmed") -> None:
-        """Record that the repository holds *digest*."""
-        holdings = await self._held_by(repository)
-        is_new = (
-            digest in holdings.roots and digest not in self._store
-        )  # its row may have been deleted with the content
-        if is_new or digest not in holdings.all:
-            await self._keep_root(repository, digest, (), HeldFact(None, proof, time.time()), is_new=is_new)
+    async def keep_holding(self, repository: Repository, digest: Digest, proof: Proof, *, is_new: bool = False) -> None:
+        """Record that the repository holds a blob, whose right then no longer depends on a manifest.
 
-    async def drop_holding(self, repository: Repository, digest: Digest) -> None:
-        """Delete the right of the repository to *digest*, and to content that only this digest references."""
+        Args:
+            is_new: whether the blob is not stored yet: the row of an earlier copy was deleted with that copy.
+        """
+        holdings = await self._held_by(repository)
+        if is_new or (digest not in holdings.blobs and digest not in holdings.roots):
+            holdings.all.add(digest)
+            holdings.blobs.add(digest)
+            await self._facts.keep_held(repository, digest, HeldFact(None, proof, time.time()))
+
+    async def drop_holdings(self, repository: Repository, digests: Iterable[Digest]) -> None:
+        """Delete the rights of the repository to these digests, and to content that only they reference."""
+        holdings = await self._held_by(repository)
         self.names_changed = True
-        await self._facts.drop_held(repository, digest)
         self._holdings.delete(repository)
+        for digest in digests:
+            if digest in holdings.roots or digest in holdings.blobs:
+                await self._facts.drop_held(repository, digest)
+        self._holdings.delete(repository)  # another task may have loaded them meanwhile
 
     async def _keep_root(
         self, repository: Repository, digest: Digest, references: Iterable[Digest], fact: HeldFact, *, is_new: bool
     ) -> None:
-        """Record that the repository holds a digest: one row, from which the references are derived.
+        """Record that the repository holds a manifest: one row, from which the references are derived.
 
         *is_new*: whether its content was not stored before, so that the row may have been deleted with it.
         """
@@ -189,12 +196,12 @@ class Catalog:
     async def _held_by(self, repository: Repository) -> _Holdings:
         holdings = self._holdings.get(repository)
         if holdings is None:
-            roots = {digest: fact.proof for digest, fact in (await self._facts.held(repository)).items()}
-            held = set(roots)
-            for fact in (await self._facts.manifests(roots)).values():
-                held.update(fact.references)
+            rows = await self._facts.held(repository)
+            loaded = _Holdings(rows)
+            for fact in (await self._facts.manifests(loaded.roots)).values():
+                loaded.all.update(fact.references)
             # Another task may have loaded them meanwhile: there is only one set of a repository's holdings.
-            holdings = self._holdings.get(repository) or _Holdings(roots, held)
+            holdings = self._holdings.get(repository) or loaded
             self._holdings.set(repository, holdings)
         return holdings
 
@@ -252,15 +259,17 @@ class _Holdings:
     """The digests that one repository holds.
 
     Attributes:
-        roots: the digests that have a row, with their proof.
-        all: the roots, and the digests that they reference.
+        roots: the manifests that have a row, with their proof.
+        blobs: the other digests that have a row.
+        all: both, and the digests that the roots reference.
         inspected: the roots whose subject is known; `referrers` has them by subject.
     """
 
-    __slots__ = ("all", "inspected", "referrers", "roots")
+    __slots__ = ("all", "blobs", "inspected", "referrers", "roots")
 
-    def __init__(self, roots: dict[Digest, Proof], held: set[Digest]) -> None:
-        self.roots = roots
-        self.all = held
+    def __init__(self, rows: Mapping[Digest, HeldFact]) -> None:
+        self.roots = {digest: fact.proof for digest, fact in rows.items() if fact.is_manifest}
+        self.blobs = rows.keys() - self.roots.keys()
+        self.all = set(rows)
         self.inspected = set[Digest]()
         self.referrers = defaultdict[Digest, set[Digest]](set)

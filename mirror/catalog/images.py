@@ -117,7 +117,8 @@ class Images:
         found = [
             Image(repository, tag) for repository, ours in tags.items() for tag in ours if not is_referrers_tag(tag)
         ]
-        for repository, roots in (await self._facts.all_held()).items():
+        for repository, held in (await self._facts.all_held()).items():
+            roots = [digest for digest, fact in held.items() if fact.is_manifest]
             manifests = {digest: manifest for digest in roots if (manifest := await self._catalog.manifest(digest))}
             reached = {fact.digest for fact in tags.get(repository, {}).values()}
             reached |= {one.digest for manifest in manifests.values() for one in manifest.references}
@@ -275,9 +276,8 @@ class Images:
         return freed
 
     async def _forget(self, repository: Repository, graph: ImageGraph, kept: set[Digest]) -> None:
-        """Forget that the repository holds manifests, and the tags by which referrers are found."""
-        for digest in graph.manifests.keys() - kept:
-            await self._catalog.drop_holding(repository, digest)
+        """Forget that the repository holds the digests of an image, and the tags by which referrers are found."""
+        await self._catalog.drop_holdings(repository, set(graph.digests) - kept)
         for reference, manifest in graph.attached.items():
             if isinstance(reference, Tag) and manifest.digest not in kept:
                 await self._catalog.drop_tag(repository, reference)
@@ -293,12 +293,11 @@ class Images:
         """
         await self.hold_pinned()
         tags = await self._tags()
-        for repository, roots in (await self._facts.all_held()).items():
+        for repository, held in (await self._facts.all_held()).items():
             tagged = {Image(repository, tag) for tag in tags.get(repository, {})}
             if tagged:
                 needed = await self._needed_by(tagged | {one for one in self._pinned if one.repository == repository})
-                for digest in roots.keys() - needed:
-                    await self._catalog.drop_holding(repository, digest)
+                await self._catalog.drop_holdings(repository, held.keys() - needed)
         needed = await self._needed_by(await self.named())
         freed = 0
         async for digest in self._store.digests():

@@ -11,7 +11,7 @@ from mirror.oci.manifest import Manifest, ManifestHead
 from mirror.oci.names import Reference, Repository, Tag
 from mirror.origin import PullContext
 from mirror.pull.downloads import Download
-from mirror.storage.facts import TagFact
+from mirror.storage.facts import Proof, TagFact
 from mirror.upstream.registry import Page, Pairs
 
 
@@ -77,7 +77,9 @@ class StoredFacts(Protocol):
 
     async def holds(self, repository: Repository, digest: Digest) -> bool: ...
 
-    async def keep_holding(self, repository: Repository, digest: Digest) -> None: ...
+    async def keep_holding(
+        self, repository: Repository, digest: Digest, proof: Proof, *, is_new: bool = False
+    ) -> None: ...
 
     async def referrers(self, repository: Repository, subject: Digest) -> Iterable[Manifest]: ...
 

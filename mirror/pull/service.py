@@ -259,7 +259,7 @@ class PullService:
         if arriving is not None and await self._catalog.holds(repository, digest):
             return arriving, CacheOutcome.COLLAPSED
         announced = await self._guard.ask(context, digest, self._ask_size(context, digest))
-        await self._catalog.keep_holding(repository, digest)
+        await self._catalog.keep_holding(repository, digest, "confirmed")
         if size is not None:
             return size, CacheOutcome.HIT
         # Some registries answer HEAD with a length of 0, or with that of their storage's own answer.
@@ -356,7 +356,7 @@ class PullService:
                 log.info("download_not_joined", digest=str(digest), reason=str(error))
         following = exits.enter_async_context(self._downloads.follow(context, digest, size))
         download = await self._guard.ask(context, digest, following)
-        await self._catalog.keep_holding(context.repository, digest)
+        await self._catalog.keep_holding(context.repository, digest, "pulled", is_new=True)
         return download
 
     async def _require_held(self, context: PullContext, digest: Digest) -> None:
@@ -372,7 +372,7 @@ class PullService:
     async def _confirm_held(self, context: PullContext, digest: Digest) -> None:
         await self._guard.require_askable(context, digest, BlobUnknown)
         await self._guard.ask(context, digest, self._ask_size(context, digest))
-        await self._catalog.keep_holding(context.repository, digest)
+        await self._catalog.keep_holding(context.repository, digest, "confirmed")
 
     # Lists
 

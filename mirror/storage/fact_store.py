@@ -132,10 +132,6 @@ class DiskFacts(FactRows):
         """Return the same for every repository."""
         return await self._held("held ")
 
-    async def all_holdings(self) -> Mapping[Repository, frozenset[Digest]]:
-        """Return the digests of `all_held`."""
-        return {repository: frozenset(held) for repository, held in (await self.all_held()).items()}
-
     async def _held(self, prefix: str) -> dict[Repository, dict[Digest, HeldFact]]:
         found: defaultdict[Repository, dict[Digest, HeldFact]] = defaultdict(dict)
         rows = await self._list(prefix)

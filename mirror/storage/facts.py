@@ -74,12 +74,16 @@ class HeldFact:
     """The proof that a repository holds a digest, and when it was given (seconds since the epoch).
 
     Attributes:
-        media_type: that of a manifest; None for another blob, or if it is not known.
+        media_type: that of a manifest, empty if it is not known; None for any other blob.
     """
 
     media_type: str | None
     proof: Proof
     proven_at: float
+
+    @property
+    def is_manifest(self) -> bool:
+        return self.media_type is not None
 
     @classmethod
     def parse(cls, row: object) -> HeldFact | None:

@@ -26,7 +26,7 @@ from mirror.pull.downloads import Download
 from mirror.pull.origins import Origins
 from mirror.pull.protocols import RunningDownloads, StoredFacts, Upstream
 from mirror.pull.service import PullService
-from mirror.storage.facts import TagFact
+from mirror.storage.facts import Proof, TagFact
 from mirror.storage.protocols import BlobStore
 
 REPOSITORY = Repository("docker.io", "library/app")
@@ -143,7 +143,7 @@ class FakeCatalog:
     async def holds(self, repository: Repository, digest: Digest) -> bool:
         return digest in self.held
 
-    async def keep_holding(self, repository: Repository, digest: Digest) -> None:
+    async def keep_holding(self, repository: Repository, digest: Digest, proof: Proof, *, is_new: bool = False) -> None:
         self.held.add(digest)
 
     async def is_complete(self, digest: Digest, *, arrived: Callable[[Digest], bool]) -> bool:
