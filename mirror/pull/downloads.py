@@ -170,8 +170,10 @@ class Download:
         self.set_written(ingest.written)
 
     def set_size(self, size: int) -> None:
-        """The origin has announced the size."""
-        self._size = size
+        """A later connection to the origin has announced the size."""
+        if self.is_open:
+            self._size = size
+            self._notify()
 
     def received(self, count: int) -> None:
         """Record that the origin sent *count* more bytes."""
@@ -310,7 +312,12 @@ class Downloads:
         # If the file is already complete, request only its last byte: this still makes the origin authorize the pull.
         start = ingest.written - ingest.is_complete
         stream = ResumedStream(
-            self._origins(context), context, download.digest, start=start, expected_size=expected_size
+            self._origins(context),
+            context,
+            download.digest,
+            start=start,
+            expected_size=expected_size,
+            on_size=download.set_size,
         )
         try:
             async with stream:
@@ -344,12 +351,13 @@ class Downloads:
             await writing  # bytes received before a failure are kept
 
     async def _write(self, download: Download, ingest: Ingest, stream: ResumedStream, ring: BufferRing) -> None:
+        is_reserved = stream.size is not None
         try:
             while (filled := await ring.next_filled()) is not None:
                 buffer, content = filled
-                if stream.size is not None and not download.is_sized:  # only a later connection announced it
+                if stream.size is not None and not is_reserved:  # only a later connection announced it
+                    is_reserved = True
                     await ingest.reserve(stream.size)
-                    download.set_size(stream.size)
                 await ingest.append(content)
                 ring.recycle(buffer)
                 download.set_written(ingest.written)

@@ -100,6 +100,7 @@ class ResumedStream:
         end: int | None = None,
         size: int | None = None,
         expected_size: int | None = None,
+        on_size: Callable[[int], None] = lambda _: None,
     ) -> None:
         """Describe the stream; entering its context opens it.
 
@@ -108,6 +109,7 @@ class ResumedStream:
             end: the offset after the last byte; None for the end of the blob.
             size: the size that a client was already promised: an origin that announces another is wrong.
             expected_size: the size that a manifest states, in case no origin announces one.
+            on_size: is called with the size when an origin announces it.
         """
         self._attempts = [_Attempts(origin) for origin in origins]
         self._current = self._attempts[0]
@@ -116,6 +118,7 @@ class ResumedStream:
         self._start = start
         self._end = end
         self._expected_size = expected_size
+        self._on_size = on_size
         self.size = size
         self._at = start
         self._opened_at = start
@@ -163,7 +166,7 @@ class ResumedStream:
             try:
                 count = await self._read(buffer)
             except UpstreamUnavailable as error:
-                if self._at == self.size:  # disconnected after the last byte: nothing is missing
+                if self._at == self.size and not self._skip:  # a range after the last byte would fetch all of it again
                     break
                 await self._resume(error)
                 continue
@@ -223,6 +226,8 @@ class ResumedStream:
                 raise SizeMismatch(
                     f"{origin.name} announces {stream.size} bytes for {self._digest}, which has {self.size}"
                 )
+            if self.size is None:
+                self._on_size(stream.size)
             self.size = stream.size
         self._stream, self._skip, self._opened_at = stream, self._at - stream.start, self._at
 

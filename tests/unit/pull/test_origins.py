@@ -58,8 +58,8 @@ class FakeOrigin:
     name: str
     script: list[int | MirrorError] = field(default_factory=list)
     ranges: bool = True
-    is_cut_at_the_end: bool = False
     size: int | None = len(BODY)
+    cut_at_end: bool = False
     requested: list[Span | None] = field(default_factory=list)
     ended_with: list[type[BaseException] | None] = field(default_factory=list)
 
@@ -72,7 +72,7 @@ class FakeOrigin:
             raise step
         start = span.start if span is not None and self.ranges else 0
         end = span.end if span is not None and span.end > span.start and self.ranges else len(BODY)
-        is_cut = start + step < end or self.is_cut_at_the_end
+        is_cut = start + step < end or self.cut_at_end
         try:
             yield Stream(start, BODY[start : min(end, start + step)], is_cut, self.size)
         except BaseException as error:
@@ -116,13 +116,6 @@ def test_span_ends_where_it_was_to_end(one: int, other: int) -> None:
     start, end = min(one, other), max(one, other) + 1
     for ranges in (True, False):
         assert read(FakeOrigin("one", ranges=ranges), start=start, end=end) == BODY[start:end]
-
-
-def test_disconnect_after_the_last_byte_is_an_end() -> None:
-    """A range that begins at the end of the blob is a 416, and some registries answer it with the whole blob."""
-    origin = FakeOrigin("one", is_cut_at_the_end=True)
-    assert read(origin) == BODY
-    assert origin.requested == [None]
 
 
 def test_first_answer_comes_from_the_first_origin_that_has_the_blob() -> None:
@@ -184,6 +177,13 @@ def test_another_size_is_another_blob() -> None:
     one, other = FakeOrigin("one", [500]), FakeOrigin("other", size=len(BODY) + 1)
     with pytest.raises(SizeMismatch, match="other announces"):
         read(one, other)
+
+
+def test_disconnect_after_the_last_byte_is_the_end() -> None:
+    """No origin has a range after the last byte: it would send the whole blob again."""
+    origin = FakeOrigin("one", cut_at_end=True)
+    assert read(origin) == BODY
+    assert origin.requested == [None]
 
 
 def test_blob_of_unknown_size_that_ends_before_the_offset_is_another_blob() -> None:
