@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 
+from mirror.catalog.holdings import Holdings
+from mirror.errors import StorageFailed
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import LARGEST, Manifest
 from mirror.oci.names import Repository, Tag
@@ -39,7 +42,9 @@ class Catalog:
         self._tags = LruCache[tuple[Repository, Tag], TagFact](_TAGS)
         self._manifests = LruCache[Digest, Manifest](_MANIFEST_BYTES, weigh=lambda manifest: len(manifest.body) + 1024)
         self._sizes = LruCache[tuple[Repository, Digest], int](_SIZES)
-        self._holdings = LruCache[Repository, _Holdings](_REPOSITORIES)
+        self._holdings = LruCache[Repository, Holdings](_REPOSITORIES)
+        self._forgotten: list[set[Digest]] = []  # for each load of holdings in progress: the digests forgotten since
+        facts.listen(self._forget)
         self._named: defaultdict[Repository, set[Tag]] | None = None  # all tags, after the first listing
         self._naming = asyncio.Lock()
 
@@ -82,7 +87,7 @@ class Catalog:
     def manifest_nowait(self, repository: Repository, digest: Digest) -> Manifest | None:
         """Return the manifest if it is stored, in memory, and held by the repository; else None."""
         holdings = self._holdings.get(repository)
-        if holdings is None or digest not in holdings.all or digest not in self._store:
+        if holdings is None or digest not in holdings or digest not in self._store:
             return None
         return self._manifests.get(digest)
 
@@ -124,15 +129,30 @@ class Catalog:
         Raises:
             StorageFailed: if it could not be stored (NoSpace: for lack of space); nothing is kept.
         """
-        references = tuple(reference.digest for reference in manifest.references)
-        # The fact first: a crash in between must not leave content of unknown media type.
-        was_stored = manifest.digest in self._store
-        await self._facts.keep_manifest(manifest.digest, ManifestFact(manifest.head.media_type or "", references))
-        await self._store.put(manifest.digest, manifest.body)
-        self._manifests.set(manifest.digest, manifest)
+        # The facts first: a crash in between must leave no content of unknown media type or without a right.
+        await self._keep_facts(repository, manifest, proof)
+        async with self._store.hold(manifest.digest):
+            try:
+                await self._store.put(manifest.digest, manifest.body)
+            except StorageFailed:
+                if manifest.digest not in self._store:
+                    await self.drop_holdings(repository, [manifest.digest])
+                raise
+            self._manifests.set(manifest.digest, manifest)
+            if not (await self._held_by(repository)).has_row(manifest.digest):  # an earlier copy was removed meanwhile
+                await self._keep_facts(repository, manifest, proof)
         self.expect(repository, manifest)
-        held = HeldFact(manifest.head.media_type or "", proof, time.time())
-        await self._keep_root(repository, manifest.digest, references, held, is_new=not was_stored)
+
+    async def _keep_facts(self, repository: Repository, manifest: Manifest, proof: Proof) -> None:
+        digest, media_type = manifest.digest, manifest.head.media_type or ""
+        references = tuple(reference.digest for reference in manifest.references)
+        await self._facts.keep_manifest(digest, ManifestFact(media_type, references))
+        holdings = await self._held_by(repository)
+        before = holdings.proof(digest)
+        if before is None or (proof == "imported" and before != "imported"):
+            self.names_changed |= proof == "imported"
+            holdings.add_manifest(digest, proof, references)
+            await self._facts.keep_held(repository, digest, HeldFact(media_type, proof, time.time()))
 
     def expect(self, repository: Repository, manifest: Manifest) -> None:
         """Remember the sizes of all content that a manifest references, stored or not.
@@ -152,58 +172,47 @@ class Catalog:
 
     async def holds(self, repository: Repository, digest: Digest) -> bool:
         """Return whether the repository holds *digest*."""
-        return digest in (await self._held_by(repository)).all
+        return digest in await self._held_by(repository)
 
-    async def keep_holding(self, repository: Repository, digest: Digest, proof: Proof, *, is_new: bool = False) -> None:
-        """Record that the repository holds a blob, whose right then no longer depends on a manifest.
-
-        Args:
-            is_new: whether the blob is not stored yet: the row of an earlier copy was deleted with that copy.
-        """
+    async def keep_holding(self, repository: Repository, digest: Digest, proof: Proof) -> None:
+        """Record that the repository holds a blob: its right then depends on no manifest."""
         holdings = await self._held_by(repository)
-        if is_new or (digest not in holdings.blobs and digest not in holdings.roots):
-            holdings.all.add(digest)
-            holdings.blobs.add(digest)
+        if not holdings.has_row(digest):
+            holdings.add_blob(digest)
             await self._facts.keep_held(repository, digest, HeldFact(None, proof, time.time()))
 
     async def drop_holdings(self, repository: Repository, digests: Iterable[Digest]) -> None:
         """Delete the rights of the repository to these digests, and to content that only they reference."""
-        holdings = await self._held_by(repository)
         self.names_changed = True
-        self._holdings.delete(repository)
-        for digest in digests:
-            if digest in holdings.roots or digest in holdings.blobs:
-                await self._facts.drop_held(repository, digest)
-        self._holdings.delete(repository)  # another task may have loaded them meanwhile
-
-    async def _keep_root(
-        self, repository: Repository, digest: Digest, references: Iterable[Digest], fact: HeldFact, *, is_new: bool
-    ) -> None:
-        """Record that the repository holds a manifest: one row, from which the references are derived.
-
-        *is_new*: whether its content was not stored before, so that the row may have been deleted with it.
-        """
         holdings = await self._held_by(repository)
-        holdings.all.add(digest)
-        holdings.all.update(references)
-        before = holdings.roots.get(digest)
-        is_imported = fact.proof == "imported" and before != "imported"
-        if before is None or is_new or is_imported:
-            self.names_changed |= is_imported
-            holdings.roots[digest] = fact.proof
-            await self._facts.keep_held(repository, digest, fact)
+        held = {digest for digest in digests if holdings.has_row(digest)}
+        holdings.remove(held)
+        for digest in held:
+            await self._facts.drop_held(repository, digest)
 
-    async def _held_by(self, repository: Repository) -> _Holdings:
+    async def _held_by(self, repository: Repository) -> Holdings:
         holdings = self._holdings.get(repository)
         if holdings is None:
-            rows = await self._facts.held(repository)
-            loaded = _Holdings(rows)
-            for fact in (await self._facts.manifests(loaded.roots)).values():
-                loaded.all.update(fact.references)
+            forgotten = set[Digest]()
+            self._forgotten.append(forgotten)
+            try:
+                rows = await self._facts.held(repository)
+                manifests = [digest for digest, fact in rows.items() if fact.is_manifest]
+                loaded = Holdings(rows, await self._facts.manifests(manifests))
+            finally:
+                self._forgotten.remove(forgotten)
+            loaded.remove(forgotten)
             # Another task may have loaded them meanwhile: there is only one set of a repository's holdings.
             holdings = self._holdings.get(repository) or loaded
             self._holdings.set(repository, holdings)
         return holdings
+
+    def _forget(self, digests: AbstractSet[Digest]) -> None:
+        """Forget the rights to content that was removed, as the fact store does."""
+        for holdings in self._holdings.values():
+            holdings.remove(digests)
+        for forgotten in self._forgotten:
+            forgotten.update(digests)
 
     async def referrers(self, repository: Repository, subject: Digest) -> list[Manifest]:
         """Return the stored manifests that the repository holds and that refer to *subject*.
@@ -212,7 +221,7 @@ class Catalog:
             StorageFailed
         """
         holdings = await self._held_by(repository)
-        for root in holdings.roots.keys() - holdings.inspected:
+        for root in holdings.manifests - holdings.inspected:
             manifest = await self.manifest(root)
             if manifest is not None and manifest.subject is not None:
                 holdings.referrers[manifest.subject].add(root)
@@ -253,23 +262,3 @@ class Catalog:
             return len(here) == len(manifest.references)
         complete = [await self._is_complete(child, arrived, depth - 1, known) for child in here]
         return bool(complete) and all(complete)
-
-
-class _Holdings:
-    """The digests that one repository holds.
-
-    Attributes:
-        roots: the manifests that have a row, with their proof.
-        blobs: the other digests that have a row.
-        all: both, and the digests that the roots reference.
-        inspected: the roots whose subject is known; `referrers` has them by subject.
-    """
-
-    __slots__ = ("all", "blobs", "inspected", "referrers", "roots")
-
-    def __init__(self, rows: Mapping[Digest, HeldFact]) -> None:
-        self.roots = {digest: fact.proof for digest, fact in rows.items() if fact.is_manifest}
-        self.blobs = rows.keys() - self.roots.keys()
-        self.all = set(rows)
-        self.inspected = set[Digest]()
-        self.referrers = defaultdict[Digest, set[Digest]](set)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, TypeVar
 
 _Key = TypeVar("_Key", bound=Hashable)
@@ -60,6 +60,10 @@ class LruCache(Generic[_Key, _Value]):
             return None
         self._values.move_to_end(key)
         return value
+
+    def values(self) -> Iterable[_Value]:
+        """Return all values, expired ones included; this is no use of them."""
+        return self._values.values()
 
     def set(self, key: _Key, value: _Value, *, ttl: float | None = None) -> None:
         """Store *value*, and evict the least recently used values until the total weight fits."""

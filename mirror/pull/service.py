@@ -347,17 +347,27 @@ class PullService:
         return digest in self._store or digest in self._downloads
 
     async def _follow(self, exits: AsyncExitStack, context: PullContext, digest: Digest) -> Download:
-        size = self._catalog.expected_size(context.repository, digest)
-        if digest in self._downloads:
-            try:
-                return await exits.enter_async_context(self._downloads.follow(context, digest, size))
-            except (ContentUnknown, UpstreamError, Denied) as error:
-                # Another repository, perhaps of another upstream, started it: its failure is no answer to this pull.
-                log.info("download_not_joined", digest=str(digest), reason=str(error))
-        following = exits.enter_async_context(self._downloads.follow(context, digest, size))
-        download = await self._guard.ask(context, digest, following)
-        await self._catalog.keep_holding(context.repository, digest, "pulled", is_new=True)
+        download = await self._joined(exits, context, digest)
+        if download is None:
+            size = self._catalog.expected_size(context.repository, digest)
+            following = exits.enter_async_context(self._downloads.follow(context, digest, size))
+            download = await self._guard.ask(context, digest, following)
+        # Also for a joined download: the client that started it may have left before the upstream answered.
+        if download.started_by == context.repository:
+            await self._catalog.keep_holding(context.repository, digest, "pulled")
         return download
+
+    async def _joined(self, exits: AsyncExitStack, context: PullContext, digest: Digest) -> Download | None:
+        """Join the download in progress; None if there is none, or if it failed."""
+        if digest not in self._downloads:
+            return None
+        size = self._catalog.expected_size(context.repository, digest)
+        try:
+            return await exits.enter_async_context(self._downloads.follow(context, digest, size))
+        except (ContentUnknown, UpstreamError, Denied) as error:
+            # Another repository, perhaps of another upstream, started it: its failure is no answer to this pull.
+            log.info("download_not_joined", digest=str(digest), reason=str(error))
+            return None
 
     async def _require_held(self, context: PullContext, digest: Digest) -> None:
         """Require that the digest belongs to the repository: bytes are shared between repositories, rights are not.

@@ -60,6 +60,7 @@ class DiskStore:
         self._numbers = itertools.count()
         self._repairing = asyncio.Lock()
         self._writers = KeyedLock[Digest]()
+        self._puts = KeyedLock[Digest]()
         self._identity: object = None
         self._condemned: set[Digest] = set()  # damaged blobs that could not be removed
         metrics.cache_limit_bytes.set(settings.max_size)
@@ -222,8 +223,11 @@ class DiskStore:
     # Storing
 
     async def put(self, digest: Digest, content: bytes) -> None:
-        if digest in self:
-            return
+        async with self._puts.hold(digest):  # a second file could be committed while the first is being evicted
+            if digest not in self:
+                await self._write(digest, content)
+
+    async def _write(self, digest: Digest, content: bytes) -> None:
         await self._check_writable()
         await self.reserve(len(content))
         committed = False

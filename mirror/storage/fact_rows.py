@@ -10,7 +10,8 @@ import asyncio
 import os
 import sqlite3
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -29,6 +30,7 @@ _Result = TypeVar("_Result")
 Rows = Mapping[str, tuple[Mapping[str, object] | None, str | None]]
 """By key: the value (None to delete the row), and the digest that the row is about."""
 
+BATCH = 1000  # rows of one transaction, about 50 ms: reads wait for it
 _MAX_UNWRITTEN = 65_536  # rows, about 30 MiB; above it the oldest are forgotten
 log = structlog.get_logger()
 
@@ -48,6 +50,7 @@ class FactRows:
         self._damage: str | None = None
         self._is_checked = not database.needs_later_check(self._path)
         self._unwritten: OrderedDict[str, tuple[Mapping[str, object] | None, str | None]] = OrderedDict()
+        self._listeners: list[Callable[[AbstractSet[Digest]], None]] = []
         self._invalid_reported = False
         self._rate_limited_log = RateLimitedLog(log)
         self.replaced = replaced
@@ -179,6 +182,35 @@ class FactRows:
             self._report_invalid(
                 first.decode(errors="replace") if isinstance(first, bytes) else str(first), len(invalid)
             )
+
+    # Removed content
+
+    def forget_content(self, digests: Iterable[Digest]) -> None:
+        """Delete all facts about content that was removed: size and last use, manifest, and rights.
+
+        Returns at once. Facts that are kept after this call are written after the deletion.
+        """
+        removed = frozenset(digests)
+        for forgotten in self._listeners:
+            forgotten(removed)
+        texts = list(map(str, removed))
+        if self._unwritten:
+            tags = set(texts)
+            for key in [key for key, (_, tag) in self._unwritten.items() if tag in tags]:
+                del self._unwritten[key]
+        for at in range(0, len(texts), BATCH):
+            asyncio.get_running_loop().run_in_executor(self._thread, self._evict, texts[at : at + BATCH])
+
+    def listen(self, forgotten: Callable[[AbstractSet[Digest]], None]) -> None:
+        self._listeners.append(forgotten)
+
+    def _evict(self, texts: Sequence[str]) -> None:
+        try:
+            with self._cache.transact():
+                for text in texts:
+                    self._cache.evict(text)
+        except (*DAMAGE, diskcache.Timeout) as error:
+            self._note_failure(error, texts[0])
 
     # Durability and repair
 

@@ -5,19 +5,16 @@ A row of another shape counts as absent and is reported once.
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import diskcache
 import orjson
 
 from mirror.oci.digest import Digest
 from mirror.oci.image_names import Image
 from mirror.oci.names import Repository, Tag
 from mirror.storage import database
-from mirror.storage.database import DAMAGE
-from mirror.storage.fact_rows import FactRows, Rows
+from mirror.storage.fact_rows import BATCH, FactRows, Rows
 from mirror.storage.facts import (
     HeldFact,
     ManifestFact,
@@ -30,7 +27,6 @@ from mirror.storage.facts import (
 )
 from mirror.storage.lru_inventory import BlobRow
 
-_BATCH = 1000  # rows of one transaction, about 50 ms: reads wait for it
 _BLOB_KEYS = {76: b"blob sha256:", 140: b"blob sha512:"}  # the prefix of a key, by its length
 _MAX_BLOB_ROW = 4096  # bytes of its value
 
@@ -180,8 +176,8 @@ class DiskFacts(FactRows):
     async def keep_blobs(self, rows: Sequence[BlobRow]) -> bool:
         """Write size and last use of these blobs, in transactions of 1000 rows. Return whether that succeeded."""
         ordered = sorted(rows)
-        for at in range(0, len(ordered), _BATCH):
-            batch = ordered[at : at + _BATCH]
+        for at in range(0, len(ordered), BATCH):
+            batch = ordered[at : at + BATCH]
             written = {f"blob {text}": ({"size": size, "used": used}, text) for text, size, used in batch}
             if not await self._run(lambda rows=written: self._write(rows), False, key="blob …"):  # type: ignore[misc]
                 return False
@@ -189,28 +185,9 @@ class DiskFacts(FactRows):
 
     async def drop_blobs(self, texts: Sequence[str]) -> None:
         """Delete the size and last use of blobs that are not stored, but keep the other facts about them."""
-        for at in range(0, len(texts), _BATCH):
-            rows: Rows = {f"blob {text}": (None, None) for text in texts[at : at + _BATCH]}
+        for at in range(0, len(texts), BATCH):
+            rows: Rows = {f"blob {text}": (None, None) for text in texts[at : at + BATCH]}
             await self._run(lambda rows=rows: self._write(rows), False, key="blob …")  # type: ignore[misc]
-
-    def forget_content(self, digests: Iterable[Digest]) -> None:
-        """Delete all facts about content that was removed: size and last use, manifest, and rights.
-
-        Returns at once. Facts that are kept after this call are written after the deletion.
-        """
-        texts = list(map(str, digests))
-        for key in [key for key, (_, tag) in self._unwritten.items() if tag in texts] if self._unwritten else ():
-            del self._unwritten[key]
-        for at in range(0, len(texts), _BATCH):
-            asyncio.get_running_loop().run_in_executor(self._thread, self._evict, texts[at : at + _BATCH])
-
-    def _evict(self, texts: Sequence[str]) -> None:
-        try:
-            with self._cache.transact():
-                for text in texts:
-                    self._cache.evict(text)
-        except (*DAMAGE, diskcache.Timeout) as error:
-            self._note_failure(error, texts[0])
 
 
 def _blob_name(key: bytes) -> str | None:

@@ -11,6 +11,7 @@ method without `async` is answered from memory.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from os import stat_result
 from typing import Protocol
@@ -285,6 +286,9 @@ class FactStore(UsageStore, Protocol):
         """Record that the repository holds a digest: one row, however many it holds."""
 
     async def drop_held(self, repository: Repository, digest: Digest) -> None: ...
+
+    def listen(self, forgotten: Callable[[AbstractSet[Digest]], None]) -> None:
+        """Call *forgotten* with the digests of each later `forget_content`, on the event loop, before it returns."""
 
     async def pins(self) -> frozenset[Image]:
         """Return the images that are never evicted."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Protocol
@@ -25,6 +25,7 @@ from mirror.storage.lru_inventory import Inventory
 from mirror.storage.threads import DiskThreads
 from mirror.storage.usage import Usage
 
+_EVICTED_AT_ONCE = 16  # blobs, by one call in a thread
 log = structlog.get_logger()
 
 
@@ -170,22 +171,37 @@ class Space:
             self.keep(digest, size)  # the file is still there, and counts
             raise
 
-    async def _evict(self, chosen: list[StoredBlob]) -> None:
+    async def _evict(self, chosen: Sequence[StoredBlob]) -> None:
         removed: list[StoredBlob] = []
         try:
-            for stored in chosen:
-                self._inventory.remove(stored.digest)  # first: no reader may open it any more
-                removed.append(stored)
-                await self._threads.run(partial(_unlink, self._layout.blob(stored.digest)))
-                self._metrics.evictions.inc()
-        except StorageFailed:
-            kept = removed.pop()  # the file is still there, and counts
-            self._inventory.add(kept.digest, kept.size, now=time.time())
-            raise
+            for at in range(0, len(chosen), _EVICTED_AT_ONCE):
+                await self._remove(chosen[at : at + _EVICTED_AT_ONCE], removed)
         finally:
             if removed:
-                self._evicted(stored.digest for stored in removed)
                 log.info("blobs_evicted", blobs=len(removed), bytes=sum(stored.size for stored in removed))
+
+    async def _remove(self, chosen: Sequence[StoredBlob], removed: list[StoredBlob]) -> None:
+        """Remove blobs that no reader holds, and add them to *removed*.
+
+        Raises:
+            StorageFailed: if a file can't be removed; it and the later ones stay.
+        """
+        for stored in chosen:
+            self._inventory.remove(stored.digest)  # first: no reader may open it any more
+        gone: list[StoredBlob] = []
+        try:
+            await self._threads.run(partial(self._unlink_all, chosen, gone))
+        finally:  # also if the caller was cancelled
+            for stored in chosen[len(gone) :]:  # the file is still there, and counts
+                self._inventory.add(stored.digest, stored.size, now=time.time())
+            self._metrics.evictions.inc(len(gone))
+            self._evicted([stored.digest for stored in gone])  # last: a crash must leave no content without its facts
+            removed += gone
+
+    def _unlink_all(self, chosen: Sequence[StoredBlob], gone: list[StoredBlob]) -> None:
+        for stored in chosen:
+            _unlink(self._layout.blob(stored.digest))
+            gone.append(stored)
 
     def load(self, kept: Mapping[Digest, int]) -> None:
         """Replace the record of interrupted downloads by the files found on the disk."""

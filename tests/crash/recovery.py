@@ -83,14 +83,20 @@ class Recovery:
             raise AssertionError(f"{counted} bytes counted, {found} on disk") from None
 
     async def _check_acknowledged(self) -> None:
-        """Assert that acknowledged tags and blobs are served without an upstream request."""
+        """Assert that acknowledged tags and blobs are served without an upstream request.
+
+        A layer of several repositories may be confirmed by HEAD: an eviction deletes the right of one repository, and
+        the next pull through another one stores the layer again.
+        """
         known, stored = self.load.known, self.before.blobs
         tags = [(key, digest) for key, (digest, _) in known.tags.items() if digest in stored]
         seen = await self._upstream_requests(
             *(self._tag(*key, digest) for key, digest in tags),
             *(self._content(repository, digest) for repository, digest in known.held if digest in stored),
         )
-        assert not seen, f"requested content that was stored: {[(one.method, one.target) for one in seen]}"
+        shared = [digest for digest, holders in self.load.shelf.holders.items() if len(holders) > 1]
+        refetched = [one for one in seen if one.method != "HEAD" or one.target.rpartition("/")[2] not in shared]
+        assert not refetched, f"requested content that was stored: {[(one.method, one.target) for one in refetched]}"
         self.figures.tags_known += len(tags)
 
     async def _check_committed(self) -> None:

@@ -143,7 +143,7 @@ class FakeCatalog:
     async def holds(self, repository: Repository, digest: Digest) -> bool:
         return digest in self.held
 
-    async def keep_holding(self, repository: Repository, digest: Digest, proof: Proof, *, is_new: bool = False) -> None:
+    async def keep_holding(self, repository: Repository, digest: Digest, proof: Proof) -> None:
         self.held.add(digest)
 
     async def is_complete(self, digest: Digest, *, arrived: Callable[[Digest], bool]) -> bool:
@@ -176,7 +176,7 @@ class FakeDownloads:
         self.followed += 1
         if self.fails is not None:
             raise self.fails("the download's failure", size=5)
-        yield cast(Download, SimpleNamespace(size=5))
+        yield cast(Download, SimpleNamespace(size=5, started_by=self.started_by))
 
 
 @dataclass(frozen=True)
