@@ -76,8 +76,8 @@ async def assembled(settings: Settings, metrics: Metrics, *, serving: bool) -> A
         await rebuild.names()
         registries = await lifetimes.enter_async_context(registries_of(settings, metrics))
         origins = Origins(
-            for_downloads=lambda context: [registries[context.repository.upstream].origin],
-            for_clients=lambda context: [registries[context.repository.upstream].origin.urgent],
+            downloads={upstream: [registry.origin] for upstream, registry in registries.items()},
+            streams={upstream: [registry.origin.urgent] for upstream, registry in registries.items()},
         )
         downloads = await lifetimes.enter_async_context(Downloads(store, origins.for_downloads, metrics))
         catalog = Catalog(store, facts)

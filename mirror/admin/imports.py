@@ -143,7 +143,9 @@ class ImportHandler:
         if body is None:
             raise ImageIncomplete(f"the manifest {digest} is not in the cache")
         if not is_manifest(body):
-            raise BundleInvalid(f"the bundle lists {digest} as a manifest, but it is none: export it again")
+            raise BundleInvalid(
+                f"the bundle lists {digest} as a manifest, but its content is no manifest: export it again"
+            )
         manifest = Manifest.read(digest, body, imported.media_type)
         if not manifest.is_index:
             missing = [one.digest for one in manifest.references if one.digest not in self._store]

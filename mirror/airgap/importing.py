@@ -149,7 +149,9 @@ def _manifests(bundle: Bundle, digest: Digest, media_type: str | None, deep: int
             one for child in manifest.references for one in _manifests(bundle, child.digest, child.media_type, deep - 1)
         ]
         if not children:
-            raise BundleInvalid(f"the bundle contains the index {digest}, but none of its manifests: export it again")
+            raise BundleInvalid(
+                f"the bundle contains the index {digest}, but none of the manifests of that index: export it again"
+            )
         yield from children
     yield manifest
 

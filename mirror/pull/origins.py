@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -39,15 +39,21 @@ OriginsOf = Callable[[PullContext], Sequence[Origin]]
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """The chains of origins. A new origin joins both; nothing else in `pull/` knows which origins there are.
+    """The chains of origins, by upstream. A new origin joins both; nothing else in `pull/` knows which there are.
 
     Attributes:
-        for_downloads: for downloads, which wait for an origin's slot as long as it takes.
-        for_clients: for streams that a client waits for.
+        downloads: for downloads, which wait for an origin's slot as long as it takes.
+        streams: for streams that a client waits for.
     """
 
-    for_downloads: OriginsOf
-    for_clients: OriginsOf
+    downloads: Mapping[str, Sequence[Origin]]
+    streams: Mapping[str, Sequence[Origin]]
+
+    def for_downloads(self, context: PullContext) -> Sequence[Origin]:
+        return self.downloads[context.repository.upstream]
+
+    def for_clients(self, context: PullContext) -> Sequence[Origin]:
+        return self.streams[context.repository.upstream]
 
 
 log = structlog.get_logger()

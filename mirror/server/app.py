@@ -32,13 +32,23 @@ from mirror.oci.routes import (
 from mirror.origin import PullContext
 from mirror.pull.service import PullService
 from mirror.server.access_log import LONGEST_TARGET, AccessLog
-from mirror.server.answers import api_answer, error_answer, for_client
 from mirror.server.auth import Authenticator
 from mirror.server.blobs import Blobs
 from mirror.server.framing import check_framing
 from mirror.server.listings import Listings
 from mirror.server.manifests import Manifests
-from mirror.server.response import ClientGone, Headers, WrittenResponse, answer, drained, render, written_response
+from mirror.server.response import (
+    ClientGone,
+    Headers,
+    WrittenResponse,
+    answer,
+    api_answer,
+    drained,
+    error_answer,
+    for_client,
+    render,
+    written_response,
+)
 from mirror.server.token_service import ContentRoute, TokenService
 from mirror.storage.protocols import Health
 from mirror.upstream.registry import Registry

@@ -22,8 +22,19 @@ from mirror.pull.blob_content import FileSpan
 from mirror.pull.results import BlobResult, CacheOutcome
 from mirror.pull.service import PullService
 from mirror.server.access_log import AccessLog
-from mirror.server.answers import blob_headers, is_known, multipart_headers, part_headers, part_opening
-from mirror.server.response import ClientGone, WrittenResponse, answer, not_modified, render, written_response
+from mirror.server.response import (
+    ClientGone,
+    WrittenResponse,
+    answer,
+    blob_headers,
+    is_known,
+    multipart_headers,
+    not_modified,
+    part_headers,
+    part_opening,
+    render,
+    written_response,
+)
 from mirror.server.response_writer import ResponseWriter, writer_for
 
 _MAX_HEADS = 4096

@@ -12,8 +12,7 @@ import structlog
 from aiohttp import web
 
 from mirror.errors import RequestMalformed, RequestTooLarge
-from mirror.server.answers import error_answer
-from mirror.server.response import ClientGone, WrittenResponse, answer, render, written_response
+from mirror.server.response import ClientGone, WrittenResponse, answer, error_answer, render, written_response
 
 _TOO_LONG = frozenset({"LineTooLong"})  # names of aiohttp's exceptions
 log = structlog.get_logger()

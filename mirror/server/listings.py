@@ -9,8 +9,7 @@ from mirror.oci.routes import ReferrersRoute, TagsRoute
 from mirror.origin import PullContext
 from mirror.pull.service import PullService
 from mirror.server.access_log import AccessLog
-from mirror.server.answers import cache_status, staleness
-from mirror.server.response import WrittenResponse, answer, render
+from mirror.server.response import WrittenResponse, answer, cache_status, render, staleness
 
 
 class Listings:

@@ -12,8 +12,7 @@ from mirror.primitives.lru import LruCache
 from mirror.pull.results import CacheOutcome, ManifestResult
 from mirror.pull.service import PullService
 from mirror.server.access_log import AccessLog
-from mirror.server.answers import is_known, manifest_headers
-from mirror.server.response import WrittenResponse, answer, not_modified, render
+from mirror.server.response import WrittenResponse, answer, is_known, manifest_headers, not_modified, render
 
 _HEADS = 4096
 

@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable
 
 from mirror.errors import StorageFailed
-from mirror.storage.layout import storage_errors
+from mirror.oci.digest import Digest
+from mirror.storage.layout import Layout, storage_errors
 
 
 class BlobDamaged(Exception):
@@ -29,7 +30,7 @@ class DiskBlob:
         return self.size
 
 
-def opened(path: str, size: int) -> int:
+def opened(layout: Layout, digest: Digest, size: int) -> int:
     """Open the file of a blob of *size* bytes and return its descriptor.
 
     Raises:
@@ -39,7 +40,7 @@ def opened(path: str, size: int) -> int:
     """
     with storage_errors("a stored blob can't be read"):
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(layout.blob(digest), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as gone:
             missing = gone
         else:

@@ -160,7 +160,7 @@ class DiskStore:
 
     async def _descriptor(self, digest: Digest, size: int) -> int | None:
         """Open a blob. Return None, and treat it as a miss from now on, if it can't be read or is damaged."""
-        opening = self._threads.start(partial(opened, self._layout.blob(digest), size))
+        opening = self._threads.start(partial(opened, self._layout, digest, size))
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:

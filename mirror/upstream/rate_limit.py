@@ -1,6 +1,6 @@
 """Rate limit: after a 429 (Too Many Requests), requests fail locally until the upstream's Retry-After is over.
 
-`endpoint` and `credentials/bearer_tokens` recognise the 429; `server/answers` passes it on to clients.
+`endpoint` and `credentials/bearer_tokens` recognise the 429; `server/response` passes it on to clients.
 """
 
 from __future__ import annotations

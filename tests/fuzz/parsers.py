@@ -19,7 +19,7 @@ from mirror.oci.manifest import Manifest, is_manifest, parse_media_type
 from mirror.oci.names import Upstreams
 from mirror.oci.ranges import ContentRange, requested_spans
 from mirror.oci.routes import BlobRoute, ManifestRoute, ReferrersRoute, TagsRoute, parse_route
-from mirror.server.answers import is_known
+from mirror.server.response import is_known
 from mirror.upstream.rate_limit import retry_after
 from tests.fuzz.statistics import Statistics
 from tests.unit.texts import anything, digests, hosts, names, tags

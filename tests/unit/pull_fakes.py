@@ -232,7 +232,7 @@ def scene(state: State) -> Scene:
         cast(BlobStore, store),
         cast(StoredFacts, catalog),
         cast(RunningDownloads, downloads),
-        Origins(lambda _: (), lambda _: ()),
+        Origins({REPOSITORY.upstream: ()}, {REPOSITORY.upstream: ()}),
         SETTINGS,
         deadline=10.0,
         offline=state.offline,

@@ -37,7 +37,7 @@ class Use:
 
 
 CONNECTIONS = "server/connections.py"
-CLIENT = "upstream/raw_body.py"
+CLIENT = "upstream/body.py"
 USES = (
     Use(CONNECTIONS, web.RequestHandler, "_task_handler", "whether a request is being answered"),
     Use(CONNECTIONS, web.RequestHandler, "_waiter", "whether the connection waits for a request"),

@@ -25,7 +25,7 @@ from mirror.oci.names import Repository
 from mirror.oci.ranges import Span
 from mirror.oci.routes import RequestedRepository
 from mirror.pull.results import CacheOutcome, ManifestResult
-from mirror.server.answers import (
+from mirror.server.response import (
     blob_headers,
     error_answer,
     for_client,
@@ -34,8 +34,8 @@ from mirror.server.answers import (
     multipart_headers,
     part_headers,
     part_opening,
+    render,
 )
-from mirror.server.response import render
 from tests.unit.texts import digests
 
 DIGEST = Digest.of(b"")
