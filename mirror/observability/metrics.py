@@ -38,7 +38,7 @@ class Metrics:
     """The metrics of one mirror.
 
     Attributes:
-        requests: what is counted with every request, by upstream; "" for requests that concern none.
+        requests: the counts of requests, by upstream; "" for requests that concern none.
         pulls: pulls left and the limit (None if unknown), by upstream.
     """
 

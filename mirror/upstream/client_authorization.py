@@ -1,4 +1,4 @@
-"""Client authorization: what each client may pull from the upstreams that decide it (`client_auth = "passthrough"`).
+"""Client authorization: which repositories a client may pull, as the upstream decides (`client_auth = "passthrough"`).
 
 Bytes are shared between clients, rights are not. A client's login is sent to the upstream that it was meant for, and to
 no other. The upstream's decision holds for minutes; after that no stored content stands in for it.

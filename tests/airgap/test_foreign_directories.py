@@ -60,7 +60,7 @@ async def test_commands_leave_a_foreign_image_layout_alone(tmp_path: Path, comma
 
 
 async def test_cache_without_ledger_is_accepted(tmp_path: Path) -> None:
-    """The ledger is rebuilt from the stored blobs."""
+    """The fact database is rebuilt from the stored blobs."""
     await mirror_command("warm", "a", "--cache", tmp_path, "--upstream", "docker.io=http://127.0.0.1:9")
     assert (await succeeded("stats", "--cache", tmp_path)).out
     for file in (tmp_path / "ledger").iterdir():

@@ -20,7 +20,7 @@ shown
 $ second                     # a remark
 ```
 
-What is in `mirror.example` goes into `/etc/some/file.toml`:
+The content of `mirror.example` goes into `/etc/some/file.toml`:
 
 ```toml
 key = 1

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dir", type=Path, help="folder for the cache and the log, kept (default: a temporary one)")
     options = parser.parse_args(arguments)
     if options.dir is not None and (options.dir / "cache").exists():
-        parser.error(f"{options.dir} holds the cache of an earlier run; what is in it would be unknown to the model")
+        parser.error(f"{options.dir} holds the cache of an earlier run, which the model does not know")
     logging.getLogger("aiohttp").setLevel(logging.CRITICAL)  # the upstreams' log: faults make aiohttp report errors
     print(f"seed {options.seed}", file=sys.stderr, flush=True)
     plan = Plan(60 * options.minutes, options.clients, options.seed)

@@ -38,7 +38,7 @@ class BearerTokens:
 
         Args:
             scope: the access to request; None to request a token without one.
-            fix: what to do if the token service refuses the credentials, for the message.
+            fix: the next step that the message names if the token service refuses the credentials.
 
         Raises:
             UpstreamRefused: if the token service refuses these credentials.

@@ -218,7 +218,7 @@ MODELS = [
 @given(data=st.data())
 @settings(max_examples=30)
 def test_every_message_survives_its_json(model: type[Message], data: st.DataObject) -> None:
-    """What one side sends is what the other side reads."""
+    """A message that one side sends is read unchanged by the other side."""
     message = data.draw(st.from_type(model))
     assert model.model_validate_json(message.model_dump_json()) == message
 

@@ -1,4 +1,4 @@
-"""Rights of a repository: what it pulled stays its own until the content is removed, also after a restart."""
+"""Rights of a repository: it holds the content that it pulled until that is removed, also after a restart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""index.json: what is rendered is parsed again, and nothing that a file contains raises or is believed wrongly."""
+"""index.json: rendered entries are parsed again, and nothing that a file contains raises or is believed wrongly."""
 
 import json
 

@@ -80,7 +80,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @contextmanager
     def step(self, *, needs: int = 0, may_evict: bool = True) -> Iterator[None]:
-        """One step that needs *needs* bytes of space. What it evicts is checked, and then expected."""
+        """One step that needs *needs* bytes of space. Its evictions are checked, and then expected."""
         wait_for_another_millisecond()
         self.expected.step += 1
         room = Space.before(self.expected, needs, may_evict=may_evict)

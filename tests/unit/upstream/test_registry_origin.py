@@ -53,7 +53,7 @@ async def test_stream_states_start_size_and_validator(tmp_path: Path) -> None:
 
 
 async def test_thread_reads_a_detached_stream_to_its_end(tmp_path: Path) -> None:
-    """What the event loop has read comes first; the connection is closed with the stream's context."""
+    """The bytes that the event loop has read come first; the connection is closed with the stream's context."""
     async with Registry.running() as registry:
         blob = Blob.noise(LARGE)
         registry.add("app", blob)
