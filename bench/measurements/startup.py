@@ -17,7 +17,7 @@ _WRITES_ROWS = 600.0  # seconds, at most, in which maintenance writes the rows o
 
 
 def measure(stage: Stage) -> list[Row]:
-    """Measure from process start to the `listening` event: first without a fact database, then with the one it created."""
+    """Measure from process start to the `listening` event: first without facts, then with those of that start."""
     if MIRROR not in stage.contestants:
         return []
     empty = Row("start, empty cache", "s", 2)

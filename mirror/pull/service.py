@@ -75,6 +75,7 @@ class PullService:
         self._guard = UpstreamGuard(missing_for=settings.missing_for, deadline=deadline, offline=offline)
         self._manifests = SingleFlight[_Key, Manifest]()
         self._rights = SingleFlight[_Key, None]()
+        self._is_complete = partial(catalog.is_complete, arrived=downloads.has_whole)
         self._lists = ListCache(catalog, stale_for=settings.stale_for, offline=offline)
 
     async def __aenter__(self) -> Self:
@@ -234,9 +235,6 @@ class PullService:
         log.warning("stale_served", repository=str(repository), tag=str(tag), age=age, reason=str(failure))
         return ManifestResult(manifest.head, manifest, CacheOutcome.STALE, age=age, failure=failure)
 
-    async def _is_complete(self, digest: Digest) -> bool:
-        return await self._catalog.is_complete(digest, arrived=self._downloads.has_whole)
-
     # Blobs
 
     async def blob_size(self, context: PullContext, digest: Digest) -> tuple[int | None, CacheOutcome]:
@@ -268,8 +266,7 @@ class PullService:
 
     async def _ask_size(self, context: PullContext, digest: Digest) -> int | None:
         """Return the size by HEAD, or from the head of a GET if HEAD proves nothing."""
-        upstream = self._upstreams[context.repository.upstream]
-        size = await upstream.blob_size(context, digest)
+        size = await self._upstreams[context.repository.upstream].blob_size(context, digest)
         if size is None:
             with suppress(UpstreamMalformed):  # the upstream has the blob, encoded: its own length says nothing
                 async with ResumedStream(self._origins.for_clients(context), context, digest) as stream:
@@ -347,9 +344,14 @@ class PullService:
         return digest in self._store or digest in self._downloads
 
     async def _follow(self, exits: AsyncExitStack, context: PullContext, digest: Digest) -> Download:
-        download = await self._joined(exits, context, digest)
+        size, download = self._catalog.expected_size(context.repository, digest), None
+        if digest in self._downloads:
+            try:
+                download = await exits.enter_async_context(self._downloads.follow(context, digest, size))
+            except (ContentUnknown, UpstreamError, Denied) as error:
+                # Another repository, perhaps of another upstream, started it: its failure is no answer to this pull.
+                log.info("download_not_joined", digest=str(digest), reason=str(error))
         if download is None:
-            size = self._catalog.expected_size(context.repository, digest)
             following = exits.enter_async_context(self._downloads.follow(context, digest, size))
             download = await self._guard.ask(context, digest, following)
         # Also for a joined download: the client that started it may have left before the upstream answered.
@@ -357,32 +359,20 @@ class PullService:
             await self._catalog.keep_holding(context.repository, digest, "pulled")
         return download
 
-    async def _joined(self, exits: AsyncExitStack, context: PullContext, digest: Digest) -> Download | None:
-        """Join the download in progress; None if there is none, or if it failed."""
-        if digest not in self._downloads:
-            return None
-        size = self._catalog.expected_size(context.repository, digest)
-        try:
-            return await exits.enter_async_context(self._downloads.follow(context, digest, size))
-        except (ContentUnknown, UpstreamError, Denied) as error:
-            # Another repository, perhaps of another upstream, started it: its failure is no answer to this pull.
-            log.info("download_not_joined", digest=str(digest), reason=str(error))
-            return None
-
     async def _require_held(self, context: PullContext, digest: Digest) -> None:
         """Require that the digest belongs to the repository: bytes are shared between repositories, rights are not.
 
         Raises:
             BlobUnknown, Denied, UpstreamError: if the upstream does not confirm it.
         """
-        if not await self._catalog.holds(context.repository, digest):
-            key = (context.login, context.repository, digest)
-            await self._rights.do(key, partial(self._confirm_held, context, digest))
 
-    async def _confirm_held(self, context: PullContext, digest: Digest) -> None:
-        await self._guard.require_askable(context, digest, BlobUnknown)
-        await self._guard.ask(context, digest, self._ask_size(context, digest))
-        await self._catalog.keep_holding(context.repository, digest, "confirmed")
+        async def confirm() -> None:
+            await self._guard.require_askable(context, digest, BlobUnknown)
+            await self._guard.ask(context, digest, self._ask_size(context, digest))
+            await self._catalog.keep_holding(context.repository, digest, "confirmed")
+
+        if not await self._catalog.holds(context.repository, digest):
+            await self._rights.do((context.login, context.repository, digest), confirm)
 
     # Lists
 

@@ -10,6 +10,8 @@ from mirror.errors import StorageFailed
 from mirror.oci.digest import Digest
 from mirror.storage.layout import Layout, storage_errors
 
+_JSON_HEAD = 16  # bytes, enough to tell JSON from an archive
+
 
 class BlobDamaged(Exception):
     """The file of a blob exists, but has another size."""
@@ -56,3 +58,13 @@ def close_opened(opening: asyncio.Future[int]) -> None:
     """Close the descriptor that a thread opened for a caller that was cancelled. A callback of the future."""
     if not opening.cancelled() and opening.exception() is None:
         os.close(opening.result())
+
+
+def document(path: str) -> bytes:
+    """Return the content of a file that can be JSON; nothing for another file."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            head = file.read(_JSON_HEAD)
+            return head + file.read() if head.lstrip().startswith(b"{") else b""
+    except OSError:
+        return b""

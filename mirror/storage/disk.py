@@ -21,7 +21,7 @@ from mirror.errors import DiskFull, StorageFailed
 from mirror.observability.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.primitives.singleflight import KeyedLock
-from mirror.storage.blob import BlobDamaged, DiskBlob, close_opened, opened
+from mirror.storage.blob import BlobDamaged, DiskBlob, close_opened, document, opened
 from mirror.storage.disk_health import DiskHealth
 from mirror.storage.ingest import DiskIngest
 from mirror.storage.inspection import Inspection
@@ -35,7 +35,6 @@ from mirror.storage.usage import Usage
 
 _THREADS = 8
 _ROWS_AT_STOP = 20_000  # about 2 s; the next start takes the rest from the files' own status
-_JSON_HEAD = 16  # bytes, enough to tell JSON from an archive
 log = structlog.get_logger()
 
 
@@ -191,7 +190,7 @@ class DiskStore:
 
     async def read_documents(self, digests: Sequence[Digest]) -> Mapping[Digest, bytes]:
         def read() -> dict[Digest, bytes]:
-            found = ((digest, _document(self._layout.blob(digest))) for digest in digests)
+            found = ((digest, document(self._layout.blob(digest))) for digest in digests)
             return {digest: body for digest, body in found if body}
 
         return await self._threads.run(read)
@@ -375,16 +374,6 @@ class DiskStore:
 
 def _sorted(names: Sequence[str], prefix: str) -> list[str]:
     return sorted(name for name in names if name.startswith(prefix))
-
-
-def _document(path: str) -> bytes:
-    """Return the content of a file that can be JSON; nothing for another file."""
-    try:
-        with open(path, "rb", buffering=0) as file:
-            head = file.read(_JSON_HEAD)
-            return head + file.read() if head.lstrip().startswith(b"{") else b""
-    except OSError:
-        return b""
 
 
 def _unlink(path: str, seen: os.stat_result | None) -> bool:
