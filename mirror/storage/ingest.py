@@ -1,4 +1,7 @@
-"""Ingest on disk: one growing file, which readers may follow, until it is renamed to a blob."""
+"""Ingest on disk: one growing file, which readers may follow, until it is renamed to a blob.
+
+`Verifier` of `oci/digest` hashes the bytes while they are written, and compares the digest before the rename.
+"""
 
 from __future__ import annotations
 
