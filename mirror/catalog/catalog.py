@@ -129,9 +129,9 @@ class Catalog:
         Raises:
             StorageFailed: if it could not be stored (NoSpace: for lack of space); nothing is kept.
         """
-        # The facts first: a crash in between must leave no content of unknown media type or without a right.
-        await self._keep_facts(repository, manifest, proof)
         async with self._store.hold(manifest.digest):
+            # The facts first: a crash in between must leave no content of unknown media type or without a right.
+            await self._keep_facts(repository, manifest, proof)
             try:
                 await self._store.put(manifest.digest, manifest.body)
             except StorageFailed:
@@ -139,7 +139,7 @@ class Catalog:
                     await self.drop_holdings(repository, [manifest.digest])
                 raise
             self._manifests.set(manifest.digest, manifest)
-            if not (await self._held_by(repository)).has_row(manifest.digest):  # an earlier copy was removed meanwhile
+            if not (await self._held_by(repository)).has_row(manifest.digest):  # a damaged copy was removed meanwhile
                 await self._keep_facts(repository, manifest, proof)
         self.expect(repository, manifest)
 
@@ -176,8 +176,10 @@ class Catalog:
 
     async def keep_holding(self, repository: Repository, digest: Digest, proof: Proof) -> None:
         """Record that the repository holds a blob: its right then depends on no manifest."""
-        holdings = await self._held_by(repository)
-        if not holdings.has_row(digest):
+        async with self._store.hold(digest):
+            holdings = await self._held_by(repository)
+            if holdings.has_row(digest):
+                return
             holdings.add_blob(digest)
             await self._facts.keep_held(repository, digest, HeldFact(None, proof, time.time()))
 

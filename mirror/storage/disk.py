@@ -133,6 +133,8 @@ class DiskStore:
     async def hold(self, digest: Digest) -> AsyncIterator[None]:
         self._inventory.hold(digest)
         try:
+            if (evicted := self._space.evicting.get(digest)) is not None:
+                await evicted.wait()
             yield
         finally:
             self._inventory.release(digest)

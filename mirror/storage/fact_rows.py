@@ -79,8 +79,12 @@ class FactRows:
     # Rows
 
     async def _run(self, call: Callable[[], _Result], otherwise: _Result, *, key: str) -> _Result:
+        running = asyncio.get_running_loop().run_in_executor(self._thread, call)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+            return await asyncio.shield(running)  # the caller's cancellation must not cancel a queued write
+        except asyncio.CancelledError:
+            await asyncio.wait([running])
+            raise
         except (*DAMAGE, diskcache.Timeout) as error:
             self._note_failure(error, key)
             return otherwise
@@ -119,14 +123,13 @@ class FactRows:
         return fact
 
     async def _set(self, key: str, value: Mapping[str, object] | None, tag: Digest | None = None) -> None:
-        rows = {key: (value, None if tag is None else str(tag))}
-        if await self._run(lambda: self._write(rows), False, key=key):
-            self._unwritten.pop(key, None)
-        else:
-            self._unwritten[key] = rows[key]
-            self._unwritten.move_to_end(key)
-            while len(self._unwritten) > _MAX_UNWRITTEN:
-                self._unwritten.popitem(last=False)
+        row = (value, None if tag is None else str(tag))
+        self._unwritten[key] = row  # before the write: it stays there if the write fails or the caller is cancelled
+        self._unwritten.move_to_end(key)
+        while len(self._unwritten) > _MAX_UNWRITTEN:
+            self._unwritten.popitem(last=False)
+        if await self._run(lambda: self._write({key: row}), False, key=key) and self._unwritten.get(key) is row:
+            del self._unwritten[key]
 
     def _write(self, rows: Rows) -> bool:
         with self._cache.transact():

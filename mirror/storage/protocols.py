@@ -131,7 +131,7 @@ class BlobStore(Protocol):
         """Record a use of the blob and, if it is a manifest, of the content that it references."""
 
     def hold(self, digest: Digest) -> AbstractAsyncContextManager[None]:
-        """Keep a blob from eviction, also one that is not stored yet."""
+        """Keep a blob from eviction, also one that is not stored yet. Waits for an eviction of it that has begun."""
 
     def open(self, digest: Digest) -> AbstractAsyncContextManager[StoredReadable | None]:
         """Hold and open a blob; None if it is not stored, or can't be read and must be fetched again."""

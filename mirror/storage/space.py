@@ -43,6 +43,7 @@ class Space:
     Attributes:
         kept: bytes that each interrupted download left in ingest/, oldest first.
         ingests: the ingests in progress.
+        evicting: the blobs whose files are being removed, with the event of their end.
         limit: bytes that all content together never exceeds.
     """
 
@@ -67,6 +68,7 @@ class Space:
         self._evicted = evicted
         self.kept: dict[Digest, int] = {}
         self.ingests: set[OpenIngest] = set()
+        self.evicting: dict[Digest, asyncio.Event] = {}
         self.lock = asyncio.Lock()
 
     async def can_reserve(self, size: int) -> bool:
@@ -186,7 +188,9 @@ class Space:
         Raises:
             StorageFailed: if a file can't be removed; it and the later ones stay.
         """
+        ended = asyncio.Event()
         for stored in chosen:
+            self.evicting[stored.digest] = ended
             self._inventory.remove(stored.digest)  # first: no reader may open it any more
         gone: list[StoredBlob] = []
         try:
@@ -197,6 +201,9 @@ class Space:
             self._metrics.evictions.inc(len(gone))
             self._evicted([stored.digest for stored in gone])  # last: a crash must leave no content without its facts
             removed += gone
+            for stored in chosen:
+                del self.evicting[stored.digest]
+            ended.set()
 
     def _unlink_all(self, chosen: Sequence[StoredBlob], gone: list[StoredBlob]) -> None:
         for stored in chosen:

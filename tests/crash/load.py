@@ -89,9 +89,9 @@ class Load:
         assert reply.headers["Docker-Content-Digest"] == manifest.digest, reply
         assert reply.headers["Content-Type"] == manifest.media_type, reply
         if ":" in reference:
-            self.known.learn(repository, reference)
+            self.known.learn(repository, reference, pulled=_is_download(reply))
         else:
-            self.known.learn_tag(repository, reference, manifest.digest)
+            self.known.learn_tag(repository, reference, manifest.digest, pulled=_is_download(reply))
         return reply
 
     async def blob(self, repository: str, digest: str, span: tuple[int, int] | None = None) -> Reply | None:
@@ -104,7 +104,7 @@ class Load:
         first, last = (0, len(content) - 1) if span is None else span
         assert reply.status == (200 if span is None else 206), reply
         assert reply.body == content[first : last + 1], f"wrong bytes: {reply}"
-        self.known.learn(repository, digest)
+        self.known.learn(repository, digest, pulled=_is_download(reply))
         return reply
 
     async def head(self, repository: str, digest: str) -> Reply:
@@ -112,10 +112,15 @@ class Load:
         reply = await self.client.head(self.upstream(repository).blob(digest))
         assert reply.status == 200, reply
         assert reply.length == len(self.shelf.content(digest)), reply
-        self.known.learn(repository, digest)
+        self.known.learn(repository, digest, pulled=False)
         return reply
 
     def _whole(self, reply: Reply) -> bool:
         self.answers += 1
         assert reply.whole or self.killed, f"incomplete: {reply}"
         return reply.whole
+
+
+def _is_download(reply: Reply) -> bool:
+    """Return whether the mirror stored the content for this reply, or for another one of the same time."""
+    return "stored" in reply.cache_status or "collapsed" in reply.cache_status

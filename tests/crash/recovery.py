@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 
@@ -85,8 +86,9 @@ class Recovery:
     async def _check_acknowledged(self) -> None:
         """Assert that acknowledged tags and blobs are served without an upstream request.
 
-        A layer of several repositories may be confirmed by HEAD: an eviction deletes the right of one repository, and
-        the next pull through another one stores the layer again.
+        Two kinds of content may be confirmed by the upstream, because the right of the repository may be gone: content
+        that only a manifest proved to be its own, after the eviction of that manifest; and a layer of several
+        repositories, which was evicted, and stored again by a pull through another one.
         """
         known, stored = self.load.known, self.before.blobs
         tags = [(key, digest) for key, (digest, _) in known.tags.items() if digest in stored]
@@ -94,10 +96,16 @@ class Recovery:
             *(self._tag(*key, digest) for key, digest in tags),
             *(self._content(repository, digest) for repository, digest in known.held if digest in stored),
         )
-        shared = [digest for digest, holders in self.load.shelf.holders.items() if len(holders) > 1]
-        refetched = [one for one in seen if one.method != "HEAD" or one.target.rpartition("/")[2] not in shared]
-        assert not refetched, f"requested content that was stored: {[(one.method, one.target) for one in refetched]}"
+        fetched = [f"{one.method} {one.target}" for one in seen if not self._may_confirm(one)]
+        assert not fetched, f"requested content that was stored: {fetched}"
         self.figures.tags_known += len(tags)
+
+    def _may_confirm(self, seen: Seen) -> bool:
+        """Return whether this is a HEAD of a blob, or a GET of a manifest, whose right may be gone."""
+        repository, kind, digest = re.split("/(blobs|manifests)/", seen.target.removeprefix("/v2/"))
+        is_pulled = (repository, digest) in self.load.known.pulled
+        is_shared = len(self.load.shelf.holders.get(digest, ())) > 1
+        return (seen.method == "HEAD") == (kind == "blobs") and ":" in digest and (is_shared or not is_pulled)
 
     async def _check_committed(self) -> None:
         """Assert that other committed blobs are served; upstream may be asked for their repository only."""

@@ -1,10 +1,12 @@
 """The fact store: facts that survive a restart, and damage that is never worse than a missing fact."""
 
+import asyncio
 import math
 import os
 import shutil
 import sqlite3
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
@@ -656,3 +658,18 @@ async def test_full_disk_is_not_taken_for_damage(filled: Path, tmp_path: Path) -
         assert not (disk / "ledger.damaged").exists()
         async with DiskFacts.open(disk / "ledger") as facts:
             assert await facts.tag(APP, LATEST) == FACT
+
+
+async def test_cancelled_write_is_written(tmp_path: Path) -> None:
+    """A client that leaves cancels its pull; the memory of the catalog already has the fact."""
+    async with DiskFacts.open(tmp_path / "ledger") as facts:
+        thread_is_free = threading.Event()
+        facts._thread.submit(thread_is_free.wait)
+        writing = asyncio.create_task(facts.keep_tag(APP, LATEST, TagFact(DIGESTS[0], 1.0)))
+        await asyncio.sleep(0)
+        writing.cancel()
+        thread_is_free.set()
+        with suppress(asyncio.CancelledError):
+            await writing
+        with closing(sqlite3.connect(tmp_path / "ledger" / "cache.db")) as database:
+            assert database.execute("SELECT count(*) FROM Cache WHERE key LIKE 'tag %'").fetchone() == (1,)
