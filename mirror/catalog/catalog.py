@@ -18,6 +18,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import LARGEST, Manifest
 from mirror.oci.names import Repository, Tag
 from mirror.primitives.lru import LruCache
+from mirror.primitives.singleflight import KeyedLock
 from mirror.storage.facts import HeldFact, ManifestFact, Proof, TagFact
 from mirror.storage.protocols import BlobStore, FactStore
 
@@ -43,6 +44,7 @@ class Catalog:
         self._manifests = LruCache[Digest, Manifest](_MANIFEST_BYTES, weigh=lambda manifest: len(manifest.body) + 1024)
         self._sizes = LruCache[tuple[Repository, Digest], int](_SIZES)
         self._holdings = LruCache[Repository, _Holdings](_REPOSITORIES)
+        self._storing = KeyedLock[Digest]()
         self._forgotten: list[set[Digest]] = []  # for each load of holdings in progress: the digests forgotten since
         facts.listen(self._forget)
         self._named: defaultdict[Repository, set[Tag]] | None = None  # all tags, after the first listing
@@ -129,7 +131,8 @@ class Catalog:
         Raises:
             StorageFailed: if it could not be stored (NoSpace: for lack of space); nothing is kept.
         """
-        async with self._store.hold(manifest.digest):
+        # One at a time: a writer that fails deletes the right, on which another one of the same manifest would rely.
+        async with self._storing.hold(manifest.digest), self._store.hold(manifest.digest):
             # The facts first: a crash in between must leave no content of unknown media type or without a right.
             await self._keep_facts(repository, manifest, proof)
             try:

@@ -140,14 +140,15 @@ class FactRows:
                     self._cache.set(key, value, tag=tag)
         return True
 
-    async def _write_unwritten(self) -> None:
+    async def _write_unwritten(self) -> bool:
+        """Write the rows that are not written yet. Return whether that succeeded; rows set meanwhile don't matter."""
         rows = dict(self._unwritten)
-        if not rows:
-            return
-        if await self._run(lambda: self._write(rows), False, key=f"{len(rows)} rows"):
-            for key, row in rows.items():
-                if self._unwritten.get(key) is row:
-                    del self._unwritten[key]
+        if rows and not await self._run(lambda: self._write(rows), False, key=f"{len(rows)} rows"):
+            return False
+        for key, row in rows.items():
+            if self._unwritten.get(key) is row:
+                del self._unwritten[key]
+        return True
 
     async def _list(self, prefix: str) -> list[tuple[str, object]]:
         """Return key and value of every row whose key begins with *prefix*."""
@@ -225,8 +226,7 @@ class FactRows:
         Raises:
             StorageFailed: if a row could not be written, or not be synced.
         """
-        await self._write_unwritten()
-        if self._unwritten:
+        if not await self._write_unwritten():
             raise StorageFailed(f"the fact database {self._path} can't be written: free space on its disk")
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._sync)

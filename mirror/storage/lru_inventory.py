@@ -224,10 +224,10 @@ class Inventory:
         self.remove(digest)
         self._blobs.add(digest.hex, size, now)
 
-    def remove(self, digest: Digest) -> None:
-        """Remove a blob, if it is there."""
-        self._blobs.remove(digest.hex)
+    def remove(self, digest: Digest) -> bool:
+        """Remove a blob. Return whether it was there."""
         self._hidden.discard(digest)  # in any case: a blob that is added later must not be hidden
+        return self._blobs.remove(digest.hex)
 
     def reserve(self, size: int) -> None:
         """Count *size* bytes for content in progress; a negative size returns them."""

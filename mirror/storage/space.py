@@ -83,7 +83,8 @@ class Space:
         """Reserve *size* bytes and evict blobs for them.
 
         Raises:
-            NoSpace: if max_size and min_free can't both be kept; nothing was evicted then.
+            NoSpace: if max_size and min_free can't both be kept. Nothing was evicted then, unless readers opened the
+                rest of the victims meanwhile.
             StorageFailed: if a file can't be removed.
         """
         await self._usage.apply()
@@ -124,25 +125,25 @@ class Space:
             size = self._inventory.size(digest)
             if size is None or digest in self._inventory.held:
                 return 0
-            await self._evict([StoredBlob(digest, size)])
-            return size
+            return await self._evict([StoredBlob(digest, size)])
 
     def _victims(self, excess: int) -> list[StoredBlob] | None:
         excess -= sum(self.kept.values())
         return choose_victims(self._inventory.oldest_first(), excess=excess, held=self._inventory.held)
 
     async def _free(self, excess: int, size: int) -> None:
-        chosen = self._victims(excess)
-        if chosen is None:
-            raise NoSpace(
-                f"no space for {size} bytes: {self._inventory.occupied} of {self.limit} bytes are used (max_size), "
-                f"{excess} too many with them (min_free is {self._min_free}), and the rest is in use: "
-                f"raise max_size, or free disk space",
-                needed=size,
-                limit=self.limit,
-            )
-        await self._remove_kept(excess)
-        await self._evict(chosen)
+        while excess > 0:  # again if readers opened victims while others were removed
+            chosen = self._victims(excess)
+            if chosen is None:
+                raise NoSpace(
+                    f"no space for {size} bytes: {self._inventory.occupied} of {self.limit} bytes are used (max_size), "
+                    f"{excess} too many with them (min_free is {self._min_free}), and the rest is in use: "
+                    f"raise max_size, or free disk space",
+                    needed=size,
+                    limit=self.limit,
+                )
+            excess -= await self._remove_kept(excess)
+            excess -= await self._evict(chosen)
 
     async def _excess(self, size: int) -> int:
         """Return the bytes to remove before *size* more are stored: above max_size, or below min_free."""
@@ -156,13 +157,15 @@ class Space:
             disk = os.statvfs(self._layout.root)
             return disk.f_bavail * disk.f_frsize
 
-    async def _remove_kept(self, excess: int) -> None:
-        """Remove the files of interrupted downloads, oldest first, until *excess* bytes are free."""
+    async def _remove_kept(self, excess: int) -> int:
+        """Remove the files of interrupted downloads, oldest first, for *excess* bytes. Return how many became free."""
+        freed = 0
         for digest, size in list(self.kept.items()):
-            if excess <= 0:
-                return
+            if freed >= excess:
+                break
             await self._remove_ingest(digest, size)
-            excess -= size
+            freed += size
+        return freed
 
     async def _remove_ingest(self, digest: Digest, size: int) -> None:
         del self.kept[digest]
@@ -173,35 +176,40 @@ class Space:
             self.keep(digest, size)  # the file is still there, and counts
             raise
 
-    async def _evict(self, chosen: Sequence[StoredBlob]) -> None:
+    async def _evict(self, chosen: Sequence[StoredBlob]) -> int:
+        """Remove blobs, except those that were opened since they were chosen. Return the bytes that became free."""
         removed: list[StoredBlob] = []
         try:
             for at in range(0, len(chosen), _EVICTED_AT_ONCE):
                 await self._remove(chosen[at : at + _EVICTED_AT_ONCE], removed)
         finally:
+            freed = sum(stored.size for stored in removed)
             if removed:
-                log.info("blobs_evicted", blobs=len(removed), bytes=sum(stored.size for stored in removed))
+                log.info("blobs_evicted", blobs=len(removed), bytes=freed)
+        return freed
 
-    async def _remove(self, chosen: Sequence[StoredBlob], removed: list[StoredBlob]) -> None:
+    async def _remove(self, chosen: Iterable[StoredBlob], removed: list[StoredBlob]) -> None:
         """Remove blobs that no reader holds, and add them to *removed*.
 
         Raises:
             StorageFailed: if a file can't be removed; it and the later ones stay.
         """
         ended = asyncio.Event()
+        victims: list[StoredBlob] = []
         for stored in chosen:
-            self.evicting[stored.digest] = ended
-            self._inventory.remove(stored.digest)  # first: no reader may open it any more
+            if stored.digest not in self._inventory.held and self._inventory.remove(stored.digest):
+                self.evicting[stored.digest] = ended  # nothing waits between these lines: a later reader waits for it
+                victims.append(stored)
         gone: list[StoredBlob] = []
         try:
-            await self._threads.run(partial(self._unlink_all, chosen, gone))
+            await self._threads.run(partial(self._unlink_all, victims, gone))
         finally:  # also if the caller was cancelled
-            for stored in chosen[len(gone) :]:  # the file is still there, and counts
+            for stored in victims[len(gone) :]:  # the file is still there, and counts
                 self._inventory.add(stored.digest, stored.size, now=time.time())
             self._metrics.evictions.inc(len(gone))
             self._evicted([stored.digest for stored in gone])  # last: a crash must leave no content without its facts
             removed += gone
-            for stored in chosen:
+            for stored in victims:
                 del self.evicting[stored.digest]
             ended.set()
 

@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mirror.catalog.catalog import Catalog
 from mirror.config import CacheSettings
+from mirror.errors import NoSpace
 from mirror.observability.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import OCI_MANIFEST, Manifest
@@ -45,6 +47,26 @@ async def opened(root: Path) -> AsyncIterator[tuple[Catalog, BlobStore]]:
         DiskStore.at(CacheSettings(path=root, max_size=2**20, min_free=0), facts, Metrics()) as store,
     ):
         yield Catalog(store, facts), store
+
+
+async def test_failed_writer_takes_no_right_from_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pulls of one manifest, the first of which finds no space: when the content is stored, its row exists."""
+    image = next(iter(IMAGES.values()))
+    async with opened(tmp_path) as (catalog, store):
+        put, rows, attempts = store.put, [], iter([True, False])
+
+        async def put_after_failure(digest: Digest, content: bytes) -> None:
+            is_first = next(attempts)
+            await asyncio.sleep(0)  # the other writer runs
+            if is_first:
+                raise NoSpace("the disk is full")
+            await put(digest, content)
+            rows.append(await Catalog(store, catalog._facts).holds(OURS, digest))
+
+        monkeypatch.setattr(store, "put", put_after_failure)
+        results = await asyncio.gather(*(catalog.keep_manifest(OURS, image) for _ in range(2)), return_exceptions=True)
+    assert [type(one) for one in results] == [NoSpace, type(None)]
+    assert rows == [True]
 
 
 class Rows:

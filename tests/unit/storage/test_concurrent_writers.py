@@ -124,3 +124,34 @@ async def test_space_is_free_only_after_the_evicted_file_is_removed(
         await evicting
     with pytest.raises(NoSpace):
         await store.reserve(LIMIT)
+
+
+async def test_victim_that_is_opened_during_an_eviction_stays(
+    store: DiskStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another blob is evicted in its place, and the facts of the opened one are kept."""
+    kept, old, later = (os.urandom(60_000) for _ in range(3))
+    async with store.ingest(Digest.of(kept)) as ingest:  # an interrupted download, which is removed first
+        ingest.restart()
+        await ingest.reserve(len(kept))
+        await ingest.append(memoryview(kept))
+    for content in (old, later):
+        await store.put(Digest.of(content), content)
+    unlinking, unlink = asyncio.Event(), os.unlink
+    loop = asyncio.get_running_loop()
+
+    def slow(path: str) -> None:
+        loop.call_soon_threadsafe(unlinking.set)
+        asyncio.run(asyncio.sleep(0.05))
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", slow)
+    evicting = asyncio.create_task(store.reserve(180_000))  # the interrupted download and the oldest blob
+    await unlinking.wait()
+    async with store.open(Digest.of(old)) as blob:
+        assert blob is not None
+        await evicting
+        assert Digest.of(old) in store
+        assert Digest.of(later) not in store
+    assert await store.read(Digest.of(old)) == old
+    assert on_disk(tmp_path) == len(old)
