@@ -19,6 +19,7 @@ from mirror.storage.threads import DiskThreads
 
 _READS = 8  # a second
 _SIZES = (4096, 2**20)  # bytes of the smallest read, and of the largest
+_OPENING = 2**16  # bytes; opening a file takes the time of reading these
 _PAUSE = 60.0  # seconds between two rounds
 _RECORD_INTERVAL = 10.0  # seconds
 
@@ -67,5 +68,5 @@ class Scrub:
             await threads.run_all(partial(inspection.read, self._read_size))
             size = inspection.at - before
             self._metrics.scrubbed_bytes.inc(size)
-            # At least the smallest read is counted: opening a small file takes disk time too.
-            await asyncio.sleep(max(size, _SIZES[0]) / self._rate - (time.monotonic() - started))
+            size += 0 if before else _OPENING  # or a million small blobs would take all the time of a core
+            await asyncio.sleep(size / self._rate - (time.monotonic() - started))

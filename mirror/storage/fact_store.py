@@ -165,11 +165,11 @@ class DiskFacts(FactRows):
         def read() -> None:
             with self._invalid_rows() as invalid:
                 for key, text in database.blob_rows(self._path):
-                    name, row = _blob_name(key), _blob_row(text)
-                    if name is None or row is None:
+                    row = _blob_row(key, text)
+                    if row is None:
                         invalid.append(key)
                     else:
-                        take(name, *row)
+                        take(*row)
 
         await self._run(read, None, key="blob …")
 
@@ -190,18 +190,12 @@ class DiskFacts(FactRows):
             await self._run(lambda rows=rows: self._write(rows), False, key="blob …")  # type: ignore[misc]
 
 
-def _blob_name(key: bytes) -> str | None:
-    """Return the hex digits in the key of a blob's row; None for another key."""
-    if key.startswith(_BLOB_KEYS.get(len(key), b"-")):
-        return key[12:].decode("ascii", "replace")
-    return None
-
-
-def _blob_row(text: bytes | None) -> tuple[int, float] | None:
-    """Return size and last use in the row of a blob; None if it is invalid. Called for up to a million rows."""
-    if text is None or len(text) > _MAX_BLOB_ROW:
+def _blob_row(key: bytes, text: bytes | None) -> tuple[str, int, float] | None:
+    """Return hex digits, size and last use from the row of a blob; None if it is invalid."""
+    if text is None or len(text) > _MAX_BLOB_ROW or not key.startswith(_BLOB_KEYS.get(len(key), b"-")):
         return None
     try:
-        return parse_blob(orjson.loads(text))
+        fact = parse_blob(orjson.loads(text))
     except ValueError:
         return None
+    return None if fact is None else (key[12:].decode("ascii", "replace"), *fact)

@@ -101,10 +101,12 @@ class HeldFact:
 
 def parse_blob(row: object) -> tuple[int, float] | None:
     """Return size and last use in the row of a blob; None if the row has another shape."""
-    if isinstance(row, dict):
-        size, used = row.get("size"), moment_of(row.get("used"))
-        if used is not None and type(size) is int and 0 <= size < 2**63:
-            return size, used
+    if isinstance(row, dict):  # few calls: a start parses up to a million rows
+        size, used = row.get("size"), row.get("used")
+        if type(size) is int and 0 <= size < 2**63:
+            moment = used if type(used) is float and 0 <= used <= _LATEST else moment_of(used)
+            if moment is not None:
+                return size, moment
     return None
 
 

@@ -63,11 +63,12 @@ class BlobTable:
         self._mark(slot)
 
     def append(self, name: str, size: int, used: float) -> None:
-        """Load a blob that is not in the table. The table is complete only after `finish`."""
-        self.slots[name] = len(self._names)
-        self._names.append(name)
-        self._sizes.append(size)
-        self._used.append(used)
+        """Load a blob, if it is not in the table. The table is complete only after `finish`."""
+        slot = len(self._names)
+        if self.slots.setdefault(name, slot) == slot:
+            self._names.append(name)
+            self._sizes.append(size)
+            self._used.append(used)
 
     def finish(self, absent: Iterable[str], unwritten: Iterable[str]) -> None:
         """End loading: remove *absent* blobs, mark the rows of *unwritten* ones as changed, and sort by last use."""

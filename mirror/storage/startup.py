@@ -35,11 +35,6 @@ class Scan:
     kept: dict[Digest, int] = field(default_factory=dict)
     identity: object = None
 
-    def add_row(self, name: str, size: int, used: float) -> None:
-        """Add the row of a blob: the hex digits of its digest, its size and last use."""
-        if name not in self.table.slots:
-            self.table.append(name, size, used)
-
     def read_directory(self, layout: Layout) -> None:
         """Compare the rows with the files, and sort. Blocking: for a thread.
 
