@@ -29,7 +29,7 @@ _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _PROBE_BYTES = 2**18  # an upper bound for what opening a database writes
 _MAX_VALUE = 2**23  # bytes of one value; a manifest has at most 4 MiB, and its row is smaller
 _CHECKED_AT_START = 2**26  # bytes; checking a larger database would delay the start, so that is done afterwards
-_COLUMNS = "key, mode = 1 AND filename IS NULL AND typeof(value) = 'text', value"
+_COLUMNS = "key, CASE WHEN mode = 1 AND filename IS NULL AND typeof(value) = 'text' THEN value END"
 _RANGE = f"SELECT {_COLUMNS} FROM Cache WHERE key >= ? AND key < ? AND raw = 1"  # noqa: S608 - a constant
 _SCAN = f"SELECT {_COLUMNS} FROM Cache NOT INDEXED WHERE key >= ? AND key < ? AND raw = 1"  # noqa: S608 - a constant
 log = structlog.get_logger()
@@ -273,8 +273,7 @@ def _rows(path: Path, query: str, prefix: str) -> Iterator[tuple[bytes, bytes | 
     uri = f"{(path / 'cache.db').absolute().as_uri()}?mode=rw"  # never creates a file
     with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS)) as database:
         database.text_factory = bytes  # or one row that is not UTF-8 would end the iteration
-        for key, is_ours, value in database.execute(query, (prefix, end)):
-            yield key, value if is_ours else None
+        yield from database.execute(query, (prefix, end))
 
 
 def _remove(path: Path) -> None:

@@ -86,7 +86,7 @@ class DiskStore:
 
     async def _load(self) -> None:
         started, scan = time.time(), Scan()
-        await self._facts.load_blobs(scan.table.append)
+        await self._facts.load_blobs(scan.table.extend)
         async with self._space.lock:
             await self._threads.run(partial(scan.read_directory, self._layout))
             self._identity = scan.identity

@@ -7,28 +7,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-
-import orjson
+from itertools import islice
 
 from mirror.oci.digest import Digest
 from mirror.oci.image_names import Image
 from mirror.oci.names import Repository, Tag
 from mirror.storage import database
+from mirror.storage.blob_rows import NamedBlob, parse_blobs
 from mirror.storage.fact_rows import BATCH, FactRows, Rows
 from mirror.storage.facts import (
     HeldFact,
     ManifestFact,
     TagFact,
     held_key,
-    parse_blob,
     parse_image,
     parse_repository,
     tag_key,
 )
 from mirror.storage.lru_inventory import BlobRow
-
-_BLOB_KEYS = {76: b"blob sha256:", 140: b"blob sha512:"}  # the prefix of a key, by its length
-_MAX_BLOB_ROW = 4096  # bytes of its value
 
 
 class DiskFacts(FactRows):
@@ -159,17 +155,16 @@ class DiskFacts(FactRows):
 
     # Sizes and last uses
 
-    async def load_blobs(self, take: Callable[[str, int, float], None]) -> None:
-        """Call *take* on the fact thread with hex digits, size and last use of every blob that has a row."""
+    async def load_blobs(self, take: Callable[[Sequence[NamedBlob]], None]) -> None:
+        """Call *take* on the fact thread with the blobs that have a row, some at a time."""
 
         def read() -> None:
+            rows = database.blob_rows(self._path)
             with self._invalid_rows() as invalid:
-                for key, text in database.blob_rows(self._path):
-                    row = _blob_row(key, text)
-                    if row is None:
-                        invalid.append(key)
-                    else:
-                        take(*row)
+                while batch := list(islice(rows, BATCH)):
+                    blobs = parse_blobs(batch)
+                    invalid += [key for (key, _), blob in zip(batch, blobs, strict=True) if blob is None]
+                    take([blob for blob in blobs if blob is not None])
 
         await self._run(read, None, key="blob …")
 
@@ -188,14 +183,3 @@ class DiskFacts(FactRows):
         for at in range(0, len(texts), BATCH):
             rows: Rows = {f"blob {text}": (None, None) for text in texts[at : at + BATCH]}
             await self._run(lambda rows=rows: self._write(rows), False, key="blob …")  # type: ignore[misc]
-
-
-def _blob_row(key: bytes, text: bytes | None) -> tuple[str, int, float] | None:
-    """Return hex digits, size and last use from the row of a blob; None if it is invalid."""
-    if text is None or len(text) > _MAX_BLOB_ROW or not key.startswith(_BLOB_KEYS.get(len(key), b"-")):
-        return None
-    try:
-        fact = parse_blob(orjson.loads(text))
-    except ValueError:
-        return None
-    return None if fact is None else (key[12:].decode("ascii", "replace"), *fact)

@@ -99,17 +99,6 @@ class HeldFact:
         return {"media_type": self.media_type, "proof": self.proof, "proven_at": self.proven_at}
 
 
-def parse_blob(row: object) -> tuple[int, float] | None:
-    """Return size and last use in the row of a blob; None if the row has another shape."""
-    if isinstance(row, dict):  # few calls: a start parses up to a million rows
-        size, used = row.get("size"), row.get("used")
-        if type(size) is int and 0 <= size < 2**63:
-            moment = used if type(used) is float and 0 <= used <= _LATEST else moment_of(used)
-            if moment is not None:
-                return size, moment
-    return None
-
-
 def parse_image(text: str) -> Image | None:
     """Return the image of a full name, as `str(Image)` writes it; None if *text* is not such a name."""
     name, at, digest = text.partition("@")

@@ -11,10 +11,12 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import count
 
 from mirror.oci.digest import Digest
+from mirror.storage.blob_rows import NamedBlob
 from mirror.storage.eviction import StoredBlob
 
 _HEAD = 0
@@ -54,7 +56,7 @@ class BlobTable:
             self._names[slot], self._sizes[slot], self._used[slot] = name, size, used
         else:
             slot = len(self._names)
-            self.append(name, size, used)
+            self.extend([(name, size, used)])
             self._before.append(slot)
             self._after.append(slot)
             self._changed.append(0)
@@ -62,21 +64,22 @@ class BlobTable:
         self._link(slot)
         self._mark(slot)
 
-    def append(self, name: str, size: int, used: float) -> None:
-        """Load a blob, if it is not in the table. The table is complete only after `finish`."""
-        slot = len(self._names)
-        if self.slots.setdefault(name, slot) == slot:
-            self._names.append(name)
-            self._sizes.append(size)
-            self._used.append(used)
+    def extend(self, blobs: Sequence[NamedBlob]) -> None:
+        """Load blobs that are not in the table. The table is complete only after `finish`."""
+        if blobs:  # by column: a start loads up to a million blobs
+            names, sizes, used = zip(*blobs, strict=True)
+            self.slots.update(zip(names, count(len(self._names))))
+            self._names += names
+            self._sizes.extend(sizes)
+            self._used.extend(used)
 
     def finish(self, absent: Iterable[str], unwritten: Iterable[str]) -> None:
         """End loading: remove *absent* blobs, mark the rows of *unwritten* ones as changed, and sort by last use."""
-        count = len(self._names)
+        slots = len(self._names)
         self.stored = sum(self._sizes)
-        self._changed.extend(bytes(count - len(self._changed)))
+        self._changed.extend(bytes(slots - len(self._changed)))
         for links in (self._before, self._after):
-            links.extend(array("i", bytes(4 * (count - len(links)))))
+            links.extend(array("i", bytes(4 * (slots - len(links)))))
         before = _HEAD
         for slot in self._sorted_slots():
             self._after[before] = slot

@@ -20,6 +20,7 @@ from mirror.errors import StorageFailed
 from mirror.oci.digest import Digest, Verifier
 from mirror.oci.image_names import Image
 from mirror.oci.names import Repository, Tag
+from mirror.storage.blob_rows import NamedBlob
 from mirror.storage.facts import HeldFact, ManifestFact, TagFact
 from mirror.storage.inspection import Inspection
 from mirror.storage.lru_inventory import BlobRow
@@ -231,8 +232,8 @@ class ImageIndexFile(Protocol):
 class UsageStore(Protocol):
     """The facts that the blob store itself keeps: sizes and last uses. They can be rebuilt and are not synced."""
 
-    async def load_blobs(self, take: Callable[[str, int, float], None]) -> None:
-        """Call *take*, on another thread, with the hex digits, size and last use of every blob that has a row."""
+    async def load_blobs(self, take: Callable[[Sequence[NamedBlob]], None]) -> None:
+        """Call *take*, on another thread, with all blobs that have a row, some at a time."""
 
     async def keep_blobs(self, rows: Sequence[BlobRow]) -> bool:
         """Write the sizes and last uses of these blobs. Return whether that succeeded."""

@@ -51,8 +51,7 @@ class Scan:
             self.identity, self.kept = layout.identity(), layout.kept_ingests()
         absent = [name for name, slot in self.table.slots.items() if not present[slot]]
         self.absent = [str(digest_of(name)) for name in absent]
-        for name, size, used in new:
-            self.table.append(name, size, used)
+        self.table.extend(new)
         # The last one is written first, and rows are written several times faster in the order of their keys.
         self.table.finish(absent, sorted((name for name, _, _ in new), reverse=True))
 

@@ -2,13 +2,14 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mirror.oci.digest import Digest
 from mirror.oci.image_names import Image
 from mirror.oci.names import Repository, Tag
+from mirror.storage.blob_rows import NamedBlob
 from mirror.storage.fact_store import DiskFacts
 from mirror.storage.facts import HeldFact, ManifestFact, TagFact
 
@@ -57,9 +58,10 @@ async def blobs_of(facts: DiskFacts) -> dict[str, tuple[int, float]]:
     """Return size and last use of every blob, by hex digits."""
     found: dict[str, tuple[int, float]] = {}
 
-    def take(name: str, size: int, used: float) -> None:
-        assert name not in found
-        found[name] = (size, used)
+    def take(blobs: Sequence[NamedBlob]) -> None:
+        for name, size, used in blobs:
+            assert name not in found
+            found[name] = (size, used)
 
     await facts.load_blobs(take)
     return found

@@ -93,8 +93,7 @@ class InventoryMachine(RuleBasedStateMachine):
     def reload(self) -> None:
         """The written rows load as the same inventory, in the order of last use."""
         found = BlobTable()
-        for digest, size in self.sizes.items():
-            found.append(digest.hex, size, self.used[digest])
+        found.extend([(digest.hex, size, self.used[digest]) for digest, size in self.sizes.items()])
         found.finish([], [])
         self.inventory = Inventory()
         self.inventory.load(found, since=math.inf)
@@ -136,8 +135,7 @@ class InventoryMachine(RuleBasedStateMachine):
         """A replaced directory is loaded again: blobs added meanwhile stay, all others are as found."""
         self.take_up_uses()
         found = BlobTable()
-        for one in self.sizes.keys() - {lost}:
-            found.append(one.hex, self.sizes[one], self.used[one])
+        found.extend([(one.hex, self.sizes[one], self.used[one]) for one in self.sizes.keys() - {lost}])
         found.finish([], [])
         self.strike(lost)
         since = self.tick()

@@ -1,0 +1,45 @@
+"""Rows of blobs, parsed in bulk: the result is the same as of each row alone, whatever other rows hold."""
+
+import orjson
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mirror.storage.blob_rows import parse_blobs, parse_values
+
+ROW = b'{"size":1,"used":2.0}'
+fragments = st.sampled_from(
+    ["{", "}", "[", "]", ",", ":", '"', "\\", "1", "a", " ", '"a":1', '{"size":1,"used":2.0}', "}}"]
+)
+texts = st.lists(fragments, max_size=8).map(lambda parts: "".join(parts).encode()) | st.binary(max_size=6)
+
+
+@settings(max_examples=500)
+@given(st.lists(texts | texts.map(lambda text: b"{" + text + b"}") | st.just(ROW) | st.none(), max_size=6))
+@example([b'{"a":"}', b'{","b":1}', b'{"a":1},2'])
+@example([b'{"a":"}', b'{","b":1}', b'{"a":1},{"b":2}'])
+@example([b'{"a":"}', b'{","b":1}', b'{"a":1},"}'])
+@example([b"{", b"}", ROW])
+@example([b"1,1", b"", ROW])
+def test_no_row_changes_the_value_of_another(rows: list[bytes | None]) -> None:
+    """Otherwise a planted row could give another blob a wrong size."""
+    assert parse_values(rows) == [value for row in rows for value in parse_values([row])]
+
+
+@given(st.lists(texts))
+def test_value_is_the_object_in_the_text(rows: list[bytes]) -> None:
+    for row, value in zip(rows, parse_values(rows), strict=True):
+        if value is not None:
+            assert orjson.loads(row) == value
+
+
+def test_key_determines_the_digest() -> None:
+    """Keys of other rows, and keys that are not text, are no blobs."""
+    hexes = b"0" * 64
+    keys = [
+        b"blob sha256:" + hexes,
+        b"blob sha512:" + hexes,
+        b"blob sha512:" + hexes * 2,
+        b"blob sha256:" + b"\xff" * 64,
+    ]
+    blobs = parse_blobs([(key, ROW) for key in keys])
+    assert blobs == [("0" * 64, 1, 2.0), None, ("0" * 128, 1, 2.0), None]
