@@ -64,3 +64,15 @@ def test_http_client_and_server_code_have_one_place_each() -> None:
         serves = name.startswith("aiohttp.web")
         allowed = {"upstream": not serves, "server": serves, "admin": serves is not (file == "admin/client.py")}
         assert allowed[file.split("/")[0]], (file, name)
+
+
+def test_only_the_assembly_names_the_disk_store() -> None:
+    """All others know the protocols of storage/protocols.py, which another store can implement."""
+    classes = {
+        f"mirror.storage.{file.stem}.{node.name}"
+        for file in (ROOT / "storage").glob("*.py")
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name in {"DiskStore", "DiskFacts", "DiskIngest", "DiskBlob"}
+    }
+    assert len(classes) == 4
+    assert {PACKAGE_OF[file] for file, name in IMPORTS if name in classes} == {"storage", "assembly"}
