@@ -132,7 +132,7 @@ async def _crowd(
 
 def shown(phases: Sequence[Phase]) -> Table:
     table = Table(title=f"Latency of /healthz under load ({machine.description()})")
-    for name in ("phase", "requests", "p50 ms", "p99 ms", "max ms", "resident MiB", "descriptors", "CPU"):
+    for name in ("phase", "requests", "p50 ms", "p99 ms", "max ms", "resident MiB", "file descriptors", "CPU"):
         table.add_column(name, justify="left" if name == "phase" else "right")
     for phase in phases:
         times = [phase.health[int((len(phase.health) - 1) * share)] * 1e3 for share in (0.5, 0.99, 1.0)]

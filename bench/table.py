@@ -103,18 +103,18 @@ class Result:
         return "targets: " + ", ".join(f"{count} {name}" for count, name in counts if count)
 
 
-_COLOURS = {Verdict.REACHED: "green", Verdict.MISSED: "red", Verdict.OPEN: "yellow"}
+_COLORS = {Verdict.REACHED: "green", Verdict.MISSED: "red", Verdict.OPEN: "yellow"}
 
 
 def for_terminal(result: Result) -> RichTable:
-    """Return the table with colours, for the terminal."""
+    """Return the table with colors, for the terminal."""
     table = RichTable()
     table.add_column("measurement", overflow="fold")
     for name in result.contestants:
         table.add_column(name, justify="right", style="bold" if name == MIRROR else None)
     table.add_column("target", overflow="fold")
     for row in result.rows:
-        verdicts = "\n".join(f"[{_COLOURS[verdict]}]{text}[/]" for verdict, text in row.verdicts())
+        verdicts = "\n".join(f"[{_COLORS[verdict]}]{text}[/]" for verdict, text in row.verdicts())
         cells = [result.cell(row, name) for name in result.contestants]
         table.add_row(f"{row.label}, {row.unit}", *cells, verdicts)
     return table

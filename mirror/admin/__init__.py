@@ -1,4 +1,4 @@
-"""The admin protocol between the mirror's commands and the mirror that holds the cache, over a Unix socket.
+"""The admin protocol between the mirror's commands and the process that has locked the cache, over a Unix socket.
 
 `protocol` defines the messages, `client` sends requests for the commands, `server` answers them. This module imports
 nothing, so that commands can declare their options without loading pydantic or aiohttp.

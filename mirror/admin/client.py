@@ -1,4 +1,4 @@
-"""Admin client: sends the requests of the mirror's commands to the mirror that holds the cache."""
+"""Admin client: sends the requests of the mirror's commands to the process that has locked the cache."""
 
 from __future__ import annotations
 

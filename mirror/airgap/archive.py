@@ -77,7 +77,10 @@ def content(archive: Archive, name: str, *, limit: int) -> bytes:
     if name not in archive:
         raise BundleInvalid(f"the bundle has no {name}: copy it again, or export it again")
     if archive.size(name) > limit:
-        raise BundleInvalid(f"{name} in the bundle has {archive.size(name)} bytes; the limit is {limit}")
+        raise BundleInvalid(
+            f"{name} in the bundle has {archive.size(name)} bytes, more than the limit of {limit}: save or export the "
+            f"image again"
+        )
     with archive.open(name) as file:
         return file.read()
 
@@ -92,7 +95,8 @@ def _tar(stream: BinaryIO, path: Path) -> tarfile.TarFile:
         if first is not None:
             raise BundleInvalid(f"{path} is not an archive; if it is a part of a bundle, name {first.name}") from error
         raise BundleInvalid(
-            f"{path} is not an archive of images: a tar (also .gz, .bz2, .xz), or the directory of an image layout"
+            f"{path} is not an archive of images: name a tar file (also .gz, .bz2, .xz) or the directory of an OCI "
+            f"image layout"
         ) from error
 
 
@@ -121,9 +125,15 @@ class _Tar:
             base = posixpath.dirname(name) if entry.issym() else ""
             _safe(posixpath.join(base, entry.linkname))
         elif not entry.isreg():
-            raise BundleInvalid(f"{entry.name[:80]!r} in {self._path} is neither a file, a directory nor a link")
+            raise BundleInvalid(
+                f"{entry.name[:80]!r} in {self._path} is neither a file, a directory nor a link: save or export the "
+                f"image again"
+            )
         if len(self._files) >= _MAX_FILES:
-            raise BundleInvalid(f"{self._path} has more files than the limit of {_MAX_FILES}")
+            raise BundleInvalid(
+                f"{self._path} has more files than the limit of {_MAX_FILES}: save or export the image again, or fewer "
+                f"images in one archive"
+            )
         self._files[name] = entry
 
     def _check_end(self) -> None:

@@ -87,10 +87,11 @@ def _checked(bundle: Path, stem: Path, listed: tuple[Part, ...]) -> list[Path]:
     files = (
         [stem] if is_single else [stem.with_name(f"{stem.name}.{number:03d}") for number in range(1, len(listed) + 1)]
     )
-    hint = f"if {_list_of(stem).name} belongs to another bundle, remove it"
+    hint = f"if {_list_of(stem).name} describes another bundle, remove it"
     if bundle != stem and bundle != files[0]:
         raise BundleInvalid(
-            f"{bundle} is not a file of the bundle {stem.name} that {_list_of(stem).name} lists; {hint}"
+            f"{_list_of(stem)} describes the bundle {stem.name}, and {bundle.name} is none of its files: name "
+            f"{files[0]}, or remove {_list_of(stem).name} if it describes another bundle"
         )
     for file, part in zip(files, listed, strict=True):
         if not file.exists():
@@ -109,13 +110,13 @@ def _found(bundle: Path, stem: Path) -> list[Path]:
     found = numbered(stem.parent, stem.name)
     if stem.exists() and 1 in found:
         raise BundleInvalid(
-            f"{stem} and {found[1].name} belong to two bundles, and there is no {_list_of(stem).name} that says which "
-            f"to read: move the other one away"
+            f"{stem} and {found[1].name} are two bundles of the same name, and {_list_of(stem).name} is missing: move "
+            f"the one that you do not want to import to another directory"
         )
     if stem.exists() or (bundle.exists() and 1 not in found):
         return [bundle]
     if not found:
-        raise BundleInvalid(f"there is no bundle {bundle}, and no {stem.name}{_FIRST}")
+        raise BundleInvalid(f"there is no bundle {bundle}, and no {stem.name}{_FIRST}: check the path")
     missing = next(number for number in range(1, len(found) + 2) if number not in found)
     if missing <= len(found):
         raise BundleInvalid(f"the bundle {stem.name} lacks its part {missing:03d}: copy all parts to {stem.parent}")

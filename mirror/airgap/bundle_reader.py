@@ -53,7 +53,10 @@ class Bundle:
         if size is None:
             return None
         if size > LARGEST_MANIFEST:
-            raise BundleInvalid(f"the manifest {digest} has {size} bytes; the limit is {LARGEST_MANIFEST}")
+            raise BundleInvalid(
+                f"the manifest {digest} has {size} bytes, more than the limit of {LARGEST_MANIFEST}: save or export "
+                f"the image again"
+            )
         with self.open(digest) as file:
             body = file.read()
         if Digest.of(body, digest.algorithm) != digest:
@@ -71,7 +74,10 @@ def read_bundle(archive: Archive) -> Bundle:
         return _layout(archive)
     if "manifest.json" in archive:
         return _docker_archive(archive)
-    raise BundleInvalid("the bundle is neither an OCI image layout (oci-layout, index.json) nor a docker archive")
+    raise BundleInvalid(
+        "the bundle is neither an OCI image layout (oci-layout, index.json) nor a docker archive (manifest.json): save "
+        "or export the image again"
+    )
 
 
 def _layout(archive: Archive) -> Bundle:
@@ -101,7 +107,8 @@ def _named(index: object) -> Iterator[CarriedImage]:
                 raise BundleInvalid("index.json in the bundle has an entry that is not a descriptor: create it again")
         if digest is None or parse_media_type(media_type) is None:
             raise BundleInvalid(
-                f"index.json in the bundle has an invalid descriptor: {text[:80]!r} of type {media_type[:80]!r}"
+                f"index.json in the bundle has an invalid descriptor: {text[:80]!r} of type {media_type[:80]!r}: save "
+                f"or export the image again"
             )
         known = annotations if isinstance(annotations, dict) else {}
         names = (known.get("io.containerd.image.name"), known.get("org.opencontainers.image.ref.name"))
@@ -118,7 +125,9 @@ def _docker_archive(archive: Archive) -> Bundle:
         config = content(archive, config_name, limit=LARGEST_MANIFEST)
         layers = list(zip(_diff_ids(config, config_name), layer_names, strict=False))
         if len(layers) != len(layer_names):
-            raise BundleInvalid(f"{config_name} in the bundle does not have the layers that manifest.json lists")
+            raise BundleInvalid(
+                f"{config_name[:80]} and manifest.json in the bundle name different layers: save the image again"
+            )
         body, digest = _made_manifest(archive, config, layers)
         made[digest], paths[Digest.of(config)] = body, config_name
         paths.update((diff_id, name) for diff_id, name in layers)
@@ -141,7 +150,9 @@ def _docker_entries(archive: Archive) -> Iterator[tuple[str, list[str], list[str
         files = [config, *map(str, layers)]
         missing = next((name for name in files if name not in archive), None)
         if missing is not None:
-            raise BundleInvalid(f"the bundle has no {missing[:80]!r}, which its manifest.json names")
+            raise BundleInvalid(
+                f"the bundle has no {missing[:80]!r}, which its manifest.json names: save the image again"
+            )
         yield config, files[1:], [str(name) for name in names or []]
 
 
@@ -150,7 +161,7 @@ def _diff_ids(config: bytes, name: str) -> list[Digest]:
     try:
         return [Digest.parse(text) for text in json.loads(config)["rootfs"]["diff_ids"]]
     except (ValueError, TypeError, KeyError, DigestInvalid) as error:
-        raise BundleInvalid(f"{name[:80]!r} in the bundle is not an image config") from error
+        raise BundleInvalid(f"{name[:80]!r} in the bundle is not an image config: save the image again") from error
 
 
 def _made_manifest(archive: Archive, config: bytes, layers: list[tuple[Digest, str]]) -> tuple[bytes, Digest]:
@@ -171,7 +182,7 @@ def _json(archive: Archive, name: str) -> object:
     try:
         found: object = json.loads(content(archive, name, limit=LARGEST))
     except (ValueError, RecursionError) as error:
-        raise BundleInvalid(f"{name} in the bundle is not JSON: {error}") from error
+        raise BundleInvalid(f"{name} in the bundle is not JSON ({error}): save or export the image again") from error
     return found
 
 

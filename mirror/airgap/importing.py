@@ -90,8 +90,11 @@ def _with_fix(failure: MirrorError, bundle: Bundle) -> MirrorError:
     if kind in _DAMAGED:
         return BundleInvalid(f"{failure}: copy the bundle again")
     if kind == ImageIncomplete.__name__:
-        fix = "import the earlier bundle that has it first" if bundle.builds_on else "the archive lacks it too"
-        return BundleInvalid(f"{failure}: {fix}")
+        if bundle.builds_on:
+            return BundleInvalid(f"{failure}: import the earlier bundle that has it first")
+        return BundleInvalid(
+            f"{failure}, and the archive does not contain it: save the image again with all its layers"
+        )
     return failure
 
 

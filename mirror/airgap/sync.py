@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mirror.airgap.image_lists import images_in
 from mirror.airgap.schedule import Schedule, parse_schedule
+from mirror.config.loader import place_of
 from mirror.config.quantities import Size
 from mirror.errors import ListInvalid, MirrorError
 from mirror.oci.platforms import Platform
@@ -168,10 +169,10 @@ def _entry(entry: _Entry, document: _Document, base: Path) -> Entry:
 def _message(error: ValidationError, file: Path) -> str:
     lines = [f"the sync file {file} can't be used:"]
     for fault in error.errors(include_url=False, include_context=False):
-        path, message = ".".join(map(str, fault["loc"])) or "the file", fault["msg"].removeprefix("Value error, ")
+        place, message = place_of(fault["loc"]) or "the file", fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             message = f"unknown key; known keys: {', '.join(_keys_beside(fault['loc']))}"
-        lines.append(f"{path}: {message}")
+        lines.append(f"{place}: {message}")
     return "\n  ".join(lines)
 
 

@@ -16,7 +16,6 @@ from tempfile import TemporaryFile
 from typing import BinaryIO
 
 _CHUNK = 2**20  # bytes
-_SLOW = "so it is decompressed again for each image; to import it faster, decompress it first"
 _Compressed = gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile
 _OPENERS: dict[bytes, Callable[[BinaryIO], _Compressed]] = {
     b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
@@ -56,9 +55,7 @@ def unpacked(stream: BinaryIO, unpack_directory: UnpackDirectory) -> BinaryIO | 
     try:
         file = TemporaryFile(dir=unpack_directory.directory)  # noqa: SIM115 - it outlives the call
     except OSError as error:
-        unpack_directory.on_message(
-            f"it can't be decompressed into {unpack_directory.directory} ({error.strerror}), {_SLOW}"
-        )
+        unpack_directory.on_message(_slow(unpack_directory, str(error.strerror)))
         return None
     try:
         with opener(stream) as source:
@@ -71,8 +68,15 @@ def unpacked(stream: BinaryIO, unpack_directory: UnpackDirectory) -> BinaryIO | 
         raise
     file.close()
     stream.seek(0)
-    unpack_directory.on_message(f"there is too little space to decompress it in {unpack_directory.directory}, {_SLOW}")
+    unpack_directory.on_message(_slow(unpack_directory, "too little free space"))
     return None
+
+
+def _slow(unpack_directory: UnpackDirectory, reason: str) -> str:
+    return (
+        f"the archive can't be decompressed to a temporary file in {unpack_directory.directory} ({reason}): each image "
+        f"decompresses it again, which is slow. Decompress it before the import"
+    )
 
 
 def _copy(source: _Compressed, file: BinaryIO, unpack_directory: UnpackDirectory) -> bool:

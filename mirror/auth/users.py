@@ -183,10 +183,11 @@ class Logins:
     async def _verify(self, password: bytes, stored: bytes, address: str) -> bool:
         """Queue for the checking thread, and return whether the password is right.
 
-        An address may occupy as many places as it leaves free, so that a flood from one address leaves half of them.
+        An address may add a login while it has fewer waiting logins than there are free places, hence at most half of
+        the queue.
 
         Raises:
-            TooManyLogins: if *address* has its share of places.
+            TooManyLogins: if *address* has no further place.
         """
         if self._waiting[address] >= _MAX_WAITING - self._waiting.total():
             raise TooManyLogins(

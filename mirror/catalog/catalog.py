@@ -1,7 +1,8 @@
 """Catalog of tags, manifests and rights: the fact store with an LRU cache in memory.
 
-Bytes are shared between repositories, rights are not: a repository holds a digest if its upstream sent or confirmed it
-under that repository, if a bundle brought it, or if a manifest that the repository holds references it.
+Blobs are shared between repositories, rights are not: a repository has a right to a digest if its upstream sent or
+confirmed the digest under that repository, if a bundle contained it for that repository, or if a manifest to which the
+repository has a right references it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _MAX_DEPTH = 8  # an image has two levels; an index of the images of a release h
 
 
 class Catalog:
-    """Facts about tags, manifests and repositories.
+    """Tags, manifests, and the rights of repositories.
 
     Attributes:
         names_changed: whether a name or an import changed since index.json was written.
@@ -45,13 +46,13 @@ class Catalog:
         self._sizes = LruCache[tuple[Repository, Digest], int](_SIZES)
         self._holdings = LruCache[Repository, _Holdings](_REPOSITORIES)
         self._storing = KeyedLock[Digest]()
-        self._forgotten: list[set[Digest]] = []  # for each load of holdings in progress: the digests forgotten since
+        self._forgotten: list[set[Digest]] = []  # for each load of rights in progress: the digests forgotten since
         facts.listen(self._forget)
         self._named: defaultdict[Repository, set[Tag]] | None = None  # all tags, after the first listing
         self._naming = asyncio.Lock()
 
     def tag_nowait(self, repository: Repository, tag: Tag) -> TagFact | None:
-        """Return `tag` if it is in memory, else None."""
+        """Return the result of `tag()` if it is in memory, else None."""
         return self._tags.get((repository, tag))
 
     async def tag(self, repository: Repository, tag: Tag) -> TagFact | None:
@@ -87,7 +88,7 @@ class Catalog:
         await self._facts.drop_tag(repository, tag)
 
     def manifest_nowait(self, repository: Repository, digest: Digest) -> Manifest | None:
-        """Return the manifest if it is stored, in memory, and held by the repository; else None."""
+        """Return the manifest if it is stored and in memory, and the repository has a right to it; else None."""
         holdings = self._holdings.get(repository)
         if holdings is None or digest not in holdings or digest not in self._store:
             return None
@@ -98,10 +99,10 @@ class Catalog:
         return digest in self._store
 
     async def manifest(self, digest: Digest) -> Manifest | None:
-        """Return the stored manifest; None if it is not stored, or not a manifest.
+        """Return the manifest *digest*; None if it is not stored, or not a manifest.
 
         Raises:
-            StorageFailed
+            StorageFailed: if the cache directory can't be read.
         """
         if digest not in self._store:
             return None
@@ -126,14 +127,14 @@ class Catalog:
         return manifest if fact is not None or manifest.references else None
 
     async def keep_manifest(self, repository: Repository, manifest: Manifest, *, proof: Proof = "pulled") -> None:
-        """Store a manifest, and record that the repository holds it.
+        """Store a manifest, and record the repository's right to it, with its proof.
 
         Raises:
             StorageFailed: if it could not be stored (NoSpace: for lack of space); nothing is kept.
         """
-        # One at a time: a writer that fails deletes the right, on which another one of the same manifest would rely.
+        # Serialized: if one writer of a manifest fails, it deletes the right, and a concurrent writer would lose it.
         async with self._storing.hold(manifest.digest), self._store.hold(manifest.digest):
-            # The facts first: a crash in between must leave no content of unknown media type or without a right.
+            # The facts first: a crash in between must leave no manifest of unknown media type or without a right.
             await self._keep_facts(repository, manifest, proof)
             try:
                 await self._store.put(manifest.digest, manifest.body)
@@ -158,7 +159,7 @@ class Catalog:
             await self._facts.keep_held(repository, digest, HeldFact(media_type, proof, time.time()))
 
     def expect(self, repository: Repository, manifest: Manifest) -> None:
-        """Remember the sizes of all content that a manifest references, stored or not.
+        """Remember the sizes of all blobs and manifests that a manifest references, stored or not.
 
         For its own repository only: a wrong size for a shared layer must not mislead pulls from other repositories.
         """
@@ -174,11 +175,11 @@ class Catalog:
         return self._sizes.get((repository, digest))
 
     async def holds(self, repository: Repository, digest: Digest) -> bool:
-        """Return whether the repository holds *digest*."""
+        """Return whether the repository has a right to *digest*."""
         return digest in await self._held_by(repository)
 
     async def keep_holding(self, repository: Repository, digest: Digest, proof: Proof) -> None:
-        """Record that the repository holds a blob: its right then depends on no manifest."""
+        """Record the repository's right to a blob, with its proof: the right then depends on no manifest."""
         async with self._store.hold(digest):
             holdings = await self._held_by(repository)
             if holdings.has_row(digest):
@@ -187,7 +188,7 @@ class Catalog:
             await self._facts.keep_held(repository, digest, HeldFact(None, proof, time.time()))
 
     async def drop_holdings(self, repository: Repository, digests: Iterable[Digest]) -> None:
-        """Delete the rights of the repository to these digests, and to content that only they reference."""
+        """Delete the rights of the repository to these digests, and to digests that only they reference."""
         self.names_changed = True
         holdings = await self._held_by(repository)
         held = {digest for digest in digests if holdings.has_row(digest)}
@@ -207,51 +208,54 @@ class Catalog:
             finally:
                 self._forgotten.remove(forgotten)
             loaded.remove(forgotten)
-            # Another task may have loaded them meanwhile: there is only one set of a repository's holdings.
+            # Another task may have loaded them meanwhile: a repository's rights are in memory only once.
             holdings = self._holdings.get(repository) or loaded
             self._holdings.set(repository, holdings)
         return holdings
 
     def _forget(self, digests: AbstractSet[Digest]) -> None:
-        """Forget the rights to content that was removed, as the fact store does."""
+        """Forget the rights to blobs that were removed, as the fact store does."""
         for holdings in self._holdings.values():
             holdings.remove(digests)
         for forgotten in self._forgotten:
             forgotten.update(digests)
 
     async def referrers(self, repository: Repository, subject: Digest) -> list[Manifest]:
-        """Return the stored manifests that the repository holds and that refer to *subject*.
+        """Return the referrers of *subject* that are stored and to which the repository has a right.
 
         Raises:
-            StorageFailed
+            StorageFailed: if the cache directory can't be read.
         """
         holdings = await self._held_by(repository)
         for root in holdings.manifests - holdings.inspected:
             manifest = await self.manifest(root)
             if manifest is not None and manifest.subject is not None:
                 holdings.referrers[manifest.subject].add(root)
-            if root in self._store:  # content that is not stored may be fetched again, and be a manifest
+            if root in self._store:  # a manifest that is not stored may be fetched again, with its subject
                 holdings.inspected.add(root)
         found = [await self.manifest(digest) for digest in tuple(holdings.referrers.get(subject, ()))]
         return [manifest for manifest in found if manifest is not None]
 
     async def is_complete(self, digest: Digest, *, arrived: Callable[[Digest], bool]) -> bool:
-        """Return whether a client that gets this manifest can get everything that it will request next.
+        """Return whether the cache can serve everything that a client requests after this manifest.
 
-        Of an index at least one child must be stored, and every stored child complete: no client pulls all platforms.
+        Of an index at least one manifest must be stored, and every stored one complete: no client pulls all platforms.
 
         Args:
             arrived: returns whether a blob is verified, although it is not stored yet.
 
         Raises:
-            StorageFailed
+            StorageFailed: if the cache directory can't be read.
         """
         return await self._is_complete(digest, arrived, _MAX_DEPTH, {})
 
     async def _is_complete(
         self, digest: Digest, arrived: Callable[[Digest], bool], depth: int, known: dict[tuple[Digest, int], bool]
     ) -> bool:
-        """Return the same, for up to *depth* levels. *known* has earlier answers: an image may have many more paths."""
+        """Like `is_complete`, to a depth of *depth*.
+
+        *known* caches results, because a digest can be reached on many paths.
+        """
         if (digest, depth) not in known:
             known[digest, depth] = await self._inspect(digest, arrived, depth, known)
         return known[digest, depth]
@@ -271,14 +275,14 @@ class Catalog:
 
 @dataclass(frozen=True, slots=True)
 class _Root:
-    """A manifest that has a row."""
+    """A manifest whose right has a row, and so does not depend on other manifests."""
 
     proof: Proof
     references: tuple[Digest, ...]
 
 
 class _Holdings:
-    """The digests that one repository holds, in memory: they agree with the rows of the fact store.
+    """The rights of one repository, in memory: they agree with the rows of the fact store.
 
     Attributes:
         inspected: the manifests whose subject is known.
@@ -288,7 +292,7 @@ class _Holdings:
     __slots__ = ("_blobs", "_references", "_roots", "inspected", "referrers")
 
     def __init__(self, rows: Mapping[Digest, HeldFact], manifests: Mapping[Digest, ManifestFact]) -> None:
-        """Describe the digests that have a row; *manifests* has the facts of those that are manifests."""
+        """Create the rights from their *rows*; *manifests* has the facts of the digests that are manifests."""
         self._roots: dict[Digest, _Root] = {}
         self._blobs = {digest for digest, fact in rows.items() if not fact.is_manifest}
         self._references = Counter[Digest]()  # by digest, how many roots reference it
@@ -300,19 +304,19 @@ class _Holdings:
                 self.add_manifest(digest, fact.proof, () if known is None else known.references)
 
     def __contains__(self, digest: Digest) -> bool:
-        """Return whether the repository holds *digest*: by its row, or because a manifest references it."""
+        """Return whether the repository has a right to *digest*: by its row, or because a manifest references it."""
         return digest in self._roots or digest in self._references or digest in self._blobs
 
     @property
     def manifests(self) -> AbstractSet[Digest]:
-        """The manifests that have a row."""
+        """The manifests whose right has a row."""
         return self._roots.keys()
 
     def has_row(self, digest: Digest) -> bool:
         return digest in self._roots or digest in self._blobs
 
     def proof(self, digest: Digest) -> Proof | None:
-        """Return the proof in the row of a manifest; None if it has no row."""
+        """Return the proof of the right to a manifest; None if the right has no row."""
         root = self._roots.get(digest)
         return None if root is None else root.proof
 
@@ -325,7 +329,7 @@ class _Holdings:
         self._blobs.add(digest)
 
     def remove(self, digests: AbstractSet[Digest]) -> None:
-        """Remove the rows of these digests. Takes time for the smaller of both sets."""
+        """Remove the rights to these digests that have rows. Takes time for the smaller of both sets."""
         for digest in (digests & self._roots.keys()) | (digests & self._blobs):
             self._remove(digest)
 

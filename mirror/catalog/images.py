@@ -202,7 +202,7 @@ class Images:
         """Make names, rights and pins survive a power failure, and write them to index.json.
 
         Raises:
-            StorageFailed
+            StorageFailed: if the facts or index.json can't be written.
         """
         await self._facts.sync()
         await self._write_index()
@@ -211,7 +211,7 @@ class Images:
         """Write index.json if a name or an import changed since it was written. For maintenance.
 
         Raises:
-            StorageFailed
+            StorageFailed: if index.json can't be written.
         """
         if self._catalog.names_changed:
             await self._write_index()
@@ -276,7 +276,7 @@ class Images:
         return freed
 
     async def _forget(self, repository: Repository, graph: ImageGraph, kept: set[Digest]) -> None:
-        """Forget that the repository holds the digests of an image, and the tags by which referrers are found."""
+        """Delete the rights to the digests of an image, and the tags by which its referrers are found."""
         await self._catalog.drop_holdings(repository, set(graph.digests) - kept)
         for reference, manifest in graph.attached.items():
             if isinstance(reference, Tag) and manifest.digest not in kept:

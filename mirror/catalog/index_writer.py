@@ -29,7 +29,7 @@ class ImageIndexWriter:
         """Write all names. Return False, and write nothing, while a lost fact store is not restored from the file.
 
         Raises:
-            StorageFailed
+            StorageFailed: if index.json can't be written.
         """
         async with self._writing:
             if not await self._facts.is_rebuilt("names"):

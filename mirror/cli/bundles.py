@@ -8,6 +8,7 @@ from typing import Literal
 import click
 
 from mirror.cli.options import (
+    CONTINUES,
     FILE,
     INCOMPLETE,
     cache_option,
@@ -77,13 +78,14 @@ def import_command(bundles: tuple[Path, ...], name: str | None, config: Path | N
 
     Exit status: 0 all images are imported, 1 some failed, 2 the import could not run, 130 stopped.
     """
-    with print_failures():
+    with print_failures(stopped=CONTINUES):
         from mirror.cli.environment import settings_in_force
         from mirror.cli.transfers import import_bundles
 
         if name is not None and len(bundles) > 1:
             raise ConfigurationInvalid(
-                f"--name applies to one bundle, and {len(bundles)} are given: import that one alone"
+                f"--name applies to a single bundle, but {len(bundles)} were given: import the unnamed archive in a "
+                f"separate command"
             )
         complete = import_bundles(settings_in_force(config, {"cache": {"path": cache}}, []), bundles, name)
     if not complete:

@@ -137,11 +137,11 @@ def _write(client: Client, mirrored: Mirrored, root: Path, *, yes: bool) -> bool
         raise ConfigurationInvalid(f"{client.name} reads no file: leave out --write and use the output")
     from mirror.clients.file import ClientFile
 
-    undecided, notes = _undecided(client, mirrored, root)
+    remaining, notes = _remaining(client, mirrored, root)
     file = ClientFile(root, client.path)
     existing = file.read()
     try:
-        content = client.merged(existing, undecided)
+        content = client.merged(existing, remaining)
     except ClientConfigurationInvalid as error:
         raise ClientConfigurationInvalid(f"{file.name} is not changed: {error}") from error
     for line in notes:
@@ -157,7 +157,7 @@ def _write(client: Client, mirrored: Mirrored, root: Path, *, yes: bool) -> bool
     return True
 
 
-def _undecided(client: Client, mirrored: Mirrored, root: Path) -> tuple[Mirrored, list[str]]:
+def _remaining(client: Client, mirrored: Mirrored, root: Path) -> tuple[Mirrored, list[str]]:
     """Return *mirrored* without the upstreams that other files of the client configure, and a note for each of those.
 
     Raises:
@@ -169,11 +169,14 @@ def _undecided(client: Client, mirrored: Mirrored, root: Path) -> tuple[Mirrored
     names = set(mirrored.upstreams)
     for path, text in _other_files(client, root):
         try:
-            decided = client.decided(path, text) & names
+            configured = client.configured_registries(path, text) & names
         except ClientConfigurationInvalid as error:
             raise ClientConfigurationInvalid(f"{path}: {error}") from error
-        names -= decided
-        lines += [f"{path} decides about {name}: add the mirror to that file by hand" for name in sorted(decided)]
+        names -= configured
+        lines += [
+            f"{path} already configures the registry {name}, so it is left out here: add the mirror to that file"
+            for name in sorted(configured)
+        ]
     return replace(mirrored, upstreams=tuple(name for name in mirrored.upstreams if name in names)), lines
 
 
@@ -183,7 +186,7 @@ def _other_files(client: Client, root: Path) -> Iterator[tuple[str, str]]:
 
     from mirror.clients.file import ClientFile
 
-    for pattern in client.beside:
+    for pattern in client.other_files:
         for path in sorted(glob(pattern.lstrip("/"), root_dir=root)):
             text = ClientFile(root, path).read()
             if f"/{path}" != client.path and text is not None:

@@ -20,6 +20,9 @@ from mirror.errors import MirrorError
 INCOMPLETE, UNUSABLE, INTERRUPTED = 1, 2, 130
 """Exit statuses: the command ran but not everything is good; it could not run; it was stopped."""
 
+CONTINUES = "run the same command again: content that is in the cache is skipped"
+"""The hint after Ctrl-C for commands that fill the cache."""
+
 
 def _directory(text: str) -> Path:
     if not text:
@@ -133,7 +136,7 @@ def mirror_options(command: Callable[Concatenate[MirrorOptions, ...], None]) -> 
 
 
 @contextmanager
-def print_failures(*, stopped: str = "run the same command again, it continues from here") -> Iterator[None]:
+def print_failures(*, stopped: str = "run the command again") -> Iterator[None]:
     """Print why a command can't run, and exit with the status for it instead of a traceback.
 
     Args:

@@ -71,7 +71,7 @@ def diagnose(settings: Settings, *, config: Path | None, root: Path) -> list[doc
 
 
 def run_with_client(settings: Settings, job: Callable[[AdminClient], Awaitable[_Result]]) -> _Result:
-    """Run *job* with a client of the mirror that holds the cache, and return its result.
+    """Run *job* with a client of the process that has locked the cache, and return its result.
 
     If no mirror is running, this opens the cache itself until the job ends.
 
@@ -177,7 +177,7 @@ async def _verify(settings: Settings, *, repair: bool, jobs: int) -> Findings:
 
 
 class _LazyClient:
-    """A client of the mirror that holds the cache, opened at the first damage: an intact cache is only read."""
+    """A client of the process that has locked the cache, opened at the first damage: an intact cache is only read."""
 
     def __init__(self, settings: Settings, lifetimes: AsyncExitStack) -> None:
         self._settings = settings

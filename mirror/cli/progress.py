@@ -115,7 +115,7 @@ class WarmProgress:
                 self._draw(name, total, total)
                 self._sizes[name] = total
                 note = "" if stale is None else f"; possibly outdated, the upstream could not confirm it: {stale}"
-                self._print(f"{name}: {format_size(total)} here{note}")
+                self._print(f"{name}: cached, {format_size(total)}{note}")
             case ImageFailed(image=name, error=reason):
                 self.failures[name] = reason
                 self._sizes.pop(name, None)
@@ -144,4 +144,4 @@ class WarmProgress:
     def summary(self) -> str:
         """One line about all images."""
         failed = f", {len(self.failures)} failed: {', '.join(self.failures)}" if self.failures else ""
-        return f"{format_count(len(self._sizes), 'image')} here, {format_size(sum(self._sizes.values()))}{failed}"
+        return f"{format_count(len(self._sizes), 'image')} cached, {format_size(sum(self._sizes.values()))}{failed}"

@@ -1,4 +1,4 @@
-"""Failures of standard output: a full disk, a pipe that its reader closed, a closed descriptor."""
+"""Failures of standard output: a full disk, a pipe that its reader closed, a closed file descriptor."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def reported_output_failures() -> Iterator[None]:
 
 
 def _open_streams() -> None:
-    """Open /dev/null for closed standard streams: other files would get their descriptor numbers."""
+    """Open /dev/null for closed standard streams: other files would get their numbers."""
     for number, mode in enumerate(_STREAMS):
         try:
             os.fstat(number)

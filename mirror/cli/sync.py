@@ -34,7 +34,7 @@ def named_images(images: Sequence[str], file: Path | None) -> list[str]:
     """
     names = [*images, *([] if file is None else names_in(file))]
     if not names:
-        raise ConfigurationInvalid("name images, or a list of them with --from FILE")
+        raise ConfigurationInvalid("no image is named: give image names, or a list with --from FILE")
     return list(dict.fromkeys(names))
 
 
@@ -76,7 +76,8 @@ class SyncRun:
 
     @classmethod
     def of_file(cls, settings: Settings, file: Path, jobs: int) -> SyncRun:
-        """
+        """Read the sync file *file*, and return the run that follows it.
+
         Raises:
             ListInvalid: if the sync file can't be read, or a key is wrong.
         """
@@ -98,9 +99,10 @@ class SyncRun:
         """
         schedules = [entry.schedule for entry in self._sync.entries if entry.schedule is not None]
         if len(schedules) < len(self._sync.entries):
-            lacking = next(number for number, entry in enumerate(self._sync.entries) if entry.schedule is None)
+            lacking = next(at for at, entry in enumerate(self._sync.entries, start=1) if entry.schedule is None)
             raise ConfigurationInvalid(
-                f'--watch: images.{lacking} has no schedule: give it, or all of them, every = "1d" or at = "Sun 03:00"'
+                f'--watch: [[images]] number {lacking} has no schedule: set every = "1d" or at = "Sun 03:00" in it, or '
+                f"at the top of the file for all of them"
             )
         due = [first_due(schedule, _now()) for schedule in schedules]
         failures = [0] * len(schedules)

@@ -87,8 +87,8 @@ async def _import(
         )
         async for imported in outcomes:
             if imported.failure is not None or not imported.image.attached:
-                moved = "" if imported.was is None else f", now {imported.image.digest}, was {imported.was}"
-                progress.say(f"{imported.image.name}: {imported.failure or f'is here{moved}'}")
+                moved = "" if imported.was is None else f" (tag moved from {imported.was} to {imported.image.digest})"
+                progress.say(f"{imported.image.name}: {imported.failure or f'imported{moved}'}")
             if imported.failure is not None:
                 failed.append(imported)
     return failed

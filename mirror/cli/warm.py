@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
 from mirror.admin import MAX_WARM_JOBS
 from mirror.cli.options import (
+    CONTINUES,
     INCOMPLETE,
     cache_option,
     config_option,
@@ -64,16 +66,13 @@ def warm_command(
 
     Exit status: 0 all images are in the cache, 1 some failed, 2 the command could not run, 130 stopped.
     """
-    with print_failures(), terminable():
+    with print_failures(stopped=CONTINUES), terminable():
         from mirror.cli.environment import settings_in_force
         from mirror.cli.sync import SyncRun, named_images, warm_once
 
         settings = settings_in_force(config, {"cache": {"path": cache}}, list(upstreams))
         if file is not None and file.suffix == ".toml":
-            if images or platforms or pin:
-                raise ConfigurationInvalid(
-                    f"{file} lists images, platforms and pins itself: remove them from the command line"
-                )
+            _require_none_of(file, {"IMAGE": images, "--platform": platforms, "--pin": pin})
             sync = SyncRun.of_file(settings, file, jobs)
             complete = sync.watch() if watch else sync.run_all()
         elif watch:
@@ -82,3 +81,12 @@ def warm_command(
             complete = warm_once(settings, named_images(images, file), platforms, pin=pin, jobs=jobs)
     if not complete:
         raise click.exceptions.Exit(INCOMPLETE)
+
+
+def _require_none_of(file: Path, arguments: Mapping[str, object]) -> None:
+    """Raise ConfigurationInvalid if the command line has any of *arguments*, which the sync file sets."""
+    given = " and ".join(name for name, value in arguments.items() if value)
+    if given:
+        raise ConfigurationInvalid(
+            f"the sync file {file} sets images, platforms and pins: remove {given} from the command line"
+        )

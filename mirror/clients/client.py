@@ -21,16 +21,17 @@ class Client:
         merged: returns the new text of the file from the current text (None: no file). It raises
             ClientConfigurationInvalid if the current text is broken, or can't be changed safely.
         advice: returns further steps and facts for the operator, one per line.
-        beside: globs of other configuration files of the client.
-        decided: returns the registries that such a file configures instead of `path`, from its path and text.
+        other_files: globs of other configuration files of the client.
+        configured_registries: returns the registries that such a file configures instead of `path`, from its path and
+            text.
     """
 
     name: str
     path: str | None
     merged: Callable[[str | None, Mirrored], str]
     advice: Callable[[Mirrored], list[str]]
-    beside: tuple[str, ...] = ()
-    decided: Callable[[str, str], frozenset[str]] = _nothing
+    other_files: tuple[str, ...] = ()
+    configured_registries: Callable[[str, str], frozenset[str]] = _nothing
 
 
 def certificate_advice(mirrored: Mirrored, place: str) -> list[str]:

@@ -87,9 +87,11 @@ def _advice(mirrored: Mirrored) -> list[str]:
     return lines
 
 
-def _decided(path: str, _: str) -> frozenset[str]:
+def _configured_registries(path: str, _: str) -> frozenset[str]:
     """Return the registry of a directory: its file replaces the one in _default."""
     return frozenset({path.split("/")[-2]} - {"_default"})
 
 
-CONTAINERD = Client("containerd", _PATH, hosts_file, _advice, ("/etc/containerd/certs.d/*/hosts.toml",), _decided)
+CONTAINERD = Client(
+    "containerd", _PATH, hosts_file, _advice, ("/etc/containerd/certs.d/*/hosts.toml",), _configured_registries
+)

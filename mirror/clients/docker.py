@@ -69,7 +69,7 @@ def _advice(mirrored: Mirrored) -> list[str]:
         "Make dockerd read the file: systemctl reload docker (containers keep running)",
         (
             "dockerd uses mirrors for Docker Hub only. Pull from other registries through the mirror's name: "
-            f"docker pull {host}/quay.io/ORGANISATION/IMAGE"
+            f"docker pull {host}/quay.io/ORGANIZATION/IMAGE"
         ),
     ]
     if mirrored.has_users:

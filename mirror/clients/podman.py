@@ -17,7 +17,7 @@ from mirror.clients.toml import Document, edited, read
 from mirror.errors import ClientConfigurationInvalid
 
 _PATH = "/etc/containers/registries.conf.d/mirror.conf"
-_BESIDE = ("/etc/containers/registries.conf", "/etc/containers/registries.conf.d/*.conf")
+_OTHER_FILES = ("/etc/containers/registries.conf", "/etc/containers/registries.conf.d/*.conf")
 
 
 def _merged(existing: str | None, mirrored: Mirrored) -> str:
@@ -97,10 +97,10 @@ def _advice(mirrored: Mirrored) -> list[str]:
     return lines + certificate_advice(mirrored, f"/etc/containers/certs.d/{host}/ca.crt")
 
 
-def _decided(_: str, text: str) -> frozenset[str]:
+def _configured_registries(_: str, text: str) -> frozenset[str]:
     """Return the registries in a file: its [[registry]] replaces ours as a whole, without merging keys."""
     tables = _tables(read(text), "registry")
     return frozenset(str(one.get("prefix", one.get("location", ""))) for one in tables)
 
 
-PODMAN = Client("podman", _PATH, _merged, _advice, _BESIDE, _decided)
+PODMAN = Client("podman", _PATH, _merged, _advice, _OTHER_FILES, _configured_registries)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,10 +145,20 @@ def _valid_keys(path: tuple[str | int, ...]) -> list[str]:
     return sorted(section.model_fields)
 
 
+def place_of(path: Sequence[str | int]) -> str:
+    """Return *path* (pydantic's `loc`) for a message. Counts from 1: `[[access]] number 2, users item 1`."""
+    table, keys = "", path
+    if len(path) > 1 and isinstance(path[1], int):
+        table, keys = f"[[{path[0]}]] number {path[1] + 1}", path[2:]
+    inner = "".join(f" item {key + 1}" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
+    return ", ".join(filter(None, (table, inner)))
+
+
 def _explain(error: ValidationError, file: Path | None, *, section: str = "") -> str:
     lines = [] if file is None else [f"the configuration {file} is invalid:"]
     for fault in error.errors(include_url=False, include_context=False):
-        path = ".".join(map(str, (section, *fault["loc"]) if section else fault["loc"])) or "settings"
+        keys = (section, *fault["loc"]) if section else fault["loc"]
+        path = ".".join(map(str, keys))
         message = _explanation(path, fault["type"], fault["msg"])
         if fault["type"] == "extra_forbidden":
             message = f"unknown key; known keys: {', '.join(_valid_keys(fault['loc']))}"
@@ -156,7 +166,7 @@ def _explain(error: ValidationError, file: Path | None, *, section: str = "") ->
         # A URL may contain a password, although it must not: do not show such a value.
         secret = "password" in path or (isinstance(found, str) and "@" in found)
         shown = f" (found {found!r})" if isinstance(found, str | int | float) and not secret else ""
-        lines.append(f"{path}: {message}{shown}")
+        lines.append(f"{place_of(keys) or 'settings'}: {message}{shown}")
     return "\n  ".join(lines)
 
 

@@ -91,7 +91,8 @@ class ClientSettings(Section):
     """CA certificates (PEM). A client certificate signed by one of them is accepted instead of a login; its common name
     is the user name."""
     verdict_for: Duration = parse_duration("5m")
-    """Time for which an upstream's verdict on a client's own login is cached (`client_auth = "passthrough"`)."""
+    """Time for which an upstream's permission to pull with a client's own login is cached (`client_auth =
+    "passthrough"`). A refusal is cached for tags.missing_for."""
 
 
 class AccessRule(Section):
@@ -131,7 +132,8 @@ class TagSettings(Section):
     stale_for: Duration = parse_duration("30d")
     """Time for which a stale tag is still served while the upstream is unavailable."""
     missing_for: Duration = 5.0
-    """Time for which an upstream's 404 is cached."""
+    """Time for which an upstream's 404 is cached, and its refusal of a client's own login (`client_auth =
+    "passthrough"`)."""
 
 
 class TimeoutSettings(Section):

@@ -102,12 +102,12 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _require_matching_rules(self) -> Settings:
         known = {canonical_upstream(name) for name in self.upstreams}
-        for number, rule in enumerate(self.access):
+        for number, rule in enumerate(self.access, start=1):
             for pattern in rule.repositories:
                 if not can_match(pattern, known):
                     raise ValueError(
-                        f"access.{number}.repositories: {pattern!r} matches nothing: it must begin with a configured "
-                        f"upstream or with *; write docker.io/library/alpine for alpine"
+                        f"[[access]] number {number}, repositories: {pattern!r} matches nothing: it must begin with a "
+                        f"configured upstream or with *; write docker.io/library/alpine for alpine"
                     )
         return self
 

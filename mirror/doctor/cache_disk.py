@@ -13,7 +13,13 @@ from mirror.doctor.finding import Finding, ok, problem, warning
 
 _SUBJECT = "disk"
 _FEW_INODES = 10_000
-_VOLATILE = {"tmpfs": "is in memory", "ramfs": "is in memory", "overlay": "is a layer of this container"}
+_VOLATILE = {
+    "tmpfs": ("is in memory", "the machine restarts"),
+    "ramfs": ("is in memory", "the machine restarts"),
+    "overlay": ("is a layer of this container", "the container is removed"),
+}
+"""By type of file system: where the cache is, and when it is lost."""
+
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse", "ceph", "glusterfs")
 
 
@@ -37,7 +43,8 @@ def _check_writable(path: Path, existing: Path) -> Finding | None:
         reason = error.strerror or type(error).__name__
         user = f"uid {os.geteuid()}"
         fix = f"give {user} write access (chown, mount options), or set cache.path to a directory that it can write to"
-        return problem(_SUBJECT, f"{path} can't be used as {user}: {existing}: {reason}", fix)
+        purpose = "" if existing == path else f" (for the cache {path})"
+        return problem(_SUBJECT, f"{user} can't write to {existing}{purpose}: {reason}", fix)
     return None
 
 
@@ -84,7 +91,8 @@ def _check_file_system(path: Path, existing: Path) -> Finding:
     kind = _file_system_type(existing.resolve())
     if kind in _VOLATILE:
         fix = "set cache.path to a directory on a disk (in a container: a volume)"
-        return warning(_SUBJECT, f"{path} {_VOLATILE[kind]} ({kind}): the cache is lost when that ends", fix)
+        place, end = _VOLATILE[kind]
+        return warning(_SUBJECT, f"{path} {place} ({kind}): the cache is lost when {end}", fix)
     if kind.partition(".")[0] in _REMOTE:
         message = (
             f"{path} is on a remote file system ({kind}): each hit needs the network, and file locks are unreliable"

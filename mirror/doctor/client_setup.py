@@ -73,7 +73,9 @@ def _check(client: _Client, address: Address, root: Path) -> Finding:
         try:
             text = ClientFile(root, path).read() or ""
         except ClientConfigurationInvalid as error:
-            return warning(client.name, str(error), "run the doctor as root: this user can't read the file")
+            if isinstance(error.__cause__, PermissionError):
+                return warning(client.name, str(error), "run mirror doctor as root: this user can't read the file")
+            return warning(client.name, str(error), "correct the file, then run mirror doctor again")
         try:
             if mentions(text, address):
                 naming.append(str(root / path))

@@ -52,7 +52,8 @@ async def _check_upstream(
         name = f"{registry.name} at {label}" if len(urls) > 1 else registry.name
         findings.append(await _endpoint_finding(name, urls[label], failure, upstream, settings))
     if registry.name == DOCKER_HUB and any(failure is None for failure in failures.values()):
-        findings += await _check_pull_quota(registry, metrics)
+        offers_login = upstream.client_auth == "mirror" and not _has_login(upstream, settings)
+        findings += await _check_pull_quota(registry, metrics, offers_login=offers_login)
     return findings
 
 
@@ -76,13 +77,19 @@ def _refused(
 ) -> Finding:
     if upstream.client_auth == "passthrough":
         return ok(subject, f"{url} answers; access depends on each client's own login")
-    has_login = upstream.username is not None or upstream.credential_helper is not None
-    if has_login or settings.credentials.docker_config is not None:
-        return problem(
-            subject, str(failure), "test the login with docker login at that registry, then correct it there"
+    if _has_login(upstream, settings):
+        fix = (
+            "test the login with docker login at that registry, then correct it in the mirror's configuration "
+            "(username and password_file, credential_helper, or the docker_config file)"
         )
+        return problem(subject, str(failure), fix)
     message = f"{url} answers, and requires a login: pulls of public images may succeed, pulls of private ones fail"
     return warning(subject, message, "to pull private ones, set username and password_file, or credential_helper")
+
+
+def _has_login(upstream: UpstreamSettings, settings: Settings) -> bool:
+    has_own = upstream.username is not None or upstream.credential_helper is not None
+    return has_own or settings.credentials.docker_config is not None
 
 
 async def _unreachable(subject: str, url: str, failure: UpstreamError, seconds: float) -> Finding:
@@ -110,10 +117,16 @@ async def _unreachable(subject: str, url: str, failure: UpstreamError, seconds: 
     return problem(subject, f"HTTP: {failure}", "check that a registry runs there (url in its section), and is up")
 
 
-async def _check_pull_quota(registry: Registry, metrics: Metrics) -> list[Finding]:
-    """Report how many pulls Docker Hub still allows. Docker Hub announces no limit for paying accounts."""
+async def _check_pull_quota(registry: Registry, metrics: Metrics, *, offers_login: bool) -> list[Finding]:
+    """Report how many pulls Docker Hub still allows. Docker Hub announces no limit for paying accounts.
+
+    Args:
+        offers_login: whether the mirror has no login for it and may have one, which raises the quota.
+    """
     subject = f"pulls left at {registry.name}"
-    fix = f'set username and password_file in [upstreams."{registry.name}"] for more; warm the mirror in quiet hours'
+    fix = "warm the mirror in quiet hours"
+    if offers_login:
+        fix = f'set username and password_file in [upstreams."{registry.name}"] for more; {fix}'
     try:
         await registry.resolve(PullContext(ANONYMOUS_CALLER, Repository(DOCKER_HUB, _QUOTA_IMAGE[0])), _QUOTA_IMAGE[1])
     except UpstreamThrottled as error:

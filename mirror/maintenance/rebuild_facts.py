@@ -1,7 +1,7 @@
 """Rebuilds a lost fact database: names, pins and imports from index.json, manifests from the blobs themselves.
 
-A repository holds only the manifests that index.json names, and the stored manifests reachable from these. Before other
-content is served, the upstream must confirm it again.
+A repository gets rights only to the manifests that index.json names, and the stored manifests reachable from these.
+Before other content is served, the upstream must confirm it again.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Rebuild:
     async def _restore_graph(
         self, entry: IndexEntry, nodes: dict[Digest, _Node | None], seen: set[tuple[Repository, Digest]]
     ) -> None:
-        """Record that the repository holds the named manifest, and the stored manifests below it."""
+        """Record the repository's rights to the named manifest, and to the stored manifests below it."""
         repository, waiting, count = entry.image.repository, [entry.digest], 0
         while waiting and count < _MAX_GRAPH:
             digest = waiting.pop()
@@ -119,7 +119,7 @@ class Rebuild:
         found += added
         await self._facts.keep_rebuilt("manifests")
         if len(self._store) or self._facts.replaced is not None:
-            reason = self._facts.replaced or "the database was new, the blobs were not"
+            reason = self._facts.replaced or "the fact database was missing, but blobs are stored"
             names = self._restored
             log.warning("facts_rebuilt", blobs=len(self._store), manifests=found, names=names, reason=reason)
 

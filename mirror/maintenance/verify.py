@@ -1,7 +1,7 @@
 """Verification: read every stored blob and compare its digest, on demand, also beside a running mirror.
 
-The files are read here. A damaged blob is reported to the mirror that holds the cache, which removes it and fetches it
-again if requested: there is one commit path into the store.
+The files are read here. A damaged blob is reported to the process that has locked the cache, which removes it and
+fetches it again if requested: there is one commit path into the store.
 """
 
 from __future__ import annotations

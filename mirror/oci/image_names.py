@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 
 from mirror.errors import NameUnknown, TagInvalid
 from mirror.oci.digest import Digest
-from mirror.oci.names import DOCKER_HUB, Reference, Repository, Tag, Upstreams
+from mirror.oci.names import DOCKER_HUB, Reference, Repository, Tag, Upstreams, not_configured
 from mirror.oci.versions import is_stable, newest
 
 GLOB = re.compile(r"[*?\[]")
@@ -73,7 +73,7 @@ def parse_image(text: str, upstreams: Upstreams) -> Named:
 
     Raises:
         NameInvalid, TagInvalid, DigestInvalid: if a part breaks its grammar.
-        NameUnknown: if the registry is not a configured upstream.
+        NameUnknown: if the upstream is not configured.
     """
     name, at, digest = text.strip().partition("@")
     path, tag = _split(name)
@@ -105,9 +105,6 @@ def _repository(path: str, upstreams: Upstreams) -> Repository:
     host, slash, _ = path.partition("/")
     is_host = bool(slash) and ("." in host or ":" in host or host == "localhost")
     if is_host and not upstreams.knows(host):
-        raise NameUnknown(
-            f'the registry {host[:80]!r} is not configured: add [upstreams."{host[:80]}"] to the configuration',
-            registry=host[:80],
-        )
+        raise NameUnknown(not_configured(host), registry=host[:80])
     repository, _ = upstreams.repository(path if is_host else f"{DOCKER_HUB}/{path}", ns=None)
     return repository

@@ -5,6 +5,7 @@ A parsed name contains no `..`, no `%` and no empty component: it is safe in a U
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -133,8 +134,7 @@ class Upstreams:
             upstream = canonical_upstream(ns)
             if upstream not in self._names:
                 raise NameUnknown(
-                    f"the upstream {_shown(ns)} is not configured (configured: {known}); "
-                    f"add it to the mirror's configuration, or pull from it directly",
+                    f"{not_configured(ns)}, or pull from it directly (configured: {known})",
                     ns=_shown(ns),
                 )
             return upstream
@@ -144,6 +144,12 @@ class Upstreams:
                 known=known,
             )
         return self._default
+
+
+def not_configured(host: str) -> str:
+    """Return the message for an upstream that is not configured, with its fix."""
+    shown = json.dumps(host[:80])
+    return f"the upstream {shown} is not configured: add [upstreams.{shown}] with its url to the configuration"
 
 
 def _shown(text: str) -> str:

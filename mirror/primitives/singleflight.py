@@ -40,7 +40,7 @@ class SingleFlight(Generic[_Key, _Result]):
             the result, and whether the call joined a task that another call had started.
 
         Raises:
-            whatever *work* raises, to every caller.
+            Exception: if *work* raises it; every caller receives it.
         """
         task = self._running.get(key)
         joined = task is not None

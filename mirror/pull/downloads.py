@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -21,6 +21,7 @@ import structlog
 from mirror.errors import ContentUnknown, Denied, IntegrityError, MirrorError, StorageFailed, UpstreamUnavailable
 from mirror.observability.metrics import Metrics
 from mirror.oci.digest import Digest, Verifier
+from mirror.oci.names import Repository
 from mirror.origin import PullContext
 from mirror.primitives.buffer_ring import BufferRing
 from mirror.pull.origins import OriginsOf, ResumedStream, releasable
@@ -60,7 +61,7 @@ def is_far(ahead: int, *, received: int, seconds: float, patience: float) -> boo
 class Download:
     """One blob in progress; to its readers, content that can be read (see `Readable`)."""
 
-    def __init__(self, digest: Digest, started_by: Hashable) -> None:
+    def __init__(self, digest: Digest, started_by: Repository) -> None:
         self.digest = digest
         self.started_by = started_by
         self._size: int | None = None
@@ -234,7 +235,7 @@ class Downloads:
         """Return the bytes of a blob in progress; None if it is not in progress, or its size is not known yet."""
         return self._running[digest].size if digest in self and self._running[digest].is_sized else None
 
-    def is_started_by(self, digest: Digest, starter: Hashable) -> bool:
+    def is_started_by(self, digest: Digest, starter: Repository) -> bool:
         """Return whether *starter* (a repository) started the download of *digest* that is in progress."""
         download = self._running.get(digest)
         return download is not None and download.started_by == starter
@@ -295,7 +296,7 @@ class Downloads:
             download.set_failed(error)
         except MirrorError as error:
             log.warning("download_failed", digest=str(download.digest), reason=str(error), error=type(error).__name__)
-            download.set_failed(_for_readers(error) if download.is_open else error)
+            download.set_failed(_for_readers(error, download) if download.is_open else error)
         except asyncio.CancelledError:
             download.set_failed(UpstreamUnavailable("the mirror is shutting down", retry_after=5))
             raise
@@ -365,12 +366,13 @@ class Downloads:
             ring.close()  # if the disk fails, reading must stop too
 
 
-def _for_readers(failure: MirrorError) -> MirrorError:
+def _for_readers(failure: MirrorError, download: Download) -> MirrorError:
     """Return the failure of a download that has readers.
 
     A refusal or a 404 in the middle is an answer to the client that started the download. Other readers may have
     another login or repository, and must not see the user name in the message: each client has to ask again.
     """
     if isinstance(failure, Denied | ContentUnknown):
-        return UpstreamUnavailable("the upstream refused the rest of a download in progress: ask again", retry_after=1)
+        upstream = download.started_by.upstream
+        return UpstreamUnavailable(f"{upstream} refused the rest of {download.digest}: pull again", retry_after=1)
     return failure

@@ -53,7 +53,7 @@ class ListCache:
         """Return a page of the repository's tags; see `_ask`.
 
         Raises:
-            RepositoryUnknown, Denied, UpstreamError
+            RepositoryUnknown, Denied, UpstreamError: if the upstream answers so, and no cached page replaces it.
         """
         key = ListKey(context.repository, None, query)
         if self._offline:
@@ -64,7 +64,7 @@ class ListCache:
         """Return a page of the manifests that refer to *subject*; see `_ask`.
 
         Raises:
-            ManifestUnknown, Denied, UpstreamError
+            ManifestUnknown, Denied, UpstreamError: if the upstream answers so, and no cached page replaces it.
         """
         key = ListKey(context.repository, subject, query)
         if self._offline:

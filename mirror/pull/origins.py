@@ -209,8 +209,8 @@ class ResumedStream:
         """Raise an error if the stream ended too early.
 
         Raises:
-            UpstreamDisconnected: bytes are missing.
-            SizeMismatch: the origin announced no size, and its whole blob ends before the offset.
+            UpstreamDisconnected: if bytes are missing.
+            SizeMismatch: if the origin announced no size, and its whole blob ends before the offset.
         """
         end = self.size if self._end is None else self._end
         if self._skip and self.size is None:

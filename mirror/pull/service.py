@@ -116,9 +116,10 @@ class PullService:
             confirmed: ask the upstream which manifest a tag names, even if the tag is fresh.
 
         Raises:
-            ManifestUnknown, Denied, UpstreamError, StorageFailed
+            ManifestUnknown, Denied, UpstreamError: if the upstream answers so, and the cache can't replace its answer.
+            StorageFailed: if the cache directory can't be read.
         """
-        async with self._guard.deadline(context.repository):
+        async with self._guard.deadline(context.repository, reference):
             if isinstance(reference, Digest):
                 return await self._by_digest(context, reference, head_only=head_only)
             return await self._by_tag(context, reference, head_only=head_only, confirmed=confirmed)
@@ -241,9 +242,9 @@ class PullService:
         """Return the bytes of a blob without downloading it; None if neither a manifest nor the upstream states them.
 
         Raises:
-            BlobUnknown, Denied, UpstreamError
+            BlobUnknown, Denied, UpstreamError: if the upstream answers so, and the cache can't replace its answer.
         """
-        async with self._guard.deadline(context.repository):
+        async with self._guard.deadline(context.repository, digest):
             return await self._blob_size(context, digest)
 
     async def _blob_size(self, context: PullContext, digest: Digest) -> tuple[int | None, CacheOutcome]:
@@ -278,13 +279,15 @@ class PullService:
         """Open a blob: from the store, from the download in progress, or from one that starts now.
 
         Raises:
-            BlobUnknown, Denied, UpstreamError, StorageFailed
+            BlobUnknown, Denied, UpstreamError: if the upstream answers so, and the cache can't replace its answer.
+            StorageFailed: if the blob can't be stored, and its size, needed to pass it through, is unknown.
         """
         async with AsyncExitStack() as exits:
             held = await self._catalog.holds(context.repository, digest)
             result = await self._stored(exits, digest) if held else None
             if result is None:
-                async with self._guard.deadline(context.repository):
+                continues = partial(self._downloads.__contains__, digest)
+                async with self._guard.deadline(context.repository, digest, continues=continues):
                     result = await self._blob(exits, context, digest, held=held)
             yield result
 
@@ -380,7 +383,7 @@ class PullService:
         """Return a page of the repository's tags.
 
         Raises:
-            RepositoryUnknown, Denied, UpstreamError
+            RepositoryUnknown, Denied, UpstreamError: if the upstream answers so, and no cached page replaces it.
         """
         return await self._lists.tags(context, self._upstreams[context.repository.upstream], query)
 
@@ -388,6 +391,6 @@ class PullService:
         """Return a page of the manifests that refer to *digest*.
 
         Raises:
-            ManifestUnknown, Denied, UpstreamError
+            ManifestUnknown, Denied, UpstreamError: if the upstream answers so, and no cached page replaces it.
         """
         return await self._lists.referrers(context, self._upstreams[context.repository.upstream], digest, query)

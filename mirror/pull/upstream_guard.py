@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -29,19 +29,25 @@ class UpstreamGuard:
         self._negative = NegativeCache(ttl=missing_for)
 
     @asynccontextmanager
-    async def deadline(self, repository: Repository) -> AsyncIterator[None]:
+    async def deadline(
+        self, repository: Repository, reference: Reference, *, continues: Callable[[], bool] = lambda: False
+    ) -> AsyncIterator[None]:
         """End a pull that has no answer within the time that clients wait.
 
+        Args:
+            continues: returns whether the mirror goes on downloading without the client.
+
         Raises:
-            UpstreamTimeout
+            UpstreamTimeout: if the time is over.
         """
         try:
             async with asyncio.timeout(self._deadline):
                 yield
         except TimeoutError as error:
+            more = " (the download continues)" if continues() else ""
             raise UpstreamTimeout(
-                f"{repository.upstream} did not deliver this within {self._deadline:g} s; pull again: the download "
-                f"continues",
+                f"{repository.upstream} did not send {_named(repository.name, reference)} within {self._deadline:g} s: "
+                f"pull again{more}",
                 upstream=repository.upstream,
                 retry_after=5,
             ) from error
@@ -49,8 +55,7 @@ class UpstreamGuard:
     async def require_askable(self, context: PullContext, reference: Reference, unknown: type[ContentUnknown]) -> None:
         """Raise *unknown* if the mirror is offline, or the upstream answered this request with 404 a moment ago."""
         if self.offline:
-            separator = ":" if isinstance(reference, Tag) else "@"
-            raise absent_offline(unknown, f"{context.repository}{separator}{reference}")
+            raise absent_offline(unknown, _named(context.repository.key, reference))
         if context.login is None:  # a 404 to one client's login must not be served to another client
             await self._negative.require_unknown(context.repository, reference, unknown)
 
@@ -62,6 +67,10 @@ class UpstreamGuard:
             if context.login is None:
                 await self._negative.store(context.repository, reference, unknown)
             raise
+
+
+def _named(repository: str, reference: Reference) -> str:
+    return f"{repository}{':' if isinstance(reference, Tag) else '@'}{reference}"
 
 
 def absent_offline(unknown: type[ContentUnknown], subject: str) -> ContentUnknown:

@@ -152,7 +152,7 @@ class Warming:
         """Fetch one manifest or blob into the store, for instance after it was found to be damaged.
 
         Raises:
-            ContentUnknown, UpstreamError
+            ContentUnknown, UpstreamError: if the upstream does not have it, or fails.
             StorageFailed: if it can't be stored.
         """
         context = _context(repository)
@@ -170,7 +170,7 @@ class Warming:
             progress: called with the number of bytes received, or found in the store.
 
         Raises:
-            BlobUnknown, UpstreamError
+            BlobUnknown, UpstreamError: if the upstream does not have it, or fails.
             StorageFailed: if it can't be stored (NoSpace: for lack of space).
         """
         async with self._pulls.blob(context, digest) as result:

@@ -50,15 +50,15 @@ class AccessLog:
         """Record a pull that was answered with *size* bytes of content.
 
         Args:
-            outcome: the cache outcome, or "left" (the client disconnected before the end) or "cut" (the mirror had to
-                abort the response).
+            outcome: the cache outcome, or "client_disconnected" (before the end) or "aborted" (the mirror had to end
+                the response early).
             reason: why the response ended early; None if it is complete.
         """
         upstream = requested.repository.upstream
         counts = self._requests[upstream]
         counts.outcomes[kind, outcome] += 1
         counts.served_bytes += size
-        (self._log.warning if outcome == "cut" else log.info)(
+        (self._log.warning if outcome == "aborted" else log.info)(
             "pull_served",
             kind=kind,
             method=request.method,

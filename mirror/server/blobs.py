@@ -65,7 +65,8 @@ class Blobs:
         """Answer GET or HEAD.
 
         Raises:
-            BlobUnknown, Denied, RangeUnsatisfiable, UpstreamError, StorageFailed
+            RangeUnsatisfiable: if the Range header selects no byte.
+            BlobUnknown, Denied, UpstreamError, StorageFailed: if the blob can't be served; see `PullService.blob`.
         """
         headers = request.headers
         known = "If-None-Match" in headers and is_known(headers.getall("If-None-Match"), route.digest)
@@ -126,17 +127,17 @@ class Blobs:
             blob.content.failed(failure)
             if not channel.head_written:
                 raise
-            outcome, reason = "cut", str(failure)
+            outcome, reason = "aborted", str(failure)
         except ClientGone:
-            outcome, reason = "left", "the client closed the connection"
+            outcome, reason = "client_disconnected", "the client closed the connection"
         except asyncio.CancelledError:
-            outcome, reason = "left", "the client closed the connection"
+            outcome, reason = "client_disconnected", "the client closed the connection"
             raise
         except Exception as error:
             if not channel.head_written:
                 raise
             log.exception("answer_crashed", digest=name)
-            outcome, reason = "cut", type(error).__name__
+            outcome, reason = "aborted", type(error).__name__
         finally:
             if channel.head_written:
                 self._record.served(

@@ -1,4 +1,4 @@
-"""Client connections and their limits on time, memory and descriptors.
+"""Client connections and their limits on time, memory and file descriptors.
 
 aiohttp parses the requests and calls the handler. A connection is reading (a request has started to arrive, or the
 first one has not), idle (between requests) or answering. A connection that exceeds a time limit is closed; when there
@@ -32,7 +32,7 @@ _MAX_PARTIAL = 64 * 2**10  # bytes of an incomplete request head
 _MAX_HEADERS = 128  # in one request
 _BODY_BUFFER = 64 * 2**10  # bytes of a request body that aiohttp buffers; the mirror reads no body
 _MAX_PIPELINED = 256 * 2**10  # bytes of the headers of requests that wait for an earlier response
-_BUSY_INTERVAL = 0.1  # seconds without a new search after one found no connection to evict: each search costs CPU time
+_BUSY_INTERVAL = 0.1  # seconds without a new search after one found no connection to close: each costs CPU time
 _CHECK_BATCH = 1000  # connections to check before the event loop runs other tasks
 _CLOSE_POLL = 0.02  # seconds
 _ABORT_TIMEOUT = 0.01  # seconds; aiohttp takes 0 for no time-out
@@ -251,7 +251,9 @@ class Connections:
         self._limit = limit
         self._open: set[Connection] = set()
         self._closing: dict[Connection, tuple[float, int]] = {}  # time and acknowledged bytes at the last progress
-        self._candidates: deque[tuple[bool, float, Connection]] = deque()  # for eviction, in order, when last sorted
+        self._candidates: deque[tuple[bool, float, Connection]] = (
+            deque()
+        )  # for closing at the limit, in order, when last sorted
         self._no_search_before = 0.0
         self._now = asyncio.get_running_loop().time
         self._rate_limited_log = RateLimitedLog(log)
@@ -260,10 +262,10 @@ class Connections:
         return len(self._open)
 
     def add(self, accepted: socket.socket, client: str) -> Connection | None:
-        """Return a connection for an accepted socket; None if the limit is reached and no other can be evicted."""
+        """Return a connection for an accepted socket; None if the limit is reached and no other can be closed."""
         if len(self._open) >= self._limit:
             self._rate_limited_log.warning("connections_full", limit=self._limit)
-            if not self.evict():
+            if not self.close_longest_idle():
                 return None
         connection = Connection(self, accepted, client)
         self._open.add(connection)
@@ -279,10 +281,10 @@ class Connections:
         self._rate_limited_log.info("head_too_large", client=connection.client)
         connection.abort()
 
-    def evict(self) -> bool:
+    def close_longest_idle(self) -> bool:
         """Abort the connection that has been idle longest; return whether there was one.
 
-        Connections in the middle of a request, or without a first one, are evicted only if none is idle.
+        Connections in the middle of a request, or without a first one, are closed only if none is idle.
         """
         candidate = self._next_candidate()
         if candidate is None and self._now() >= self._no_search_before:

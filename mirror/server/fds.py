@@ -8,13 +8,13 @@ import structlog
 
 _MAX_LIMIT = 2**20  # more than any mirror needs; child processes pay for a limit a thousand times as high
 _RESERVED = 256  # for blobs, the fact database, upstream connections and the log
-_PER_CONNECTION = 2  # its socket, and while it is answered a second descriptor of the socket, or a file
+_PER_CONNECTION = 2  # its socket, and while it is answered a second file descriptor of the socket, or a file
 _MIN_CONNECTIONS = 8
 log = structlog.get_logger()
 
 
 def raise_limit() -> int:
-    """Raise the soft limit on open descriptors to the hard limit, at most 2**20; return the limit."""
+    """Raise the soft limit on open file descriptors to the hard limit, at most 2**20; return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MAX_LIMIT if hard == resource.RLIM_INFINITY else min(hard, _MAX_LIMIT)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -32,6 +32,7 @@ def affordable_connections(connections: int, descriptors: int) -> int:
         "connections_limited",
         wanted=connections,
         possible=possible,
-        reason=f"only {descriptors} descriptors are allowed; raise the limit (ulimit -n, LimitNOFILE=)",
+        reason=f"the process may open only {descriptors} file descriptors, so at most {possible} connections are "
+        f"accepted: raise the limit (ulimit -n, LimitNOFILE=)",
     )
     return possible

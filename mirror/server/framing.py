@@ -43,7 +43,7 @@ def malformed(request: web.BaseRequest, error: BaseException | None) -> WrittenR
     kind = type(error).__name__
     log.info("request_malformed", client=request.remote, reason=kind)
     failure = RequestMalformed(
-        "the request is not unambiguous HTTP/1.1 (RFC 9112); check the client and any proxy in front of the mirror",
+        "the request is malformed or ambiguous HTTP/1.1 (RFC 9112): check the client and any proxy before the mirror",
         reason=kind,
     )
     if kind in _TOO_LONG:

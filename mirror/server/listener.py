@@ -22,7 +22,7 @@ from mirror.server.tls import Certificate
 
 _BACKLOG = 1024
 _ACCEPT_BATCH = 64  # connections to accept before the event loop runs other tasks
-_ACCEPT_PAUSE = 0.1  # seconds without accepting when the system is out of descriptors or memory
+_ACCEPT_PAUSE = 0.1  # seconds without accepting when the system is out of file descriptors or memory
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _TLS_HANDSHAKE = b"\x16"  # the first byte of a TLS connection (RFC 8446, 5.1)
 _MAX_DISCARDED = 64 * 2**10  # bytes of a plain HTTP request on a TLS port
@@ -150,12 +150,12 @@ class Listener:
             self._admit(accepted, str(address[0]))
 
     def _pause_accepting(self, listener: socket.socket, error: OSError) -> None:
-        """Stop polling the listener for a while, and evict a connection to free a descriptor.
+        """Stop polling the listener for a while, and close the longest idle connection to free a file descriptor.
 
         The connection stays in the backlog, so the event loop would report the listener as readable again at once.
         """
         self._rate_limited_log.warning("descriptors_exhausted", reason=error.strerror or str(error))
-        self._connections.evict()
+        self._connections.close_longest_idle()
         self._loop.remove_reader(listener)
         self._loop.call_later(_ACCEPT_PAUSE, self._resume_accepting, listener)
 

@@ -182,10 +182,11 @@ def staleness(failure: MirrorError | None, age: int | None) -> Headers:
     if failure is None:
         return
     if age is None:
-        yield "Warning", f'299 - "{_quotable(str(failure))}; made from the stored content, which may be incomplete"'
+        yield "Warning", f'299 - "list built from cached content, possibly incomplete ({_quotable(str(failure))})"'
     else:
         yield "Age", str(age)
-        yield "Warning", f'299 - "{_quotable(str(failure))}; last confirmed {age} s ago"'
+        confirmed = f"stale answer of the mirror: the upstream last confirmed it {age} s ago"
+        yield "Warning", f'299 - "{confirmed} ({_quotable(str(failure))})"'
 
 
 def cache_status(outcome: CacheOutcome) -> tuple[str, str]:

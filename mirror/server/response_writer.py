@@ -1,8 +1,8 @@
 """The streaming response writer: sends a blob to a connection as fast as the client reads it.
 
 Over plain TCP the kernel sends a blob from the file to the socket (sendfile). uvloop has no sendfile, so the writer
-bypasses it with a second descriptor of the connection's socket. Over TLS the bytes go through the transport, piece by
-piece: each piece is written when the previous one has left this process.
+bypasses it with a second file descriptor of the connection's socket. Over TLS the bytes go through the transport, piece
+by piece: each piece is written when the previous one has left this process.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class ResponseWriter(ABC):
         sent: the bytes of content written so far.
 
     Raises:
-        ClientGone: from any method or from the context, when the client has disconnected or does not read.
+        ClientGone: from any method or from the context, if the client has disconnected or does not read.
     """
 
     def __init__(self, request: web.BaseRequest, connection: Connection) -> None:
@@ -149,7 +149,7 @@ class ResponseWriter(ABC):
     async def _in_thread(self, operation: Callable[[], int]) -> int:
         """Run *operation* in a thread; return only when it has ended, even if cancelled.
 
-        Until then its descriptors must stay open: a closed number may be reused for another client's connection.
+        Until then its file descriptors must stay open: a closed number may be reused for another client's connection.
         """
         running = self._loop.run_in_executor(None, operation)
         try:
@@ -160,7 +160,7 @@ class ResponseWriter(ABC):
 
 
 class PlainWriter(ResponseWriter):
-    """A writer that bypasses the transport with a second descriptor of the socket, and uses sendfile."""
+    """A writer that bypasses the transport with a second file descriptor of the socket, and uses sendfile."""
 
     _socket: socket.socket
 

@@ -54,12 +54,16 @@ class TokenService:
         """Require a token for `/v2/`: only the challenge of this endpoint makes a client use the token service.
 
         Raises:
-            Unauthorized
+            Unauthorized: if the request has neither a login nor a valid token.
         """
         shown = parse_authorization(request.headers.get("Authorization"))
         if shown is None or not (isinstance(shown, Login) or self.authorization.subject_of(shown)):
             raise self._unauthorized(
-                request, self.default, None, "this registry requires a token, which every client may have"
+                request,
+                self.default,
+                None,
+                "/v2/ of this mirror requires a token or a login: request a token from the token service in "
+                f"WWW-Authenticate (anonymously, or with your login for {self.default})",
             )
 
     def concerns(self, route: ContentRoute) -> bool:
@@ -90,7 +94,9 @@ class TokenService:
         except Denied as refusal:
             if isinstance(context.login, Login):
                 raise
-            raise self._unauthorized(request, context.repository.upstream, route.requested, str(refusal)) from refusal
+            upstream = context.repository.upstream
+            message = f"{refusal}; {_login_advice(upstream)}"
+            raise self._unauthorized(request, upstream, route.requested, message) from refusal
 
     def _limit_failures(self, request: web.BaseRequest, context: PullContext) -> AbstractContextManager[None]:
         """Count a failure of a login that no upstream has accepted yet. A token proves an accepted login."""
@@ -117,7 +123,8 @@ class TokenService:
                 subject = self.authorization.subject_of(token)
         upstream = requested.repository.upstream
         if subject is None:
-            raise self._unauthorized(request, upstream, requested, "the token is invalid or has expired")
+            message = f"the token is invalid or has expired; {_login_advice(upstream)}"
+            raise self._unauthorized(request, upstream, requested, message)
         # A login is meant for one upstream: no other upstream may receive it.
         return subject.login if subject.upstream == upstream else NO_LOGIN
 
@@ -145,16 +152,17 @@ class TokenService:
         return json.dumps(answer).encode()
 
     def _unauthorized(
-        self, request: web.BaseRequest, upstream: str, requested: RequestedRepository | None, reason: str
+        self, request: web.BaseRequest, upstream: str, requested: RequestedRepository | None, message: str
     ) -> Unauthorized:
         own, challenge = _own_url(request), f'Basic realm="{upstream}"'
         if own is not None:
             scope = "" if requested is None else f',scope="repository:{requested.path.partition("/v2/")[2]}:pull"'
             challenge = f'Bearer realm="{own}{TOKEN_PATH}",service="{upstream}"{scope}'
-        return Unauthorized(
-            f"{reason}; log in at this mirror with your login for {upstream} (docker login, podman login)",
-            challenge=challenge,
-        )
+        return Unauthorized(message, challenge=challenge)
+
+
+def _login_advice(upstream: str) -> str:
+    return f"log in at this mirror with your login for {upstream} (docker login, podman login)"
 
 
 def _own_url(request: web.BaseRequest) -> str | None:

@@ -18,7 +18,7 @@ class BlobDamaged(Exception):
 
 
 class DiskBlob:
-    """An open blob. The descriptor keeps the bytes readable after the file is removed."""
+    """An open blob. The file descriptor keeps the bytes readable after the file is removed."""
 
     def __init__(self, size: int, descriptor: int, on_failure: Callable[[StorageFailed], None]) -> None:
         self.size = size
@@ -33,7 +33,7 @@ class DiskBlob:
 
 
 def opened(layout: Layout, digest: Digest, size: int) -> int:
-    """Open the file of a blob of *size* bytes and return its descriptor.
+    """Open the file of a blob of *size* bytes and return its file descriptor.
 
     Raises:
         FileNotFoundError: if it does not exist.
@@ -55,7 +55,7 @@ def opened(layout: Layout, digest: Digest, size: int) -> int:
 
 
 def close_opened(opening: asyncio.Future[int]) -> None:
-    """Close the descriptor that a thread opened for a caller that was cancelled. A callback of the future."""
+    """Close the file descriptor that a thread opened for a caller that was cancelled. A callback of the future."""
     if not opening.cancelled() and opening.exception() is None:
         os.close(opening.result())
 

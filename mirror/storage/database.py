@@ -172,7 +172,7 @@ def opened(path: Path) -> Any:  # noqa: ANN401 - diskcache has no types
 
     Raises:
         SchemaDiffers: if it holds rows of another schema.
-        DAMAGE
+        DAMAGE (any of these): if it is damaged, or can't be read or written.
     """
     _check(path)  # first: diskcache takes its own settings from the database, and fails in any way over damaged ones
     try:
@@ -202,7 +202,7 @@ def _check(path: Path) -> None:
     """Check the structure and the schema of a database that exists.
 
     Raises:
-        SchemaDiffers
+        SchemaDiffers: if its rows have another schema.
         sqlite3.Error: if it is damaged.
     """
     file = path / "cache.db"
@@ -251,7 +251,7 @@ def rows_of(path: Path, prefix: str) -> Iterator[tuple[bytes, bytes | None]]:
     it takes time for the rows that it yields and not for the others, and holds one row in memory at a time.
 
     Raises:
-        sqlite3.Error
+        sqlite3.Error: if the database is damaged, or can't be read.
     """
     return _rows(path, _RANGE, prefix)
 
@@ -263,7 +263,7 @@ def blob_rows(path: Path) -> Iterator[tuple[bytes, bytes | None]]:
     beginning to end, which takes less than half the time.
 
     Raises:
-        sqlite3.Error
+        sqlite3.Error: if the database is damaged, or can't be read.
     """
     return _rows(path, _SCAN, "blob ")
 

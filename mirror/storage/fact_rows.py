@@ -48,6 +48,7 @@ class FactRows:
         self._path = Path(cache.directory)
         self._identity = database.identity_of(cache)
         self._damage: str | None = None
+        self._last_error = ""
         self._is_checked = not database.needs_later_check(self._path)
         self._unwritten: OrderedDict[str, tuple[Mapping[str, object] | None, str | None]] = OrderedDict()
         self._listeners: list[Callable[[AbstractSet[Digest]], None]] = []
@@ -90,6 +91,7 @@ class FactRows:
             return otherwise
 
     def _note_failure(self, error: Exception, key: str) -> None:
+        self._last_error = str(error) or type(error).__name__
         if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
             self._damage = str(error)
         self._rate_limited_log.warning("facts_failed", str(error), key=key, error=str(error))
@@ -227,7 +229,10 @@ class FactRows:
             StorageFailed: if a row could not be written, or not be synced.
         """
         if not await self._write_unwritten():
-            raise StorageFailed(f"the fact database {self._path} can't be written: free space on its disk")
+            raise StorageFailed(
+                f"the fact database {self._path} can't be written: {self._last_error}; check the disk, its free space "
+                f"and permissions"
+            )
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._sync)
         except OSError as error:
@@ -255,7 +260,7 @@ class FactRows:
             await asyncio.to_thread(self._check)
         reason = self._damage
         if reason is None and database.identity_of(self._cache) != self._identity:
-            reason = "its file is gone"
+            reason = "the file of the fact database was removed or replaced"
         if reason is not None:
             log.warning("facts_damaged", path=str(self._path), error=reason)
             self._cache = await asyncio.get_running_loop().run_in_executor(

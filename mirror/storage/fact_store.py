@@ -111,7 +111,7 @@ class DiskFacts(FactRows):
     # Rights
 
     async def held(self, repository: Repository) -> Mapping[Digest, HeldFact]:
-        """Return the digests that the repository holds, without those that its manifests reference."""
+        """Return the repository's rights with rows, without those to digests that its manifests reference."""
         return (await self._held(f"held {repository} ")).get(repository, {})
 
     async def keep_held(self, repository: Repository, digest: Digest, fact: HeldFact) -> None:

@@ -22,7 +22,7 @@ from mirror.oci.image_names import Image
 from mirror.oci.names import Repository, Tag, parse_name, parse_reference
 
 Proof = Literal["pulled", "confirmed", "imported"]
-"""Why a repository is known to hold a digest: its upstream sent it, its upstream confirmed it, a bundle brought it."""
+"""Why a repository has a right to a digest: its upstream sent it, its upstream confirmed it, a bundle contained it."""
 
 _PROOFS = ("pulled", "confirmed", "imported")
 _LATEST = 1e15  # seconds; no clock writes a later time
@@ -71,7 +71,7 @@ class ManifestFact:
 
 @dataclass(frozen=True, slots=True)
 class HeldFact:
-    """The proof that a repository holds a digest, and when it was given (seconds since the epoch).
+    """The proof of a repository's right to a digest, and when it was given (seconds since the epoch).
 
     Attributes:
         media_type: that of a manifest, empty if it is not known; None for any other blob.

@@ -54,7 +54,7 @@ class DiskIngest:
         """Open the file, and verify the bytes of an earlier attempt.
 
         Raises:
-            StorageFailed
+            StorageFailed: if the file can't be created, read or written.
         """
         with self._void_on_failure():
             try:

@@ -105,7 +105,7 @@ class Layout:
         A cache has the directory ingest/ or ledger/ beside an index.json that names images.
 
         Raises:
-            StorageFailed
+            StorageFailed: if the directory contains such a layout.
         """
         try:
             found: object = json.loads((self.root / "index.json").read_bytes())
@@ -114,8 +114,8 @@ class Layout:
         is_cache = self.ingests.exists() or self.ledger.exists()
         if isinstance(found, dict) and found.get("manifests") and not is_cache:
             raise StorageFailed(
-                f"{self.root} is an image layout of another program: choose another directory with --cache, and "
-                f"copy its images into that with mirror import"
+                f"{self.root} contains an image layout of another program: choose another directory with --cache; to "
+                f"use these images, run mirror import {self.root} --cache OTHER"
             )
 
     def _free_space(self) -> None:
@@ -226,7 +226,7 @@ class Layout:
         """Replace index.json. The new content survives a power failure.
 
         Raises:
-            StorageFailed
+            StorageFailed: if the file can't be written; its previous content stays.
         """
         with storage_errors(f"{self.root / 'index.json'} can't be written"):
             self._replace("index.json", content)

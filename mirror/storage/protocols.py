@@ -34,7 +34,7 @@ class Readable(Protocol):
         """The bytes of the whole content."""
 
     def fileno(self) -> int:
-        """Return a descriptor of the file with the content. It is shared: read at offsets, never move its position."""
+        """Return a file descriptor of the content. It is shared: read at offsets, never move its position."""
 
     async def reach(self, offset: int) -> int:
         """Wait until content after *offset* can be read. Return the end of it: more than *offset*, or the size.
@@ -66,7 +66,7 @@ class Ingest(Protocol):
         """Whether the bytes in the file have the digest already: an earlier attempt received all of them."""
 
     def fileno(self) -> int:
-        """Return a descriptor of the growing file, for readers that follow it."""
+        """Return a file descriptor of the growing file, for readers that follow it."""
 
     def verification(self) -> Verifier:
         """Return a copy of the verifier, for a reader that receives the rest without storing it."""
@@ -225,7 +225,7 @@ class ImageIndexFile(Protocol):
         """Replace it. When this returns, the new content survives a power failure.
 
         Raises:
-            StorageFailed
+            StorageFailed: if the file can't be written; its previous content stays.
         """
 
 
@@ -278,13 +278,13 @@ class FactStore(UsageStore, Protocol):
         """Add those of *facts* whose manifests have none yet. Return whether that succeeded."""
 
     async def held(self, repository: Repository) -> Mapping[Digest, HeldFact]:
-        """Return the digests that the repository holds, without those that its manifests reference."""
+        """Return the repository's rights with rows, without those to digests that its manifests reference."""
 
     async def all_held(self) -> Mapping[Repository, Mapping[Digest, HeldFact]]:
         """Return the same for every repository."""
 
     async def keep_held(self, repository: Repository, digest: Digest, fact: HeldFact) -> None:
-        """Record that the repository holds a digest: one row, however many it holds."""
+        """Record the repository's right to a digest: one row, however many rights it has."""
 
     async def drop_held(self, repository: Repository, digest: Digest) -> None: ...
 

@@ -96,7 +96,8 @@ class Space:
         """Free *size* bytes of a disk that just reported to be full, whatever it reports as free space.
 
         Raises:
-            NoSpace, StorageFailed
+            NoSpace: if content that may be evicted frees too little.
+            StorageFailed: if a file can't be removed.
         """
         await self._usage.apply()
         async with self.lock:
@@ -109,7 +110,8 @@ class Space:
         not have emptied it first.
 
         Raises:
-            NoSpace, StorageFailed
+            NoSpace: if there is too little space; above that quarter, also if eviction could provide it.
+            StorageFailed: if a file can't be removed.
         """
         if reserved + size > self.limit // 4 and await self._excess(size) > 0:
             raise NoSpace(f"no space for more than {reserved} bytes of a blob of unknown size: raise max_size")
@@ -135,15 +137,17 @@ class Space:
         while excess > 0:  # again if readers opened victims while others were removed
             chosen = self._victims(excess)
             if chosen is None:
-                raise NoSpace(
-                    f"no space for {size} bytes: {self._inventory.occupied} of {self.limit} bytes are used (max_size), "
-                    f"{excess} too many with them (min_free is {self._min_free}), and the rest is in use: "
-                    f"raise max_size, or free disk space",
-                    needed=size,
-                    limit=self.limit,
-                )
+                raise NoSpace(self._no_space(excess, size), needed=size, limit=self.limit)
             excess -= await self._remove_kept(excess)
             excess -= await self._evict(chosen)
+
+    def _no_space(self, excess: int, size: int) -> str:
+        problem = f"{size} bytes do not fit" if size else "max_size or min_free is exceeded"
+        return (
+            f"{problem}: the cache has {self._inventory.occupied} of {self.limit} bytes (max_size; min_free is "
+            f"{self._min_free}), and {excess} bytes must be evicted, more than all content that is neither pinned nor "
+            f"in use: raise max_size, free disk space, or unpin images"
+        )
 
     async def _excess(self, size: int) -> int:
         """Return the bytes to remove before *size* more are stored: above max_size, or below min_free."""
@@ -242,7 +246,7 @@ class Space:
 
 
 def _unlink(path: str) -> None:
-    with storage_errors("a file can't be removed for others to be stored"), suppress(FileNotFoundError):
+    with storage_errors("a file can't be removed to free space"), suppress(FileNotFoundError):
         os.unlink(path)
 
 

@@ -53,14 +53,17 @@ class BlobBody:
         """Wait for the first bytes, so that the caller can send a response head.
 
         Raises:
-            UpstreamDisconnected: if the upstream sent a head and no byte.
+            UpstreamDisconnected: if the upstream sent a response head and no byte.
         """
         framed = self._response.headers.get("Content-Length", "")
         self._unread = int(framed) if framed.isdecimal() else None
         async with body_errors(self._upstream):
             self._ahead = memoryview(await self._response.content.readany())
-        if not self._ahead and self.size not in {None, self.start}:
-            raise UpstreamDisconnected(f"{self._upstream} sent no byte of {self.size}", upstream=self._upstream)
+        expected = None if self.size is None else self.size - self.start
+        if not self._ahead and expected:
+            raise UpstreamDisconnected(
+                f"{self._upstream} sent a response head, but none of the {expected} bytes", upstream=self._upstream
+            )
         if self._unread is not None:
             async with body_errors(self._upstream):
                 taken = SocketBodyReader.of(self._response, self._unread - len(self._ahead), self._silence)

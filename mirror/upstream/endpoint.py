@@ -17,7 +17,6 @@ from mirror.errors import (
     RedirectTargetUnavailable,
     RepositoryUnknown,
     UpstreamRefused,
-    UpstreamThrottled,
     UpstreamTimeout,
     UpstreamUnavailable,
 )
@@ -129,13 +128,13 @@ class Endpoint:
             path: below /v2/, with its query.
             repository: the repository to pull from; empty for a request that concerns none.
             login: the client's login; None for the mirror's own credentials.
-            is_pull: whether upstreams count the request against a pull limit. It is not sent while that is reached.
+            is_pull: whether upstreams count the request against their rate limit. It is not sent while that is reached.
 
         Raises:
             UpstreamError: if there is no response.
         """
         if is_pull:
-            self._rate_limit(login).require_allowed()
+            self._rate_limit(login).require_allowed(login_advice=self._authorizer.login_advice(login))
         self._breaker.require_closed()
         async with AsyncExitStack() as exits:
             yield await self._respond(exits, method, f"{self._url}/v2/{path}", repository, headers, login)
@@ -151,7 +150,7 @@ class Endpoint:
             return True
 
     def _rate_limit(self, login: ClientLogin | None) -> RateLimit:
-        """Return the pull limit of this login: a 429 to one client is no reason to refuse another."""
+        """Return the rate limit of this login: a 429 to one client is no reason to refuse another."""
         if login is None:
             return self._own_limit
         limit = self._client_limits.get(login)
@@ -232,13 +231,9 @@ class Endpoint:
             raise unknown(f"{self.name} does not have {subject}", upstream=self.upstream)
         if status == 429:
             seconds = retry_after(response.headers.get("Retry-After"))
-            self._rate_limit(login).record_429(seconds)
-            raise UpstreamThrottled(
-                f"{self.name}'s pull limit is reached (429 for {subject}): wait, or set username and password_file in "
-                f'[upstreams."{self.upstream}"]',
-                retry_after=seconds,
-                upstream=self.upstream,
-            )
+            limit = self._rate_limit(login)
+            limit.record_429(seconds)
+            raise limit.throttled(seconds, subject=subject, login_advice=self._authorizer.login_advice(login))
         if status in {401, 403}:
             raise UpstreamRefused(
                 f"{self.name} refuses {subject} ({status}): it does not exist, or these credentials may not pull it: "

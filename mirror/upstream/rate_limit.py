@@ -1,6 +1,6 @@
 """Rate limit: after a 429 (Too Many Requests), requests fail locally until the upstream's Retry-After is over.
 
-`endpoint` and `credentials/bearer_tokens` recognise the 429; `server/response` passes it on to clients.
+`endpoint` and `credentials/bearer_tokens` recognize the 429; `server/response` passes it on to clients.
 """
 
 from __future__ import annotations
@@ -36,20 +36,36 @@ class RateLimit:
         """Record a 429 response and the seconds of its Retry-After (None if absent)."""
         self._until = self._clock() + min(_DEFAULT_PAUSE if retry_after is None else retry_after, _MAX_PAUSE)
 
-    def require_allowed(self) -> None:
+    def require_allowed(self, *, login_advice: str | None = None) -> None:
         """Raise UpstreamThrottled if a request now would only receive another 429.
+
+        Args:
+            login_advice: how to configure a login that may have a higher limit; None if there is nothing to configure.
 
         Raises:
             UpstreamThrottled: if the limit is still reached.
         """
         left = self._until - self._clock()
         if left > 0:
-            raise UpstreamThrottled(
-                f"{self._endpoint}'s rate limit is reached: wait, or set username and password_file in "
-                f'[upstreams."{self._upstream}"]',
-                retry_after=int(left) + 1,
-                upstream=self._upstream,
-            )
+            raise self.throttled(int(left) + 1, login_advice=login_advice)
+
+    def throttled(
+        self, retry_after: int | None, *, subject: str | None = None, login_advice: str | None = None
+    ) -> UpstreamThrottled:
+        """Return the error of a request that the limit refuses.
+
+        Args:
+            retry_after: seconds after which a retry makes sense; None if unknown.
+            subject: the content for which the upstream answered 429; None if it was not asked.
+        """
+        answered = "" if subject is None else f" (429 for {subject})"
+        wait = "try again later" if retry_after is None else f"wait {retry_after} s"
+        advice = "" if login_advice is None else f", or {login_advice}"
+        return UpstreamThrottled(
+            f"the rate limit of {self._endpoint} is reached{answered}: {wait}{advice}",
+            retry_after=retry_after,
+            upstream=self._upstream,
+        )
 
 
 def retry_after(header: str | None, *, now: datetime | None = None) -> int | None:

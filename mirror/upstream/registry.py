@@ -65,7 +65,7 @@ class Registry:
 
     Attributes:
         name: the upstream's canonical name.
-        quota: the pull limit that the upstream announced, and so how long its tags stay fresh.
+        quota: the pull quota that the upstream announced, and so how long its tags stay fresh.
         origin: the upstream as an origin of blobs.
         is_down: whether every endpoint's circuit breaker is open. Read with every hit, so a plain attribute.
     """
@@ -148,7 +148,7 @@ class Registry:
         """Resolve *reference* by HEAD; None if the upstream's answer does not state the digest.
 
         Raises:
-            ManifestUnknown, Denied, UpstreamError
+            ManifestUnknown, Denied, UpstreamError: if the upstream lacks it, refuses the client's login, or fails.
         """
         return await self._endpoints.first(partial(self._resolve, context, reference), context.login)
 
@@ -172,7 +172,7 @@ class Registry:
         """Fetch the manifest, verified against the digest it was requested by, or else announced with.
 
         Raises:
-            ManifestUnknown, Denied, UpstreamError
+            ManifestUnknown, Denied, UpstreamError: if the upstream lacks it, refuses the client's login, or fails.
         """
         return await self._endpoints.first(partial(self._manifest, context, reference), context.login)
 
@@ -209,7 +209,7 @@ class Registry:
         """Return the bytes of a blob by HEAD; None if HEAD proves nothing or states no size: then open the origin.
 
         Raises:
-            BlobUnknown, Denied, UpstreamError
+            BlobUnknown, Denied, UpstreamError: if the upstream lacks it, refuses the client's login, or fails.
         """
         return await self._endpoints.first(partial(self._blob_size, context, digest), context.login)
 
@@ -225,7 +225,7 @@ class Registry:
         """Fetch a page of the repository's tags.
 
         Raises:
-            RepositoryUnknown, Denied, UpstreamError
+            RepositoryUnknown, Denied, UpstreamError: if the upstream lacks it, refuses the client's login, or fails.
         """
         path = f"{context.repository.name}/tags/list"
         fetch = partial(self._page, path, context, query, "application/json", RepositoryUnknown)
@@ -236,7 +236,7 @@ class Registry:
 
         Raises:
             ManifestUnknown: if the upstream has no such list; clients then try the tag `<algorithm>-<hex>`.
-            Denied, UpstreamError
+            Denied, UpstreamError: if the upstream refuses the client's login, or fails.
         """
         path = f"{context.repository.name}/referrers/{digest}"
         fetch = partial(self._page, path, context, query, OCI_INDEX, ManifestUnknown)

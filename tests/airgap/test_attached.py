@@ -80,7 +80,7 @@ async def test_referrers_and_signature_tags_are_exported_and_imported(tmp_path: 
         assert len(json.load(index_json)["manifests"]) == 1, "one image alone needs no name elsewhere"
 
     result = await succeeded("import", tmp_path / "w1.tar", "--cache", far)
-    assert result.err.count("is here") == 1, result
+    assert result.err.count(": imported\n") == 1, result
     async with mirror(tmp_path / "run", "--cache", str(far), "--offline") as offline, Client.of(offline.url) as client:
         await assert_served(client, signatures[0], sig_tag(first))
         await succeeded("import", tmp_path / "w2.tar", "--cache", far)

@@ -47,7 +47,7 @@ async def pinned(registry: Registry, cache: Path, *sizes: int) -> list[Manifest]
 
 
 async def held(registry: Registry, cache: Path, manifest: Manifest, valve: Valve) -> asyncio.Task[Result]:
-    """Start a `warm` that holds the cache until the valve is opened."""
+    """Start a `warm` that locks the cache until the valve is opened."""
     registry.publish(REPOSITORY, manifest, "v1")
     registry.inject(Hold(valve, at=100_000), f"*/blobs/{manifest.blobs[1].digest}")
     warming = asyncio.create_task(mirror_command("warm", f"{REPOSITORY}:v1", *at(registry, cache)))

@@ -112,9 +112,9 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 UNUSABLE: list[tuple[str, tuple[str, ...], str]] = [
-    (SYNC, ("team/app:v1",), "remove them from the command line"),
-    (SYNC, ("--platform", "linux/amd64"), "remove them from the command line"),
-    ('[[images]]\nimages = ["team/app:v1"]', ("--watch",), "images.0 has no schedule"),
+    (SYNC, ("team/app:v1",), "remove IMAGE from the command line"),
+    (SYNC, ("--platform", "linux/amd64"), "remove --platform from the command line"),
+    ('[[images]]\nimages = ["team/app:v1"]', ("--watch",), "[[images]] number 1 has no schedule"),
     ("images = 1", (), "images: Input should be a valid list"),
 ]
 

@@ -71,4 +71,5 @@ async def test_missing_layer_of_archive_is_not_sought_in_earlier_bundle(tmp_path
     (path / "blobs" / "sha256" / CHILD.blobs[-1].digest.partition(":")[2]).unlink()
     result = await mirror_command("import", path, "--name", NAME, "--cache", tmp_path / "cache")
     assert result.status == 1, result
-    assert result.err.endswith(f"needs {CHILD.blobs[-1].digest}, which is not in the cache: the archive lacks it too\n")
+    fix = "and the archive does not contain it: save the image again with all its layers"
+    assert result.err.endswith(f"needs {CHILD.blobs[-1].digest}, which is not in the cache, {fix}\n")

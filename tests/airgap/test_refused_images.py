@@ -52,8 +52,8 @@ async def test_import_reports_each_image_that_does_not_fit(tmp_path: Path) -> No
     assert result.status == 1, result
     large, small = result.err.splitlines()
     assert large.startswith("team/app:large: ")
-    assert "no space for 3000000 bytes" in large
-    assert small == "team/app:small: is here"
+    assert ": 3000000 bytes do not fit: the cache has " in large
+    assert small == "team/app:small: imported"
 
 
 async def test_import_reports_mirror_that_stops(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ async def test_import_reports_mirror_that_stops(tmp_path: Path) -> None:
     async with mirror(tmp_path / "run", "--cache", str(tmp_path / "cache")) as running:
         async with running_command("import", archive, "--cache", tmp_path / "cache") as program:
             assert program.stderr is not None
-            assert b"v1: is here" in await program.stderr.readline()
+            assert b"v1: imported" in await program.stderr.readline()
             running.program.signal(signal.SIGTERM)
             assert await running.program.ended() == 0
             _, err = await asyncio.wait_for(program.communicate(), 20)
@@ -71,7 +71,7 @@ async def test_import_reports_mirror_that_stops(tmp_path: Path) -> None:
         assert b"broke off" in err or b"no mirror answers" in err
         assert b"Traceback" not in err
     result = await succeeded("import", archive, "--cache", tmp_path / "cache")
-    assert result.err.count("is here") == 2
+    assert result.err.count(": imported\n") == 2
 
 
 async def test_uncreatable_control_socket_is_reported(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ async def test_bundle_and_incremental_bundle_are_carried_over(tmp_path: Path, re
         await assert_pulled(client, first, "v1")
         await assert_pulled(client, many, "many")
         result = await succeeded("import", tmp_path / "week2.tar", "--cache", far)  # while the mirror is running
-        assert result.err == f"docker.io/{REPOSITORY}:v1: is here, now {second.digest}, was {first.digest}\n"
+        assert result.err == f"docker.io/{REPOSITORY}:v1: imported (tag moved from {first.digest} to {second.digest})\n"
         await assert_pulled(client, second, "v1")
         assert (await client.get(f"/v2/{REPOSITORY}/manifests/absent")).status == 404
 
@@ -105,7 +105,7 @@ async def test_incremental_bundle_alone_shows_no_image(tmp_path: Path, registry:
 
 
 async def test_warm_and_export_beside_a_running_mirror(tmp_path: Path, registry: Registry) -> None:
-    """`warm` beside a running mirror goes through that mirror, which holds the cache; its images are served at once."""
+    """`warm` goes through the running mirror, which has locked the cache; its images are served at once."""
     near, far = tmp_path / "near", tmp_path / "far"
     manifest = registry_image(registry)
     hub = ("--upstream", f"docker.io={registry.url}")
@@ -152,13 +152,11 @@ async def test_untagged_image_is_named_by_digest(tmp_path: Path, registry: Regis
         await succeeded("export", "-o", tmp_path / week, f"{REPOSITORY}:v1", "--cache", tmp_path / "near")
     result = await mirror_command("import", tmp_path / "1", tmp_path / "2", "--name", "q:1", "--cache", cache)
     assert result.status == 2, result
-    assert "--name applies to one bundle" in result.err
+    assert "--name applies to a single bundle, but 2 were given" in result.err
     name = f"docker.io/{REPOSITORY}:v1"
     result = await succeeded("import", *(tmp_path / week for week in "1212"), "--cache", cache)
-    forth, back = ((f"now {one.digest}, was {two.digest}") for one, two in ((new, old), (old, new)))
-    assert result.err.splitlines() == [
-        f"{name}: is here{moved}" for moved in ("", f", {forth}", f", {back}", f", {forth}")
-    ]
+    forth, back = (f" (tag moved from {one.digest} to {two.digest})" for one, two in ((old, new), (new, old)))
+    assert result.err.splitlines() == [f"{name}: imported{moved}" for moved in ("", forth, back, forth)]
     lost = f"docker.io/{REPOSITORY}@{old.digest}"
     await succeeded("pin", lost, "--cache", cache)
     assert lost in (await succeeded("ls", "--cache", cache)).out
@@ -184,7 +182,7 @@ async def test_pinned_images_are_kept_and_removed_images_deleted(tmp_path: Path,
             registry.publish(REPOSITORY, an_image(300_000), f"filler{number}")
         fillers = [f"{REPOSITORY}:filler{number}" for number in range(6)]
         result = await mirror_command("warm", *fillers, "--jobs", "1", "--cache", cache)
-        assert result.out.startswith("1 image here, "), result
+        assert result.out.startswith("1 image cached, "), result
         assert result.err.count("blobs were evicted again") == 5, "images evicted for later ones are reported"
         assert f"docker.io/{REPOSITORY}:kept" in await complete(cache)
         await succeeded("rm", f"{REPOSITORY}:filler*", "--cache", cache)
@@ -212,7 +210,7 @@ async def test_warm_reports_each_failed_image(tmp_path: Path, registry: Registry
     more = (f"{REPOSITORY}:b*", f"{REPOSITORY}:b0", "--jobs", "1")
     result = await mirror_command("warm", *names, *more, *at(registry, tmp_path / "cache"))
     assert result.status == 1, result
-    assert result.out.startswith("3 images here")
+    assert result.out.startswith("3 images cached, ")
     for name in ("absent", "nowhere.example", "x*", f"{REPOSITORY}:b1: "):
         assert name in result.err
     assert result.err.count(":b0: ") == 1

@@ -200,7 +200,7 @@ async def test_write_leaves_registries_of_other_files_out(tmp_path: Path) -> Non
     result = await client_config("podman", "--write", "--yes", "--root", str(tmp_path))
 
     assert result.code == 0
-    assert f"{other} decides about quay.io" in result.errors
+    assert f"{other} already configures the registry quay.io" in result.errors
     ours = tomllib.loads((other.parent / "registries.conf.d/mirror.conf").read_text())
     assert "docker.io" in {one["location"] for one in ours["registry"]}
     assert "quay.io" not in {one["location"] for one in ours["registry"]}

@@ -1,4 +1,4 @@
-"""Clients that log in to a mirror with users, and their behaviour when an access rule denies an image."""
+"""Clients that log in to a mirror with users, and their behavior when an access rule denies an image."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -130,7 +130,7 @@ class Recovery:
                 self.figures.voided += 1
                 continue
             ranges = [one.range for one in seen if one.method == "GET"]
-            wanted = f"bytes={min(size, whole - 1)}-"  # all are stored: the last byte again, for authorisation
+            wanted = f"bytes={min(size, whole - 1)}-"  # all are stored: the last byte again, for authorization
             assert ranges == [wanted], f"{size} of {whole} were here, requested: {seen}"
             self.figures.resumed += 1
 

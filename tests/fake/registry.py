@@ -36,7 +36,7 @@ class Repository:
 
 
 class Registry(Origin):
-    """The pull side of the distribution spec; tests change its behaviour through the attributes."""
+    """The pull side of the distribution spec; tests change its behavior through the attributes."""
 
     def __init__(self) -> None:
         super().__init__()

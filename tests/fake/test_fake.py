@@ -352,7 +352,7 @@ async def test_referrers_pagination(registry: Registry, client: aiohttp.ClientSe
 
 
 async def test_narrow_accept_as_ghcr_and_quay(registry: Registry, client: aiohttp.ClientSession) -> None:
-    """Behaviour of GHCR and Quay when Accept lacks the media type."""
+    """Behavior of GHCR and Quay when Accept lacks the media type."""
     manifest = image(1)
     registry.publish("org/app", manifest, "v1")
     registry.narrow = ghcr

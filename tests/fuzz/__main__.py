@@ -83,7 +83,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31), help="(default: a new one)")
     parser.add_argument("--only", action="append", choices=list(SHARES), help="a target; repeatable (default: all)")
     parser.add_argument("--at", type=int, help="the number of one input (of parsers: of one parser)")
-    parser.add_argument("--verbose", action="store_true", help="list the distinct answers")
+    parser.add_argument("--verbose", action="store_true", help="list the distinct outcomes")
     options = parser.parse_args(arguments)
     options.only = options.only or list(SHARES)
     return options

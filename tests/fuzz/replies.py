@@ -38,7 +38,7 @@ def replies(stream: bytes, *, methods: list[str] | None = None) -> list[Reply]:
     """Parse all responses on a connection.
 
     Args:
-        methods: of the requests; if None, a response to HEAD is recognised by the bytes that follow it.
+        methods: of the requests; if None, a response to HEAD is recognized by the bytes that follow it.
 
     Raises:
         Malformed: if the bytes are anything else than responses of a mirror.

@@ -59,7 +59,7 @@ class Statistics:
 def table(statistics: list[Statistics]) -> Table:
     """Return the counts as a table with one target in each row."""
     rows = Table(title="fuzz")
-    for column in ("target", "inputs", "seconds", "distinct answers", *KINDS):
+    for column in ("target", "inputs", "seconds", "distinct outcomes", *KINDS):
         rows.add_column(column, justify="left" if column == "target" else "right")
     for one in statistics:
         counts = Counter(failure.kind for failure in one.failures)

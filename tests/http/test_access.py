@@ -142,7 +142,7 @@ async def test_unauthenticated_client_learns_nothing_of_access_rules(client: Cli
 
 
 async def test_digest_does_not_cross_an_access_rule(client: Client, upstream: Upstream) -> None:
-    """The same bytes in two repositories: each is authorised under its own name, and a digest grants no other."""
+    """Of content in two repositories, a client gets what it may pull: a digest gives no access to the other one."""
     shared = Blob.noise(1000)
     secret = image(100)
     upstream.registry.publish("team/hidden", secret, "v1")

@@ -1,4 +1,4 @@
-"""client_auth = "passthrough": the upstream authorises each client, which gets exactly the access it has there."""
+"""client_auth = "passthrough": the upstream authorizes each client, which gets exactly the access it has there."""
 
 import asyncio
 import json

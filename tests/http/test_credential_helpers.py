@@ -29,13 +29,13 @@ UNKNOWN = "echo credentials not found in native keychain; exit 1"
 
 @dataclass(frozen=True, slots=True)
 class Helper:
-    """The helper program, with its behaviour for one upstream."""
+    """The helper program, with its behavior for one upstream."""
 
     directory: Path
     server: str
 
     def set_script(self, script: str) -> None:
-        """Set the behaviour, as a shell script."""
+        """Set the behavior, as a shell script."""
         new = self.directory / f"new-{self.server}"
         new.write_text(script)
         new.rename(self.directory / f"do-{self.server}")

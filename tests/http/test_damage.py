@@ -142,7 +142,7 @@ async def test_scrub_keeps_to_scrub_rate(tmp_path: Path, upstream: Upstream) -> 
 
 
 async def test_complete_ingest_is_committed_without_download(tmp_path: Path, upstream: Upstream) -> None:
-    """After a kill between last byte and commit, one byte is requested, so that upstream authorises the client."""
+    """After a kill between last byte and commit, one byte is requested, so that upstream authorizes the client."""
     blob, private = Blob.noise(MIB), Blob.noise(MIB)
     upstream.publish_blob(blob)
     (tmp_path / "cache" / "ingest").mkdir(parents=True)
@@ -161,7 +161,7 @@ async def test_complete_ingest_is_committed_without_download(tmp_path: Path, ups
 # A lost fact database
 
 
-def randomise(ledger: Path) -> None:
+def randomize(ledger: Path) -> None:
     for file in ledger.iterdir():
         file.write_bytes(os.urandom(file.stat().st_size or 100))
 
@@ -181,7 +181,7 @@ def delete(ledger: Path) -> None:
 
 LOSSES: dict[str, Callable[[Path], None]] = {
     "deleted": delete,
-    "random bytes": randomise,
+    "random bytes": randomize,
     "truncated": cut,
     "emptied": empty,
 }

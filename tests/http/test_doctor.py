@@ -69,7 +69,7 @@ async def test_healthy_setup_is_all_ok(doctor: Doctor) -> None:
 
     assert said.code == 0, str(said)
     told = [
-        line for line in said.output.splitlines() if "the cache is lost when that ends" not in line
+        line for line in said.output.splitlines() if "the cache is lost when " not in line
     ]  # the disk of tests may be one
     assert {line.split()[0] for line in told} == {"ok"}
     assert not any(" -> " in line for line in told)
@@ -189,7 +189,7 @@ async def test_foreign_listen_address_is_a_problem(doctor: Doctor) -> None:
     assert "an address of this machine" in line
 
 
-async def test_running_mirror_is_recognised(doctor: Doctor) -> None:
+async def test_running_mirror_is_recognized(doctor: Doctor) -> None:
     """The finding names its version and the state of its cache."""
     async with running_mirror(doctor.directory / "running", upstreams={"docker.io": "http://127.0.0.1:9"}) as mirror:
         said = await doctor.run(upstreams("http://127.0.0.1:9"), "--offline", "--listen", mirror.host)
@@ -322,6 +322,19 @@ async def test_client_configurations_are_checked(doctor: Doctor, client: str) ->
     assert f"mirror client-config {client} --mirror http://127.0.0.1:5000 --write" in verdicts["does not"]
     assert verdicts["broken"].startswith("problem")
     assert str(doctor.root / path) in verdicts["broken"]
+
+
+async def test_undecodable_client_configuration_is_to_be_corrected(doctor: Doctor) -> None:
+    """A file that is not text would not become readable by running the doctor as root."""
+    path, _ = CLIENTS["docker"]
+    (doctor.root / path).parent.mkdir(parents=True)
+    (doctor.root / path).write_bytes(b"\xff")
+
+    said = await doctor.run(upstreams("http://127.0.0.1:9"), "--offline", "--listen", "127.0.0.1:5000")
+
+    (line,) = lines(said, "docker")
+    assert line.startswith("warning")
+    assert line.endswith("is not UTF-8 text: correct it by hand -> correct the file, then run mirror doctor again")
 
 
 async def test_unread_hosts_toml_is_a_warning(doctor: Doctor) -> None:

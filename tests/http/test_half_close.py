@@ -76,7 +76,9 @@ async def test_client_disconnect_is_detected(client: Client, upstream: Upstream,
 
     async def all_gone() -> bool:
         left = [
-            one for one in mirror.events("pull_served") if one["digest"] == blob.digest and one["outcome"] == "left"
+            one
+            for one in mirror.events("pull_served")
+            if one["digest"] == blob.digest and one["outcome"] == "client_disconnected"
         ]
         return len(left) == 20 and descriptors(mirror.program.pid) <= before + 2
 

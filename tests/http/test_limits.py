@@ -142,7 +142,10 @@ async def test_client_that_reads_nothing_is_disconnected(client: Client, upstrea
         await eventually(both_gone, within=20)
 
     def it_left() -> bool:
-        return any((one["digest"], one["outcome"]) == (blob.digest, "left") for one in mirror.events("pull_served"))
+        return any(
+            (one["digest"], one["outcome"]) == (blob.digest, "client_disconnected")
+            for one in mirror.events("pull_served")
+        )
 
     await mirror.program.until(it_left)
 
@@ -161,7 +164,9 @@ async def test_client_that_reads_slowly_is_not_disconnected(client: Client, upst
             received += piece
             await asyncio.sleep(0.2)
         assert not [
-            one for one in mirror.events("pull_served") if one["outcome"] == "left" and one["digest"] == blob.digest
+            one
+            for one in mirror.events("pull_served")
+            if one["outcome"] == "client_disconnected" and one["digest"] == blob.digest
         ]
         begin = received.partition(b"\r\n\r\n")[2]
         assert blob.content.startswith(begin)

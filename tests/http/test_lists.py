@@ -241,7 +241,7 @@ async def test_lists_are_derived_from_the_store_during_an_outage(client: Client,
     assert [entry["digest"] for entry in entries] == sorted(signatures[:2])
     for reply in (*tags, *referrers):
         assert reply.cache_status.startswith("mirror; fwd=stale")
-        assert "may be incomplete" in reply.headers["Warning"]
+        assert "possibly incomplete" in reply.headers["Warning"]
         assert "Age" not in reply.headers
     for target in (tags_target(upstream), referrers_target(upstream, subject)):
         assert (await client.get(target.replace("/team/app/", "/team/other/"))).status in (503, 504)

@@ -182,6 +182,8 @@ async def test_rate_limit_of_the_default_upstream(client: Client, hub: Registry)
     reply = await client.get("/v2/library/limited/manifests/v1")
     assert_failed(reply, 503)
     assert 1 <= int(reply.headers["Retry-After"]) <= 7
+    wait = "wait 7 s, or set username and password_file, or credential_helper, in "
+    assert f"the rate limit of docker.io is reached (429 for library/limited:v1): {wait}" in str(reply.error["message"])
 
 
 async def test_retry_after_is_respected(client: Client, upstream: Upstream) -> None:

@@ -157,7 +157,7 @@ async def test_downgrade_from_https_to_http_is_refused(tmp_path: Path, files: Fi
             challenged = await pull(client, upstream)
         assert not plain.journal.entries
     assert "from https to http" in str(redirected.error["message"])
-    assert "not safe" in str(challenged.error["message"])
+    assert "which is not an https URL" in str(challenged.error["message"])
 
 
 BROKEN = {

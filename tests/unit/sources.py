@@ -24,12 +24,12 @@ class Manner:
     """How a source responds.
 
     Attributes:
-        honours_range: whether it sends the requested range; otherwise it sends the whole blob.
+        honors_range: whether it sends the requested range; otherwise it sends the whole blob.
         announces: the difference between the announced and the real size; None for no announced size.
         refusal: the error instead of a response.
     """
 
-    honours_range: bool = True
+    honors_range: bool = True
     announces: int | None = 0
     refusal: MirrorError | None = None
 
@@ -40,7 +40,7 @@ class Connection:
     def __init__(self, content: Content, span: Span | None, manner: Manner) -> None:
         self.span = span
         self.validator: str | None = None
-        self.start = span.start if span is not None and manner.honours_range else 0
+        self.start = span.start if span is not None and manner.honors_range else 0
         self.size = None if manner.announces is None else max(0, len(content.body) + manner.announces)
         self.at = self.start  # offset of the next bytes
         self.is_open = True

@@ -88,6 +88,13 @@ class Authorizer:
         """Return the fix for the operator or the client if the endpoint refuses, in the imperative."""
         return self._source(login).fix
 
+    def login_advice(self, login: ClientLogin | None) -> str | None:
+        """Return how to configure a login of the mirror, in the imperative.
+
+        None if one is configured, or if the request has a client's login: then the mirror's is not used.
+        """
+        return self._own_source.fix if login is None and self._own_source.is_anonymous else None
+
     def _source(self, login: ClientLogin | None) -> CredentialSource:
         if login is None:
             return self._own_source

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import aiohttp
 
-from mirror.errors import RedirectTargetUnavailable, UpstreamRefused, UpstreamThrottled, UpstreamUnavailable
+from mirror.errors import RedirectTargetUnavailable, UpstreamRefused, UpstreamUnavailable
 from mirror.oci.authorization import Login
 from mirror.oci.challenge import Bearer
 from mirror.primitives.lru import LruCache
@@ -76,9 +76,12 @@ class BearerTokens:
 
     def _check_realm(self, realm: str) -> None:
         scheme = realm.partition("://")[0].lower()
-        if scheme not in {"http", "https"} or (scheme == "http" and self._url.startswith("https:")):
+        is_secure = self._url.startswith("https:")
+        if scheme not in ({"https"} if is_secure else {"http", "https"}):
+            kind = "not an https URL" if is_secure else "neither an http nor an https URL"
             raise UpstreamRefused(
-                f"{self._upstream} names {realm[:80]!r} as its token service, which is not safe to use",
+                f"{self._upstream} names the token service {realm[:80]!r}, which is {kind}: the mirror sends no "
+                f'credentials there; check url in [upstreams."{self._upstream}"]',
                 upstream=self._upstream,
             )
 
@@ -90,7 +93,7 @@ class BearerTokens:
         if status == 429:
             seconds = retry_after(response.headers.get("Retry-After"))
             limit.record_429(seconds)
-            raise UpstreamThrottled(message, retry_after=seconds, upstream=self._upstream)
+            raise limit.throttled(seconds, subject=scope or "a login")
         if status >= 500:
             raise UpstreamUnavailable(message, upstream=self._upstream, status=status)
         raise UpstreamRefused(

@@ -128,7 +128,8 @@ class CredentialHelpers:
         try:
             found = parse_response(*await _output(request, self._timeout), request.server)
         except ValueError as error:
-            last.failure = f"{request} {error}: try `printf %s {request.server} | {request.program} get`"
+            test = f": test it with `printf %s {request.server} | {request.program} get`"
+            last.failure = f"{request} {error}{'' if isinstance(error, _NotStarted) else test}"
             log.warning("credential_helper_failed", program=request.program, server=request.server, reason=str(error))
             raise _failed(request, last.failure) from error
         finally:
@@ -160,6 +161,10 @@ def parse_response(output: bytes, code: int, server: str) -> Credentials | None:
     if about and host_of(about) != host_of(server):
         raise ValueError("returned a login for another server")
     return IdentityToken(secret) if username == _IDENTITY else Login(username, secret)
+
+
+class _NotStarted(ValueError):
+    """The helper is not installed, or can't be executed. The message contains the fix."""
 
 
 class _HelperProtocol(asyncio.SubprocessProtocol):
@@ -201,7 +206,7 @@ async def _output(request: HelperRequest, timeout: float) -> tuple[bytes, int]:
     """Run the helper in its own process group. Return its output and exit code; kill the whole group on failure.
 
     Raises:
-        ValueError: if the helper can't be run, prints too much, or takes longer than *timeout* seconds.
+        ValueError: if the helper can't be started, prints too much, or takes longer than *timeout* seconds.
     """
     try:
         with _stdin(request.server) as stdin:
@@ -214,7 +219,9 @@ async def _output(request: HelperRequest, timeout: float) -> tuple[bytes, int]:
                 start_new_session=True,
             )
     except OSError as error:
-        raise ValueError(f"can't be run: {error.strerror}, on the mirror's PATH") from error
+        raise _NotStarted(
+            f"can't be started ({error.strerror}): install it in a directory of the mirror's PATH"
+        ) from error
     try:
         async with asyncio.timeout(timeout):
             await protocol.done

@@ -99,7 +99,7 @@ def _text(value: object, key: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str) or not is_text(value):
-        raise ValueError(f"{key} is not a string without control characters")
+        raise ValueError(f"{key} must be a string, and may not contain control characters")
     return value
 
 

@@ -61,11 +61,15 @@ class Keychain:
             return _FromHelper(_request(settings.credential_helper, host), self._helpers, section)
         if self._config is not None and self._config_path is not None:
             return _FromDockerConfig(self._config_path, self._config, host, self._helpers)
+        if settings.client_auth == "passthrough":  # which excludes the keys of a login in the section
+            return FixedCredentials(None, fix=f"name a file with a login for {host} in credentials.docker_config")
         return FixedCredentials(None, fix=f"set username and password_file, or credential_helper, in {section}")
 
 
 class _FromFile:
     """A configured user name, with the password in a file."""
+
+    is_anonymous = False
 
     def __init__(self, username: str, file: SecretFile[str], section: str) -> None:
         self._username = username
@@ -87,6 +91,8 @@ class _FromFile:
 
 class _FromHelper:
     """A configured credential helper."""
+
+    is_anonymous = False
 
     def __init__(self, request: HelperRequest, helpers: CredentialHelpers, section: str) -> None:
         self._request = request
@@ -112,6 +118,10 @@ class _FromDockerConfig:
         self._host = host
         self._helpers = helpers
         self.fix = f"log in to {host} with docker login, so that {path} has it"
+
+    @property
+    def is_anonymous(self) -> bool:
+        return self._entry() == (None, None)
 
     async def credentials(self) -> Credentials | None:
         request, login = self._entry()

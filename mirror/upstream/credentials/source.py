@@ -26,6 +26,10 @@ class CredentialSource(Protocol):
     def fix(self) -> str:
         """Instruction to the operator for refused credentials, in the imperative: "check …", "set …"."""
 
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether no credentials are configured for the endpoint."""
+
     async def credentials(self) -> Credentials | None:
         """Return the current credentials, or None for anonymous access.
 
@@ -49,6 +53,7 @@ class FixedCredentials:
 
     def __init__(self, credentials: Credentials | None, *, fix: str) -> None:
         self._credentials = credentials
+        self.is_anonymous = credentials is None
         self.fix = fix
 
     async def credentials(self) -> Credentials | None:

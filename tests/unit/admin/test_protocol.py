@@ -147,7 +147,7 @@ async def test_a_request_of_another_version_is_refused(socket: Path, version: st
 
 @pytest.mark.parametrize(("version", "named"), [(None, "(none)"), ("2", "2")])
 async def test_a_response_of_another_version_is_refused(tmp_path: Path, version: str | None, named: str) -> None:
-    """Whatever else it says. Such a mirror counts as one that serves: it holds the cache."""
+    """Whatever else it says. Such a mirror counts as one that serves: it has locked the cache."""
 
     async def answer(_: web.Request) -> web.Response:
         return web.json_response({"serving": False}, headers={} if version is None else {VERSION_HEADER: version})

@@ -184,9 +184,9 @@ def test_harmful_entry_is_rejected(tmp_path: Path, entry: tarfile.TarInfo) -> No
     ("name", "body", "said"),
     [
         ("b.tar", b"", "is empty: copy it again"),
-        ("b.tar", b"no archive", "is not an archive of images: a tar"),
+        ("b.tar", b"no archive", "is not an archive of images: name a tar"),
         ("b.tar", bytes(2000), "is neither"),
-        ("b.tar", os.urandom(3000), "is not an archive of images: a tar"),
+        ("b.tar", os.urandom(3000), "is not an archive of images: name a tar"),
         ("b.tar.002", os.urandom(3000), r"is not an archive; if it is a part of a bundle, name b\.tar\.001"),
     ],
 )
@@ -227,7 +227,7 @@ def test_compressed_archive_is_read_in_place_if_space_is_insufficient(tmp_path: 
         place = UnpackDirectory(tmp_path / "place" / ("" if disk else "absent"), spare, messages.append)
         with opened(packed, place) as archive:
             assert all_of(read_bundle(archive)) == blobs
-    assert [line for line in messages if "it is decompressed again" in line] == messages
+    assert [line for line in messages if "each image decompresses it again" in line] == messages
     assert len(messages) == 1
 
 

@@ -49,23 +49,32 @@ def test_names_are_collected_from_all_lists(tmp_path: Path) -> None:
     [
         ("", "images: Field required"),
         ("images = []", "images: List should have at least 1 item"),
-        ("[[images]]", "images.0: set images or from"),
-        ("[[images]]\nimages = [1]", "images.0.images.0: Input should be a valid string"),
-        ('[[images]]\nimages = "a"', "images.0.images: Input should be a valid list"),
+        ("[[images]]", "[[images]] number 1: set images or from"),
+        ("[[images]]\nimages = [1]", "[[images]] number 1, images item 1: Input should be a valid string"),
+        ('[[images]]\nimages = "a"', "[[images]] number 1, images: Input should be a valid list"),
         (
             '[[images]]\nimages = ["a"]\npins = true',
-            "images.0.pins: unknown key; known keys: at, every, from, images, pin",
+            "[[images]] number 1, pins: unknown key; known keys: at, every, from, images, pin",
         ),
-        ('[[images]]\nimages = ["a"]\npin = 1', "images.0.pin: Input should be a valid boolean"),
-        ('[[images]]\nimages = ["a"]\nplatforms = ["linux"]', "images.0.platforms: 'linux' is not a platform"),
-        ('[[images]]\nimages = ["a"]\nevery = "1d"\nat = "03:00"', "images.0: every and at are two schedules"),
-        ('[[images]]\nimages = ["a"]\nevery = "0s"', "images.0: every 0s: must be between a second and a year"),
+        ('[[images]]\nimages = ["a"]\npin = 1', "[[images]] number 1, pin: Input should be a valid boolean"),
+        (
+            '[[images]]\nimages = ["a"]\nplatforms = ["linux"]',
+            "[[images]] number 1, platforms: 'linux' is not a platform",
+        ),
+        (
+            '[[images]]\nimages = ["a"]\nevery = "1d"\nat = "03:00"',
+            "[[images]] number 1: every and at are two schedules",
+        ),
+        (
+            '[[images]]\nimages = ["a"]\nevery = "0s"',
+            "[[images]] number 1: every 0s: must be between a second and a year",
+        ),
         (
             '[[images]]\nimages = ["a"]\nevery = "10000000d"',
-            "images.0: every 10000000d: must be between a second and a year",
+            "[[images]] number 1: every 10000000d: must be between a second and a year",
         ),
-        ('[[images]]\nimages = ["a"]\nevery = "often"', "images.0: a duration is a number with a unit"),
-        ('[[images]]\nimages = ["a"]\nat = "Sunday 3:00"', "images.0: at 'Sunday 3:00': set a time"),
+        ('[[images]]\nimages = ["a"]\nevery = "often"', "[[images]] number 1: a duration is a number with a unit"),
+        ('[[images]]\nimages = ["a"]\nat = "Sunday 3:00"', "[[images]] number 1: at 'Sunday 3:00': set a time"),
         ('at = "25:00"\n[[images]]\nimages = ["a"]', "the file: at '25:00'"),
         ('[[images]]\nimages = ["a"]\n[export]', "export.directory: Field required"),
         (

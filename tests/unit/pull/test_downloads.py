@@ -41,13 +41,13 @@ manners = st.sampled_from(
             Manner(),
             Manner(),
             Manner(),
-            Manner(honours_range=False),
-            Manner(honours_range=False),
+            Manner(honors_range=False),
+            Manner(honors_range=False),
             Manner(announces=None),
         ),
         *(
             Manner(announces=None),
-            Manner(honours_range=False, announces=None),
+            Manner(honors_range=False, announces=None),
             Manner(announces=-40_000),
             Manner(announces=1),
         ),
@@ -100,7 +100,7 @@ class Sources:
 
 
 class DownloadsMachine(RuleBasedStateMachine):
-    """Sources with any behaviour, and readers that join and leave. After each step the loop runs until it is idle."""
+    """Sources with any behavior, and readers that join and leave. After each step the loop runs until it is idle."""
 
     followers = Bundle("followers")
 

@@ -105,7 +105,7 @@ offsets = st.integers(0, len(BODY) - 1)
 def test_stream_is_contiguous_over_disconnects_of_two_origins(
     start: int, first: list[int], second: list[int], step: int
 ) -> None:
-    """Whichever origin delivers a byte, it arrives once, and in order; ranges are honoured or not."""
+    """Whichever origin delivers a byte, it arrives once, and in order; ranges are honored or not."""
     one, other = FakeOrigin("one", list(first)), FakeOrigin("other", list(second), ranges=not first)
     assert read(one, other, start=start, step=step) == BODY[start:]
 

@@ -48,11 +48,11 @@ class Stream:
 
 @dataclass
 class Script:
-    """An origin whose first connections disconnect after so many bytes. It honours the range, or starts at 0."""
+    """An origin whose first connections disconnect after so many bytes. It honors the range, or starts at 0."""
 
     body: bytes
     disconnects: list[int]
-    honours_range: bool = True
+    honors_range: bool = True
     size: int = SIZE
     requested: list[Span | None] = field(default_factory=list)
     is_open: bool = False
@@ -66,7 +66,7 @@ class Script:
         assert not self.is_open
         number = len(self.requested)
         self.requested.append(span)
-        start, end = (span.start, span.end) if span is not None and self.honours_range else (0, len(self.body))
+        start, end = (span.start, span.end) if span is not None and self.honors_range else (0, len(self.body))
         is_disconnected = number < len(self.disconnects)
         if is_disconnected:
             end = min(end, start + self.disconnects[number])
@@ -98,9 +98,9 @@ def passed(script: Script, span: Span, size: int = SIZE) -> tuple[bytes, type[Ex
 
 
 @given(spans, st.lists(st.integers(1, SIZE), max_size=4), st.booleans())
-def test_span_is_received_completely(span: Span, disconnects: list[int], honours_range: bool) -> None:
-    """Exactly its bytes, resumed at the offset, whether the origin honours ranges or not."""
-    script = Script(BLOB.body, disconnects if honours_range else [], honours_range)
+def test_span_is_received_completely(span: Span, disconnects: list[int], honors_range: bool) -> None:
+    """Exactly its bytes, resumed at the offset, whether the origin honors ranges or not."""
+    script = Script(BLOB.body, disconnects if honors_range else [], honors_range)
     assert passed(script, span) == (BLOB.body[span.start : span.end], None)
     whole = len(span) == SIZE
     assert script.requested[0] == (None if whole else span)

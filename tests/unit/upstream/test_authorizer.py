@@ -35,6 +35,10 @@ class Changing:
         self.now = credentials
         self.following: Credentials | None = None  # the credentials after a renewal
 
+    @property
+    def is_anonymous(self) -> bool:
+        return self.now is None
+
     async def credentials(self) -> Credentials | None:
         return self.now
 

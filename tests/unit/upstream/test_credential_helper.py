@@ -243,7 +243,9 @@ async def test_unusable_program_is_named(bench: Bench, prepare: Callable[[Path],
     request = bench.helper("")
     prepare(Path(request.program))
     async with bench.helpers() as helpers:
-        with pytest.raises(RedirectTargetUnavailable, match=r"can't be run: (No such file|Permission denied).*PATH"):
+        with pytest.raises(
+            RedirectTargetUnavailable, match=r"can't be started \((No such file|Permission denied).*PATH$"
+        ):
             await helpers.ask(request)
 
 

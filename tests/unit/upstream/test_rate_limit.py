@@ -26,7 +26,7 @@ class Clock:
 
 @given(st.none() | st.integers(0, 10**6), st.lists(st.floats(0, 100), max_size=5))
 def test_requests_are_rejected_until_retry_after_is_over(announced: int | None, waits: list[float]) -> None:
-    """At most a minute, and a second without Retry-After. The error carries the remaining time."""
+    """At most a minute, and a second without Retry-After. The error names the remaining time and a missing login."""
     clock = Clock()
     limit = RateLimit("quay.io", clock=clock)
     limit.require_allowed()
@@ -37,10 +37,14 @@ def test_requests_are_rejected_until_retry_after_is_over(announced: int | None, 
         if clock.now >= until:
             limit.require_allowed()
             continue
-        with pytest.raises(UpstreamThrottled, match=r"quay\.io.*username and password_file") as refusal:
+        with pytest.raises(UpstreamThrottled) as refusal:
             limit.require_allowed()
-        assert refusal.value.retry_after is not None
-        assert until - clock.now < refusal.value.retry_after <= until - clock.now + 1
+        seconds = refusal.value.retry_after
+        assert seconds is not None
+        assert until - clock.now < seconds <= until - clock.now + 1
+        assert str(refusal.value) == f"the rate limit of quay.io is reached: wait {seconds} s"
+        with pytest.raises(UpstreamThrottled, match=rf"wait {seconds} s, or set username and password_file$"):
+            limit.require_allowed(login_advice="set username and password_file")
 
 
 @given(st.integers(0, 10**8))
