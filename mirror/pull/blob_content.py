@@ -8,8 +8,11 @@ from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass
 
 from mirror.errors import MirrorError, StorageFailed, UpstreamError
+from mirror.oci.digest import Digest
 from mirror.oci.ranges import Span
+from mirror.origin import PullContext
 from mirror.pull.downloads import Download, Handoff
+from mirror.pull.origins import Origins
 from mirror.pull.unstored import UnstoredStream
 from mirror.storage.protocols import Readable, StoredReadable
 
@@ -24,6 +27,16 @@ class FileSpan:
 
 Unstored = Callable[[Span, Handoff | None, bool], UnstoredStream]
 """Creates an unstored stream, from a span, a handoff, and whether a client waits for the first byte."""
+
+
+def unstored_streams(origins: Origins, context: PullContext, digest: Digest, size: int) -> Unstored:
+    """Return the function that creates unstored streams of a blob of *size* bytes."""
+
+    def opened(span: Span, handoff: Handoff | None, is_urgent: bool) -> UnstoredStream:
+        chain = origins.for_clients if is_urgent else origins.for_downloads
+        return UnstoredStream(chain(context), context, digest, span, size, handoff)
+
+    return opened
 
 
 class BlobContent(ABC):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from mirror.errors import ContentUnknown, ManifestUnknown, RepositoryUnknown, UpstreamError
@@ -41,15 +41,22 @@ class ListCache:
     """The last pages that upstreams sent, in memory, and pages made from stored content."""
 
     def __init__(
-        self, catalog: StoredFacts, *, stale_for: float, offline: bool, clock: Callable[[], float] = time.monotonic
+        self,
+        upstreams: Mapping[str, Upstream],
+        catalog: StoredFacts,
+        *,
+        stale_for: float,
+        offline: bool,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._upstreams = upstreams
         self._catalog = catalog
         self._stale_for = stale_for
         self._offline = offline
         self._clock = clock
         self._seen = LruCache[ListKey, _Seen](_MAX_BYTES, weigh=lambda seen: len(seen.page.body) + _OVERHEAD)
 
-    async def tags(self, context: PullContext, upstream: Upstream, query: Pairs) -> ListResult:
+    async def tags(self, context: PullContext, query: Pairs) -> ListResult:
         """Return a page of the repository's tags; see `_ask`.
 
         Raises:
@@ -58,9 +65,9 @@ class ListCache:
         key = ListKey(context.repository, None, query)
         if self._offline:
             return await self._offline_page(key, RepositoryUnknown, f"the list of tags of {context.repository}")
-        return await self._ask(context, key, upstream.tags(context, query))
+        return await self._ask(context, key, self._upstreams[context.repository.upstream].tags(context, query))
 
-    async def referrers(self, context: PullContext, upstream: Upstream, subject: Digest, query: Pairs) -> ListResult:
+    async def referrers(self, context: PullContext, subject: Digest, query: Pairs) -> ListResult:
         """Return a page of the manifests that refer to *subject*; see `_ask`.
 
         Raises:
@@ -69,6 +76,7 @@ class ListCache:
         key = ListKey(context.repository, subject, query)
         if self._offline:
             return await self._offline_page(key, ManifestUnknown, f"the referrers of {context.repository}@{subject}")
+        upstream = self._upstreams[context.repository.upstream]
         return await self._ask(context, key, upstream.referrers(context, subject, query))
 
     async def _offline_page(self, key: ListKey, unknown: type[ContentUnknown], description: str) -> ListResult:

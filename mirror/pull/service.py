@@ -20,29 +20,24 @@ from mirror.errors import (
     MirrorError,
     StorageFailed,
     UpstreamError,
-    UpstreamMalformed,
-    UpstreamUnavailable,
 )
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.oci.names import Reference, Repository, Tag
-from mirror.oci.ranges import Span
-from mirror.origin import ClientLogin, PullContext
-from mirror.primitives.singleflight import SingleFlight
-from mirror.pull.blob_content import DownloadContent, StoredContent, UnstoredContent
-from mirror.pull.downloads import Download, Handoff
+from mirror.origin import PullContext
+from mirror.pull.blob_content import DownloadContent, StoredContent, UnstoredContent, unstored_streams
+from mirror.pull.downloads import Download
 from mirror.pull.freshness import Fetch, Revalidate, Serve, decide, is_fresh, is_gone, may_serve_stale
 from mirror.pull.list_cache import ListCache
-from mirror.pull.origins import Origins, ResumedStream
+from mirror.pull.manifest_fetch import ManifestFetch
+from mirror.pull.origins import Origins
 from mirror.pull.protocols import RunningDownloads, StoredFacts, Upstream
-from mirror.pull.results import BlobResult, CacheOutcome, ListResult, ManifestResult
-from mirror.pull.unstored import UnstoredStream
+from mirror.pull.results import BlobResult, CacheOutcome, ManifestResult
+from mirror.pull.rights import Rights
 from mirror.pull.upstream_guard import UpstreamGuard
 from mirror.storage.facts import TagFact
 from mirror.storage.protocols import BlobStore
-from mirror.upstream.registry import Pairs
 
-_Key = tuple[ClientLogin | None, Repository, Reference]
 log = structlog.get_logger()
 
 
@@ -51,6 +46,9 @@ class PullService:
 
     An upstream's answer to one client's login is never an answer to another client: such requests are collapsed only
     with requests of the same login, and their 404s and lists are not cached.
+
+    Attributes:
+        lists: the lists of tags and referrers.
     """
 
     def __init__(
@@ -73,10 +71,10 @@ class PullService:
         self._origins = origins
         self._stale_for = settings.stale_for
         self._guard = UpstreamGuard(missing_for=settings.missing_for, deadline=deadline, offline=offline)
-        self._manifests = SingleFlight[_Key, Manifest]()
-        self._rights = SingleFlight[_Key, None]()
+        self._fetch = ManifestFetch(upstreams, store, catalog, self._guard)
+        self._rights = Rights(upstreams, catalog, origins, self._guard)
         self._is_complete = partial(catalog.is_complete, arrived=downloads.has_whole)
-        self._lists = ListCache(catalog, stale_for=settings.stale_for, offline=offline)
+        self.lists = ListCache(upstreams, catalog, stale_for=settings.stale_for, offline=offline)
 
     async def __aenter__(self) -> Self:
         return self
@@ -84,7 +82,7 @@ class PullService:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._manifests.__aexit__(kind, error, trace)
+        await self._fetch.__aexit__(kind, error, trace)
         await self._rights.__aexit__(kind, error, trace)
 
     # Manifests
@@ -137,13 +135,13 @@ class PullService:
                     if offline:
                         raise
                     # The tag moved, the upstream deleted the manifest that it named, and the cache evicted it.
-                    return await self._fetched(context, tag)
+                    return await self._fetch.fetched(context, tag)
             case Revalidate(fact):
                 return await self._revalidated(context, tag, fact)
             case Fetch():
-                if head_only and (result := await self._head(context, tag)) is not None:
+                if head_only and (result := await self._fetch.head(context, tag)) is not None:
                     return result
-                return await self._fetched(context, tag)
+                return await self._fetch.fetched(context, tag)
             case _:
                 assert_never(decision)
 
@@ -157,46 +155,13 @@ class PullService:
                 with suppress(ContentUnknown):
                     await upstream.resolve(context, digest)
             return ManifestResult(manifest.head, manifest, CacheOutcome.HIT)
-        if head_only and (result := await self._head(context, digest)) is not None:
+        if head_only and (result := await self._fetch.head(context, digest)) is not None:
             return result
-        return await self._fetched(context, digest)
-
-    async def _head(self, context: PullContext, reference: Reference) -> ManifestResult | None:
-        """Return the head alone, by HEAD; None if the upstream does not state all of it."""
-        await self._guard.require_askable(context, reference, ManifestUnknown)
-        upstream = self._upstreams[context.repository.upstream]
-        head = await self._guard.ask(context, reference, upstream.resolve(context, reference))
-        if head is None or head.media_type is None or head.size is None:
-            return None
-        if isinstance(reference, Tag):
-            await self._catalog.keep_tag(context.repository, reference, TagFact(head.digest, time.time()))
-        return ManifestResult(head, None, CacheOutcome.PASSED)
-
-    async def _fetched(self, context: PullContext, reference: Reference) -> ManifestResult:
-        await self._guard.require_askable(context, reference, ManifestUnknown)
-        manifest, joined = await self._manifests.do(
-            (context.login, context.repository, reference), partial(self._fetch, context, reference)
-        )
-        stored = CacheOutcome.STORED if manifest.digest in self._store else CacheOutcome.PASSED
-        return ManifestResult(manifest.head, manifest, CacheOutcome.COLLAPSED if joined else stored)
-
-    async def _fetch(self, context: PullContext, reference: Reference) -> Manifest:
-        repository = context.repository
-        upstream = self._upstreams[repository.upstream]
-        manifest = await self._guard.ask(context, reference, upstream.manifest(context, reference))
-        try:
-            await self._catalog.keep_manifest(repository, manifest)
-        except StorageFailed as error:
-            log.info("manifest_not_stored", repository=str(repository), reason=str(error))  # the store warns of it
-            self._catalog.expect(repository, manifest)
-        if isinstance(reference, Tag):
-            await self._catalog.keep_tag(repository, reference, TagFact(manifest.digest, time.time()))
-        return manifest
+        return await self._fetch.fetched(context, digest)
 
     async def _revalidated(self, context: PullContext, tag: Tag, fact: TagFact) -> ManifestResult:
         try:
-            revalidate = partial(self._revalidate, context, tag, fact)
-            manifest, _ = await self._manifests.do((context.login, context.repository, tag), revalidate)
+            manifest = await self._fetch.revalidated(context, tag, fact)
         except MirrorError as failure:
             if is_gone(failure):
                 await self._catalog.drop_tag(context.repository, tag)
@@ -206,26 +171,6 @@ class PullService:
         self._store.use(manifest.digest)
         outcome = CacheOutcome.HIT if manifest.digest == fact.digest else CacheOutcome.STORED
         return ManifestResult(manifest.head, manifest, outcome)
-
-    async def _revalidate(self, context: PullContext, tag: Tag, fact: TagFact) -> Manifest:
-        """Ask the upstream by HEAD which manifest the tag names now, and fetch it if it is not stored."""
-        repository = context.repository
-        head = await self._upstreams[repository.upstream].resolve(context, tag)
-        if head is None:
-            return await self._fetch(context, tag)
-        is_ours = head.digest == fact.digest or await self._catalog.holds(repository, head.digest)
-        manifest = await self._catalog.manifest(head.digest) if is_ours else None
-        if manifest is None:
-            try:
-                manifest = await self._fetch(context, head.digest)
-            except ManifestUnknown as unknown:
-                raise UpstreamUnavailable(
-                    f"{repository.upstream} answers that {repository}:{tag} is {head.digest}, but "
-                    f"does not have that manifest: pull again later",
-                    upstream=repository.upstream,
-                ) from unknown
-        await self._catalog.keep_tag(repository, tag, TagFact(head.digest, time.time()))
-        return manifest
 
     async def _stale(self, repository: Repository, tag: Tag, fact: TagFact, failure: MirrorError) -> ManifestResult:
         manifest = await self._catalog.manifest(fact.digest)
@@ -257,22 +202,12 @@ class PullService:
         arriving = self._downloads.size(digest)
         if arriving is not None and await self._catalog.holds(repository, digest):
             return arriving, CacheOutcome.COLLAPSED
-        announced = await self._guard.ask(context, digest, self._ask_size(context, digest))
-        await self._catalog.keep_holding(repository, digest, "confirmed")
+        announced = await self._rights.confirm(context, digest)
         if size is not None:
             return size, CacheOutcome.HIT
         # Some registries answer HEAD with a length of 0, or with that of their storage's own answer.
         expected = self._catalog.expected_size(repository, digest)
         return announced if expected is None else expected, CacheOutcome.PASSED
-
-    async def _ask_size(self, context: PullContext, digest: Digest) -> int | None:
-        """Return the size by HEAD, or from the head of a GET if HEAD proves nothing."""
-        size = await self._upstreams[context.repository.upstream].blob_size(context, digest)
-        if size is None:
-            with suppress(UpstreamMalformed):  # the upstream has the blob, encoded: its own length says nothing
-                async with ResumedStream(self._origins.for_clients(context), context, digest) as stream:
-                    size = stream.size
-        return size
 
     @asynccontextmanager
     async def blob(self, context: PullContext, digest: Digest) -> AsyncIterator[BlobResult]:
@@ -303,7 +238,7 @@ class PullService:
             if size is not None and not await self._store.has_space(size):
                 return self._unstored(context, digest, size)
         if not held and self._is_available(digest) and not self._downloads.is_started_by(digest, repository):
-            await self._require_held(context, digest)
+            await self._rights.require(context, digest)
         # From here on nothing waits before the blob is open, or its download joined or started: the right still holds.
         if (stored := await self._stored(exits, digest)) is not None:
             return stored
@@ -316,7 +251,7 @@ class PullService:
             size = await self._size_of_unstorable(context, digest, error)
             self._catalog.expect_size(repository, digest, size)
             return self._unstored(context, digest, size)
-        unstored = partial(self._stream, context, digest, download.size)
+        unstored = unstored_streams(self._origins, context, digest, download.size)
         return BlobResult(download.size, outcome, DownloadContent(download, unstored))
 
     async def _size_of_unstorable(self, context: PullContext, digest: Digest, error: StorageFailed) -> int:
@@ -328,20 +263,8 @@ class PullService:
         return size
 
     def _unstored(self, context: PullContext, digest: Digest, size: int) -> BlobResult:
-        content = UnstoredContent(partial(self._stream, context, digest, size))
+        content = UnstoredContent(unstored_streams(self._origins, context, digest, size))
         return BlobResult(size, CacheOutcome.PASSED, content)
-
-    def _stream(
-        self,
-        context: PullContext,
-        digest: Digest,
-        size: int,
-        span: Span,
-        handoff: Handoff | None,
-        is_urgent: bool,
-    ) -> UnstoredStream:
-        origins = self._origins.for_clients if is_urgent else self._origins.for_downloads
-        return UnstoredStream(origins(context), context, digest, span, size, handoff)
 
     def _is_available(self, digest: Digest) -> bool:
         return digest in self._store or digest in self._downloads
@@ -361,36 +284,3 @@ class PullService:
         if download.started_by == context.repository:
             await self._catalog.keep_holding(context.repository, digest, "pulled")
         return download
-
-    async def _require_held(self, context: PullContext, digest: Digest) -> None:
-        """Require that the digest belongs to the repository: bytes are shared between repositories, rights are not.
-
-        Raises:
-            BlobUnknown, Denied, UpstreamError: if the upstream does not confirm it.
-        """
-
-        async def confirm() -> None:
-            await self._guard.require_askable(context, digest, BlobUnknown)
-            await self._guard.ask(context, digest, self._ask_size(context, digest))
-            await self._catalog.keep_holding(context.repository, digest, "confirmed")
-
-        if not await self._catalog.holds(context.repository, digest):
-            await self._rights.do((context.login, context.repository, digest), confirm)
-
-    # Lists
-
-    async def tags(self, context: PullContext, query: Pairs) -> ListResult:
-        """Return a page of the repository's tags.
-
-        Raises:
-            RepositoryUnknown, Denied, UpstreamError: if the upstream answers so, and no cached page replaces it.
-        """
-        return await self._lists.tags(context, self._upstreams[context.repository.upstream], query)
-
-    async def referrers(self, context: PullContext, digest: Digest, query: Pairs) -> ListResult:
-        """Return a page of the manifests that refer to *digest*.
-
-        Raises:
-            ManifestUnknown, Denied, UpstreamError: if the upstream answers so, and no cached page replaces it.
-        """
-        return await self._lists.referrers(context, self._upstreams[context.repository.upstream], digest, query)

@@ -89,7 +89,7 @@ class Warming:
             query = pull.page.following
 
     async def _tags_page(self, repository: Repository, query: tuple[tuple[str, str], ...]) -> ListResult:
-        return _confirmed(await self._pulls.tags(_context(repository), query))
+        return _confirmed(await self._pulls.lists.tags(_context(repository), query))
 
     async def download(self, warmed: Warmed, platforms: Iterable[Platform] | None) -> None:
         """Download a whole image: its manifests, blobs and referrers (signatures, SBOMs, attestations).
@@ -215,7 +215,7 @@ class Warming:
         return [*(Image(repository, one.digest) for one in entries), *found]
 
     async def _referrers_page(self, repository: Repository, digest: Digest) -> ListResult:
-        return _confirmed(await self._pulls.referrers(_context(repository), digest, ()))
+        return _confirmed(await self._pulls.lists.referrers(_context(repository), digest, ()))
 
 
 def _context(repository: Repository) -> PullContext:

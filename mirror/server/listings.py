@@ -25,10 +25,10 @@ class Listings:
         requested = route.requested
         if isinstance(route, TagsRoute):
             kind, path = "tags", f"{requested.path}/tags/list"
-            pull = await self._pulls.tags(context, route.query)
+            pull = await self._pulls.lists.tags(context, route.query)
         else:
             kind, path = "referrers", f"{requested.path}/referrers/{route.digest}"
-            pull = await self._pulls.referrers(context, route.digest, route.query)
+            pull = await self._pulls.lists.referrers(context, route.digest, route.query)
         page = pull.page
         headers = [
             ("Content-Type", page.media_type),
