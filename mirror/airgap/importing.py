@@ -110,10 +110,14 @@ def _named(images: tuple[CarriedImage, ...], name: str | None) -> Iterator[Carri
     if name is not None and len(images) == 1:
         yield CarriedImage(name, images[0].digest, images[0].media_type, images[0].size)
         return
-    if name is not None or nameless:
+    if name is not None:
+        raise BundleInvalid(f"--name works only for an archive with one image, and this one has {len(images)}: omit it")
+    if len(images) == 1 and nameless:
+        raise BundleInvalid("the image in the archive has no name: give it one, such as --name docker.io/org/app:1.0")
+    if nameless:
         raise BundleInvalid(
-            f"the bundle contains {len(images)} images, {len(nameless)} of them without a name: --name works only "
-            f"for an archive with one image and no name"
+            f"{len(nameless)} of the {len(images)} images in the archive have no name: save them with their names, or "
+            f"each in an archive of its own, and import that with --name"
         )
     yield from images
 

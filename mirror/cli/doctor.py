@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from mirror.doctor import Finding
 
 
+_CONFIGURATION_FIX = "correct it, then run mirror doctor again; config/mirror.toml lists every key with its default"
+
+
 @click.command("doctor")
 @mirror_options
 @click.option(
@@ -43,7 +46,7 @@ def doctor_command(options: MirrorOptions, root: Path, as_json: bool) -> None:
         try:
             settings = settings_in_force(options.config, options.flags, options.upstreams)
         except ConfigurationInvalid as error:
-            findings = [problem("configuration", str(error), "config/mirror.toml lists every key with its default")]
+            findings = [problem("configuration", str(error), _CONFIGURATION_FIX)]
         else:
             findings = diagnose(settings, config=options.config, root=root)
         verdict = worst(findings)

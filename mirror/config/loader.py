@@ -162,6 +162,9 @@ def _explain(error: ValidationError, file: Path | None, *, section: str = "") ->
         message = _explanation(path, fault["type"], fault["msg"])
         if fault["type"] == "extra_forbidden":
             message = f"unknown key; known keys: {', '.join(_valid_keys(fault['loc']))}"
+            if keys[0] == "upstreams" and isinstance(fault["input"], dict):  # [upstreams.docker.io]
+                name = ".".join(map(str, keys[1:]))
+                message = f'the name of an upstream needs quotes: write [upstreams."{name}"]'
         found = fault.get("input")
         # A URL may contain a password, although it must not: do not show such a value.
         secret = "password" in path or (isinstance(found, str) and "@" in found)

@@ -157,8 +157,8 @@ def _head() -> Iterator[str]:
 _PAGE_HEAD = """
 `make reference` generates this page from the settings. Every key is optional. A flag overrides a variable, a variable
 overrides the file, and the file overrides the default. The file is TOML, given as `--config FILE` or `MIRROR_CONFIG`;
-[config/mirror.toml](../config/mirror.toml) contains every key with its default. An unknown key, a misspelled variable
-or an invalid value stops the start; `mirror doctor --config FILE` reports it without starting.
+[config/mirror.toml](../config/mirror.toml) contains every key with its default. An unknown key, an invalid value, or a
+variable with almost the name of a key stops the start; `mirror doctor --config FILE` reports it without starting.
 
 Sizes are bytes, or a number with a unit (500MB, 50GiB). Durations are 500ms, 60s, 15m, 12h, 30d. Access rules and
 upstreams can only be set in the file; every other key also has a variable. The mirror reads its settings once, at the
@@ -167,13 +167,19 @@ second.
 """
 
 
+_UPSTREAM_FLAG = (
+    "`--upstream NAME=URL` adds an upstream, or changes the URL of one. `MIRROR_UPSTREAM` may hold several, separated "
+    "by spaces."
+)
+
+
 def _chapter(section: str) -> Iterator[str]:
     model = section_model(section)
     title = {"access": "[[access]]", "upstreams": '[upstreams."NAME"]'}.get(section, f"[{section}]")
     yield from (f"## {title}", "", *textwrap.wrap(" ".join((model.__doc__ or "").split()), _WIDTH), "")
     if section == "upstreams":
         yield from textwrap.wrap(_UPSTREAMS, _WIDTH)
-        yield from ("", "`--upstream NAME=URL` (`MIRROR_UPSTREAM`) adds an upstream, or changes the URL of one.", "")
+        yield from ("", *textwrap.wrap(_UPSTREAM_FLAG, _WIDTH), "")
         yield from ("| embedded | url |", "|---|---|")
         yield from (f"| {name} | `{url}` |" for name, url in DEFAULT_UPSTREAMS.items())
         yield ""

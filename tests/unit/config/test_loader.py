@@ -128,6 +128,11 @@ def test_unknown_section_is_refused(file: Path, text: str) -> None:
     assert "unknown key" in said(file, text)
 
 
+def test_upstream_without_quotes_is_explained(file: Path) -> None:
+    """TOML reads the dots of its name as nested tables."""
+    assert 'write [upstreams."docker.io"]' in said(file, '[upstreams.docker.io]\nurl = "https://a.example"')
+
+
 def test_message_has_a_line_for_each_fault(file: Path) -> None:
     """All faults are reported at once."""
     message = said(file, '[server]\nlisten = "nowhere"\nport = 1\n[cache]\nmax_size = "much"\n[tags]\nfresh_for = -1')
