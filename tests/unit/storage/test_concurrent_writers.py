@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -41,6 +42,20 @@ async def write(store: DiskStore, content: bytes, *, pause: asyncio.Event | None
         await ingest.append(memoryview(content[50_000:]))
         ingest.verify(len(content))
         await ingest.commit()
+
+
+def slow_unlink(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Make the removal of a file take 50 ms. Return an event that its beginning sets."""
+    unlinking, unlink = asyncio.Event(), os.unlink
+    loop = asyncio.get_running_loop()
+
+    def slow(path: str) -> None:
+        loop.call_soon_threadsafe(unlinking.set)
+        time.sleep(0.05)
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", slow)
+    return unlinking
 
 
 def on_disk(directory: Path) -> int:
@@ -106,15 +121,7 @@ async def test_space_is_free_only_after_the_evicted_file_is_removed(
     """A cancelled eviction does not release its space before the file is unlinked."""
     old, new = os.urandom(200_000), os.urandom(150_000)
     await store.put(Digest.of(old), old)
-    unlinking, unlink = asyncio.Event(), os.unlink
-    loop = asyncio.get_running_loop()
-
-    def slow(path: str) -> None:
-        loop.call_soon_threadsafe(unlinking.set)
-        asyncio.run(asyncio.sleep(0.05))
-        unlink(path)
-
-    monkeypatch.setattr(os, "unlink", slow)
+    unlinking = slow_unlink(monkeypatch)
     evicting = asyncio.create_task(store.reserve(100_000))
     await unlinking.wait()
     evicting.cancel()
@@ -137,15 +144,7 @@ async def test_victim_that_is_opened_during_an_eviction_stays(
         await ingest.append(memoryview(kept))
     for content in (old, later):
         await store.put(Digest.of(content), content)
-    unlinking, unlink = asyncio.Event(), os.unlink
-    loop = asyncio.get_running_loop()
-
-    def slow(path: str) -> None:
-        loop.call_soon_threadsafe(unlinking.set)
-        asyncio.run(asyncio.sleep(0.05))
-        unlink(path)
-
-    monkeypatch.setattr(os, "unlink", slow)
+    unlinking = slow_unlink(monkeypatch)
     evicting = asyncio.create_task(store.reserve(180_000))  # the interrupted download and the oldest blob
     await unlinking.wait()
     async with store.open(Digest.of(old)) as blob:
