@@ -1,7 +1,8 @@
 """The fact database: diskcache over SQLite with text keys and JSON text values, checked before it is opened.
 
-Anyone with write access to the cache directory can plant rows. diskcache by itself unpickles values and opens and
-removes the files that a row names; `JsonRows` replaces all of that, so a planted row is at worst a missing fact.
+Anyone with write access to the cache directory can plant rows. diskcache by itself unpickles values, opens and removes
+the files that a row names, and takes its attributes and SQLite's pragmas from a table of settings. `JsonRows` and
+`_check` replace all of that, so a planted row is at worst a missing fact.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import diskcache
 import orjson
 import structlog
-from diskcache.core import MODE_RAW, UNKNOWN
+from diskcache.core import DEFAULT_SETTINGS, METADATA, MODE_RAW, UNKNOWN
 
 from mirror.errors import StorageFailed
 
@@ -32,6 +33,16 @@ _CHECKED_AT_START = 2**26  # bytes; checking a larger database would delay the s
 _COLUMNS = "key, CASE WHEN mode = 1 AND filename IS NULL AND typeof(value) = 'text' THEN value END"
 _RANGE = f"SELECT {_COLUMNS} FROM Cache WHERE key >= ? AND key < ? AND raw = 1"  # noqa: S608 - a constant
 _SCAN = f"SELECT {_COLUMNS} FROM Cache NOT INDEXED WHERE key >= ? AND key < ? AND raw = 1"  # noqa: S608 - a constant
+_SETTINGS = {
+    "eviction_policy": "none",
+    "cull_limit": 0,
+    "statistics": 0,
+    "tag_index": 1,
+    "sqlite_mmap_size": 0,  # a mapped file that is truncated meanwhile would end the process with SIGBUS
+    "sqlite_synchronous": 1,
+}
+"""Settings that differ from diskcache's. All settings are passed: it takes every other one from the database."""
+_SETTING_NAMES = {name.encode() for name in (*DEFAULT_SETTINGS, *METADATA)}
 log = structlog.get_logger()
 
 
@@ -176,17 +187,7 @@ def opened(path: Path) -> Any:  # noqa: ANN401 - diskcache has no types
     """
     _check(path)  # first: diskcache takes its own settings from the database, and fails in any way over damaged ones
     try:
-        cache = diskcache.Cache(
-            str(path),
-            timeout=_BUSY_SECONDS,
-            disk=JsonRows,
-            eviction_policy="none",
-            cull_limit=0,
-            statistics=0,
-            tag_index=True,
-            sqlite_mmap_size=0,  # a mapped file that is truncated meanwhile would end the process with SIGBUS
-            sqlite_synchronous=1,
-        )
+        cache = diskcache.Cache(str(path), timeout=_BUSY_SECONDS, disk=JsonRows, **{**DEFAULT_SETTINGS, **_SETTINGS})
     except (AttributeError, LookupError) as error:
         raise sqlite3.DatabaseError(f"its settings are damaged: {error}") from error
     try:
@@ -212,9 +213,12 @@ def _check(path: Path) -> None:
         quick_check(path)
     with closing(sqlite3.connect(file, timeout=_BUSY_SECONDS)) as database:
         database.text_factory = bytes
-        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'Cache'").fetchone():
-            return
-        if not database.execute("SELECT 1 FROM Cache LIMIT 1").fetchone():
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+        if b"Settings" in tables:
+            names = {name for (name,) in database.execute("SELECT key FROM Settings")}
+            if not names <= _SETTING_NAMES:  # diskcache would set an attribute or a pragma of that name
+                raise sqlite3.DatabaseError("it has settings of another program")
+        if b"Cache" not in tables or not database.execute("SELECT 1 FROM Cache LIMIT 1").fetchone():
             return
         row = database.execute("SELECT value FROM Cache WHERE key = ? AND raw = 1", (SCHEMA_KEY,)).fetchone()
     try:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import diskcache
 import pytest
-from hypothesis import given, settings
+from diskcache.core import DEFAULT_SETTINGS, METADATA
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mirror.errors import StorageFailed
@@ -231,3 +232,39 @@ async def test_full_disk_is_not_taken_for_damage(filled: Path, tmp_path: Path) -
         assert not (disk / "ledger.damaged").exists()
         async with DiskFacts.open(disk / "ledger") as facts:
             assert await facts.tag(APP, LATEST) == FACT
+
+
+names = st.sampled_from([*DEFAULT_SETTINGS, *METADATA, *dir(diskcache.Cache), "_disk", "_local", "sqlite_query_only"])
+values = st.none() | st.integers(-2, 2**40) | st.floats() | st.text(max_size=5) | st.binary(max_size=5)
+
+
+@settings(max_examples=60)
+@given(st.dictionaries(names | st.text(max_size=5), values, min_size=1, max_size=4), st.booleans())
+@example({"sqlite_max_page_count": 1}, False)
+@example({"sqlite_journal_mode": "off"}, False)
+@example({"get": 1}, False)
+@example({"sqlite_query_only": 1}, True)
+def test_planted_settings_have_no_effect(filled: Path, planted: dict[str, object], emptied: bool) -> None:
+    """diskcache takes attributes and pragmas from the database: facts must be kept, read and deleted all the same."""
+
+    async def scene(path: Path) -> None:
+        for _ in range(2):
+            async with DiskFacts.open(path) as facts:
+                await check_no_lie(facts)
+                await facts.keep_tag(APP, LATEST, FACT)
+                await facts.sync()
+                assert await facts.tag(APP, LATEST) == FACT
+                assert await facts.all_tags() == {(APP, LATEST): FACT}
+                await facts.drop_tag(APP, LATEST)
+                assert await facts.tag(APP, LATEST) is None
+                with closing(sqlite3.connect(path / "cache.db")) as database:
+                    assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+    with directory() as root, new_loop() as loop:
+        shutil.copytree(filled, root / "ledger")
+        with closing(sqlite3.connect(root / "ledger" / "cache.db")) as database:
+            if emptied:
+                database.execute("DELETE FROM Cache")
+            database.executemany("INSERT OR REPLACE INTO Settings VALUES (?, ?)", planted.items())
+            database.commit()
+        loop.run(scene(root / "ledger"))
