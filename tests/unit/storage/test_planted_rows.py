@@ -23,6 +23,7 @@ from tests.unit.storage.kept_facts import (
     BLOBS,
     DIGESTS,
     FACT,
+    HELD,
     IMAGES,
     LATEST,
     MANIFEST,
@@ -52,6 +53,7 @@ NAMES = (
     f"blob {DIGESTS[0]}",
     "meta scrubbed",
 )
+OTHER = Digest.of(b"other")
 COLUMNS = ("mode", "filename", "value", "tag")
 
 
@@ -200,3 +202,51 @@ def test_any_json_in_a_row_is_a_fact_or_unknown(value: object) -> None:
 
     with directory() as root, new_loop() as loop:
         loop.run(scene(root / "ledger"))
+
+
+anything = st.none() | st.integers(-(2**63), 2**63 - 1) | st.floats() | st.text(max_size=8) | st.binary(max_size=8)
+similar = st.sampled_from([*NAMES, *(name.encode() for name in NAMES), "blob ", "held x", f"tag {APP}:{DIGESTS[0]}"])
+planted_rows = st.fixed_dictionaries(
+    {
+        "key": anything | similar,
+        "raw": st.sampled_from([0, 1, 2, None, "1"]) | anything,
+        "expire_time": st.none() | st.floats() | anything,
+        "tag": anything | st.sampled_from([str(DIGESTS[0]), str(OTHER)]),
+        "mode": st.integers(-1, 5) | anything,
+        "filename": st.none() | st.sampled_from(["/dev/null", "../kept", ""]) | anything,
+        "value": anything | st.sampled_from(["{}", '{"digest":1}', "[", '{"size":1,"used":1.0}', "x" * 5000]),
+    }
+)
+
+
+@settings(max_examples=80)
+@given(st.lists(planted_rows, min_size=1, max_size=4))
+def test_no_row_of_any_type_hides_another(planted: list[dict[str, object]]) -> None:
+    """Whatever type a column has: the mirror's own facts stay readable, and can be deleted."""
+
+    async def scene(path: Path) -> None:
+        await fill(path)
+        with closing(sqlite3.connect(path / "cache.db")) as database:
+            for row in planted:
+                columns = ", ".join(row)
+                database.execute(
+                    f"INSERT OR IGNORE INTO Cache ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", tuple(row.values())
+                )
+            database.commit()
+        async with DiskFacts.open(path) as facts:
+            assert facts.replaced is None
+            facts.forget_content([OTHER])
+            assert await facts.tag(APP, LATEST) == FACT
+            assert (await facts.all_tags())[APP, LATEST] == FACT
+            assert await facts.manifest(DIGESTS[0]) == MANIFEST
+            assert (await facts.held(APP)).items() >= HELD.items()
+            assert await facts.pins() >= {IMAGES[0]}
+            assert (await blobs_of(facts)).items() >= {digest.hex: row for digest, row in BLOBS.items()}.items()
+            facts.forget_content(DIGESTS)
+            assert await facts.manifest(DIGESTS[0]) is None
+            assert not {*HELD} & {*await facts.held(APP)}
+
+    with directory() as root, new_loop() as loop:
+        (root / "kept").write_text("kept")
+        loop.run(scene(root / "ledger"))
+        assert (root / "kept").read_text() == "kept"
