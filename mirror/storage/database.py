@@ -7,6 +7,7 @@ the files that a row names, and takes its attributes and SQLite's pragmas from a
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -118,8 +119,14 @@ def open_or_replace(path: Path) -> tuple[Any, str | None]:
         the database, and why the one that was there was replaced; None if it was not.
 
     Raises:
-        StorageFailed: if it is in use, or the directory can't be written: the database may be intact then.
+        StorageFailed: if it is in use, or the directory can't be written: the database may be intact then. Also if
+            diskcache would expand variables in the path, and use another directory.
     """
+    if os.path.expandvars(path) != str(path):
+        raise StorageFailed(
+            f"the path of the cache directory, {path.parent}, contains an environment variable, and diskcache would "
+            f"use its value: choose another directory with --cache"
+        )
     try:
         return opened(path), None
     except SchemaDiffers as error:

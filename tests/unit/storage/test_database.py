@@ -158,6 +158,16 @@ async def test_file_in_its_place_is_put_aside(tmp_path: Path) -> None:
     assert (tmp_path / "ledger.damaged").read_text() == "a file"
 
 
+async def test_path_with_a_variable_is_refused(tmp_path: Path) -> None:
+    """diskcache would write the facts to another directory."""
+    with pytest.raises(StorageFailed, match="environment variable"):
+        async with DiskFacts.open(tmp_path / "$HOME" / "ledger"):
+            pass
+    (tmp_path / "$").mkdir()
+    async with DiskFacts.open(tmp_path / "$" / "ledger"):
+        assert (tmp_path / "$" / "ledger" / "cache.db").exists()
+
+
 async def test_impossible_path_is_refused(tmp_path: Path) -> None:
     """The message has the path: there is nothing to put aside."""
     (tmp_path / "file").write_text("")
