@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from mirror.errors import StorageFailed
 from mirror.oci.digest import Digest
-from mirror.storage.layout import Layout, storage_errors
+from mirror.storage.layout import Layout, open_file, open_regular, storage_errors
 
 _JSON_HEAD = 16  # bytes, enough to tell JSON from an archive
 
@@ -42,15 +42,14 @@ def opened(layout: Layout, digest: Digest, size: int) -> int:
     """
     with storage_errors("a stored blob can't be read"):
         try:
-            descriptor = os.open(layout.blob(digest), os.O_RDONLY | os.O_CLOEXEC)
+            descriptor, status = open_file(layout.blob(digest))
         except FileNotFoundError as gone:
             missing = gone
         else:
-            found = os.fstat(descriptor).st_size
-            if found == size:
+            if status.st_size == size:
                 return descriptor
             os.close(descriptor)
-            raise BlobDamaged(f"the file has {found} bytes instead of {size}")
+            raise BlobDamaged(f"the file has {status.st_size} bytes instead of {size}")
     raise missing
 
 
@@ -63,7 +62,7 @@ def close_opened(opening: asyncio.Future[int]) -> None:
 def document(path: str) -> bytes:
     """Return the content of a file that can be JSON; nothing for another file."""
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open_regular(path) as file:
             head = file.read(_JSON_HEAD)
             return head + file.read() if head.lstrip().startswith(b"{") else b""
     except OSError:

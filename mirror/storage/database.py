@@ -143,7 +143,9 @@ def _is_writable(directory: Path) -> bool:
     """Return whether the directory takes as many bytes as opening writes. If not, the database may be intact."""
     probe = directory / "ledger.probe"
     try:
-        probe.write_bytes(bytes(_PROBE_BYTES))
+        probe.unlink(missing_ok=True)
+        with probe.open("xb") as file:  # never through a link
+            file.write(bytes(_PROBE_BYTES))
     except OSError:
         return False
     finally:

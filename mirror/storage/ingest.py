@@ -10,15 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
+import structlog
+
 from mirror.errors import DiskFull, NoSpace, StorageFailed
 from mirror.oci.digest import Digest, Verifier
 from mirror.storage.disk_health import DiskHealth
-from mirror.storage.layout import Layout, storage_errors
+from mirror.storage.layout import Layout, NotRegular, open_file, storage_errors
 from mirror.storage.space import Space
 from mirror.storage.threads import DiskThreads
 
 _REREAD = 2**20
 _ATTEMPTS = 3  # to write to a full disk: other programs may take the space that was freed
+log = structlog.get_logger()
 
 
 class DiskIngest:
@@ -75,7 +78,13 @@ class DiskIngest:
     def _open(self) -> None:
         with storage_errors(f"{self.digest} can't be stored"):
             truncate = 0 if self.reserved else os.O_TRUNC
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | truncate, 0o600)
+            flags = os.O_RDWR | os.O_CREAT | truncate
+            try:
+                self._descriptor, _ = open_file(self._path, flags)
+            except NotRegular as error:
+                log.warning("ingest_replaced", path=self._path, reason=error.strerror)
+                os.unlink(self._path)  # the link itself; all names in this directory are the mirror's
+                self._descriptor, _ = open_file(self._path, flags | os.O_EXCL)
             while self.written < self.reserved:
                 piece = os.pread(self._descriptor, _REREAD, self.written)
                 if not piece:

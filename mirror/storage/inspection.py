@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from mirror.oci.digest import Digest, Verifier
-from mirror.storage.layout import storage_errors
+from mirror.storage.layout import open_file, storage_errors
 
 
 class Inspection:
@@ -35,7 +35,7 @@ class Inspection:
             StorageFailed: if it can't be opened. That alone is not damage.
         """
         with storage_errors("a stored blob can't be read"):
-            self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            self._file, _ = open_file(self._path)
             # Without this the kernel would read ahead, and its pages would look like pages that clients read.
             os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_RANDOM)
         return self

@@ -15,9 +15,11 @@ import errno
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import structlog
 
@@ -63,7 +65,8 @@ class Layout:
         """Write a file and move it through the directories as content is."""
         probe = self.ingests / "put-probe"
         try:
-            probe.write_bytes(content)
+            with _new_file(probe) as file:
+                file.write(content)
             for directory in self._blobs:
                 probe = probe.rename(directory / "probe")
         finally:
@@ -108,7 +111,8 @@ class Layout:
             StorageFailed: if the directory contains such a layout.
         """
         try:
-            found: object = json.loads((self.root / "index.json").read_bytes())
+            with open_regular(self.root / "index.json") as file:
+                found: object = json.load(file)
         except (OSError, ValueError, RecursionError):
             return
         is_cache = self.ingests.exists() or self.ledger.exists()
@@ -192,7 +196,7 @@ class Layout:
             for entry in entries:
                 digest = Digest.parse_or_none(entry.name.replace("-", ":", 1))
                 size = entry.stat(follow_symlinks=False).st_size
-                if digest is not None and size:
+                if digest is not None and size and entry.is_file(follow_symlinks=False):
                     kept[digest] = size
                 elif not entry.is_dir(follow_symlinks=False):
                     os.unlink(entry.path)
@@ -217,7 +221,7 @@ class Layout:
 
     def read_index(self) -> bytes | None:
         """Return the content of index.json; None if it can't be read, or is too large."""
-        with suppress(OSError), open(self.root / "index.json", "rb") as file:
+        with suppress(OSError), open_regular(self.root / "index.json") as file:
             content = file.read(_MAX_INDEX + 1)
             return content if len(content) <= _MAX_INDEX else None
         return None
@@ -236,7 +240,7 @@ class Layout:
         """Write a file and rename it: other programs never see half of it."""
         unnamed = self.ingests / f"put-{name}"
         try:
-            with open(unnamed, "wb") as file:
+            with _new_file(unnamed) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -245,6 +249,42 @@ class Layout:
             with suppress(OSError):
                 unnamed.unlink()
             raise
+
+
+class NotRegular(OSError):
+    """A link, a FIFO, a device or a directory is in the place of a file: another program put it there."""
+
+
+def open_file(path: str | Path, flags: int = os.O_RDONLY) -> tuple[int, os.stat_result]:
+    """Open a regular file and return its file descriptor and status. Follows no link, and waits for no FIFO.
+
+    Raises:
+        NotRegular: if something else has its name.
+        OSError: if it can't be opened.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise NotRegular(errno.ELOOP, "it is a symbolic link", str(path)) from error
+        raise
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise NotRegular(errno.EINVAL, "it is not a regular file", str(path))
+    return descriptor, status
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading; see `open_file`."""
+    descriptor, _ = open_file(path)
+    return open(descriptor, "rb")
+
+
+def _new_file(path: Path) -> BinaryIO:
+    """Create a file for writing. A file or link of its name is removed, never followed."""
+    path.unlink(missing_ok=True)
+    return open(path, "xb")
 
 
 @contextmanager
