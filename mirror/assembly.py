@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
@@ -28,9 +29,11 @@ from mirror.pull.downloads import Downloads
 from mirror.pull.origins import Origins
 from mirror.pull.service import PullService
 from mirror.pull.warming import Warming
+from mirror.storage.cache_files import DiskFiles
 from mirror.storage.disk import DiskStore
 from mirror.storage.fact_store import DiskFacts
 from mirror.storage.layout import Layout
+from mirror.storage.protocols import CacheFiles
 from mirror.upstream.credentials.authorizer import Authorizer
 from mirror.upstream.credentials.keychain import Keychain
 from mirror.upstream.endpoint import Endpoint
@@ -47,13 +50,23 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class MirrorParts:
-    """The parts that serve clients and answer commands."""
+    """The parts that serve clients and answer commands.
+
+    Attributes:
+        control: the path of the admin socket.
+    """
 
     upstreams: Upstreams
     registries: Mapping[str, Registry]
     store: DiskStore
     pulls: PullService
     admin: AdminServer
+    control: Path
+
+
+def cache_files(directory: Path) -> CacheFiles:
+    """Return the files of a cache directory, for reading beside the mirror of that directory."""
+    return DiskFiles(directory)
 
 
 @asynccontextmanager
@@ -104,7 +117,7 @@ async def assembled(settings: Settings, metrics: Metrics, *, serving: bool) -> A
         log.info("store_opened", path=str(settings.cache.path), blobs=len(store), bytes=store.occupied)
         upstreams = Upstreams(settings.upstreams, default=settings.default_upstream)
         admin = AdminServer(upstreams, images, Warming(pulls, downloads, store), store, catalog, serving=serving)
-        yield MirrorParts(upstreams, registries, store, pulls, admin)
+        yield MirrorParts(upstreams, registries, store, pulls, admin, layout.control)
 
 
 @asynccontextmanager

@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 from mirror.admin.client import AdminClient
 from mirror.admin.protocol import ImageSelection
@@ -16,7 +15,8 @@ from mirror.airgap.bundle_writer import write_bundle
 from mirror.airgap.contents import LARGEST, CarriedBlob, CarriedImage, Contents
 from mirror.errors import BundleInvalid, ImageIncomplete, StorageFailed
 from mirror.oci.digest import Digest
-from mirror.storage.layout import Layout, storage_errors
+from mirror.storage.layout import storage_errors
+from mirror.storage.protocols import CacheFiles
 
 
 async def contents_of(
@@ -84,7 +84,7 @@ def check_apart(target: Path, earlier: Path) -> None:
 
 async def export_bundle(
     client: AdminClient,
-    cache: Path,
+    files: CacheFiles,
     contents: Contents,
     target: Path,
     *,
@@ -94,18 +94,14 @@ async def export_bundle(
     """Write *contents* to *target*. The mirror keeps the blobs from eviction meanwhile.
 
     Args:
-        cache: the cache directory of the mirror that *client* talks to.
+        files: the cache directory of the mirror that *client* talks to.
         limit: maximum size of a part of the bundle; None for one part.
         on_progress: called with the number of bytes of each write, in the writing thread.
 
     Raises:
         StorageFailed: if a blob is damaged, or the bundle can't be written.
     """
-    layout, stopped = Layout(cache), threading.Event()
-
-    def open_blob(digest: Digest) -> BinaryIO:
-        with storage_errors(f"the blob {digest} can't be read"):
-            return open(layout.blob(digest), "rb")
+    stopped = threading.Event()
 
     def written(size: int) -> None:
         if stopped.is_set():  # a thread can't be cancelled: it would write the whole bundle
@@ -114,6 +110,6 @@ async def export_bundle(
 
     async with client.held(blob.digest for blob in contents.blobs):
         try:
-            return await asyncio.to_thread(write_bundle, target, contents, open_blob, limit=limit, on_progress=written)
+            return await asyncio.to_thread(write_bundle, target, contents, files.open, limit=limit, on_progress=written)
         finally:
             stopped.set()

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
 from mirror.admin.client import AdminClient
+from mirror.assembly import cache_files
 from mirror.cli.environment import settings_in_force
 from mirror.cli.programs import run_with_client
 from mirror.config import Settings
 from mirror.errors import ConfigurationInvalid
-from mirror.storage.layout import Layout
 
-_ABSENT = {errno.ENOENT, errno.ENOTDIR}
 _Result = TypeVar("_Result")
 
 
@@ -41,24 +38,14 @@ def settings_of_cache(config: Path | None, cache: Path | None) -> Settings:
 
 
 def check_cache(directory: Path) -> None:
-    """Check that a mirror made *directory*. Other programs' image layouts have no fact database, and must not get one.
+    """Check that a mirror made *directory*.
 
     Raises:
         ConfigurationInvalid: if the directory is missing, or not a mirror's cache.
     """
-    layout = Layout(directory)
-    if any(map(_exists, (layout.ledger, layout.ingests, layout.control))):
+    if cache_files(directory).exist():
         return
-    problem = "is not a cache: no mirror has stored anything there" if _exists(directory) else "does not exist"
+    problem = "is not a cache: no mirror has stored anything there" if directory.exists() else "does not exist"
     raise ConfigurationInvalid(
         f"the cache directory {directory} {problem}; name another with --cache (serve, warm and import create one)"
     )
-
-
-def _exists(path: Path) -> bool:
-    """Return whether *path* exists. A path without permission counts as existing: opening it gives the exact error."""
-    try:
-        os.lstat(path)
-    except OSError as error:
-        return error.errno not in _ABSENT
-    return True

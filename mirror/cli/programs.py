@@ -20,7 +20,7 @@ from mirror import doctor
 from mirror.admin.client import AdminClient
 from mirror.admin.protocol import RepairRequest
 from mirror.admin.unix_socket import administered
-from mirror.assembly import assembled_in_turn, controlled
+from mirror.assembly import assembled_in_turn, cache_files, controlled
 from mirror.auth.login_throttle import FailedLoginLimiter
 from mirror.cli.progress import Progress
 from mirror.config import Settings
@@ -34,7 +34,6 @@ from mirror.server.auth import authentication
 from mirror.server.listener import listening
 from mirror.server.tls import Certificate
 from mirror.server.token_service import TokenService
-from mirror.storage.layout import Layout
 from mirror.upstream.client_authorization import ClientAuthorization
 from mirror.upstream.registry import Registry
 
@@ -116,7 +115,7 @@ async def _serve(settings: Settings) -> None:
             authenticator=authenticator,
             tokens=tokens,
         )
-        await lifetimes.enter_async_context(administered(parts.admin, Layout(settings.cache.path).control))
+        await lifetimes.enter_async_context(administered(parts.admin, parts.control))
         gc.freeze()  # objects made so far live as long as the mirror: collections skip them
         gc.enable()
         gc.set_threshold(_GC_THRESHOLD)
@@ -143,8 +142,6 @@ async def _verify(settings: Settings, *, repair: bool, jobs: int) -> Findings:
         raise ConfigurationInvalid(
             "--repair downloads from upstreams, which server.offline forbids: remove one of them"
         )
-    layout = Layout(settings.cache.path)
-    layout.identity()
     async with AsyncExitStack() as lifetimes:
         mirror = _LazyClient(settings, lifetimes)
 
@@ -162,7 +159,7 @@ async def _verify(settings: Settings, *, repair: bool, jobs: int) -> Findings:
             return RepairResult(result.images, result.fetched_from, result.failures)
 
         progress = lifetimes.enter_context(Progress("verifying", 0))
-        verification = CacheVerification(layout, repair_blob, progress, jobs=jobs)
+        verification = CacheVerification(cache_files(settings.cache.path), repair_blob, progress, jobs=jobs)
         running = asyncio.create_task(verification.run())
 
         def stop() -> None:

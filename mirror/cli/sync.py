@@ -16,6 +16,7 @@ from mirror.airgap.bundle_chain import BundleChain
 from mirror.airgap.exporting import contents_of
 from mirror.airgap.schedule import first_due, next_due
 from mirror.airgap.sync import Entry, Export, Sync, names_in
+from mirror.assembly import cache_files
 from mirror.cli.programs import run_with_client
 from mirror.cli.progress import WarmProgress
 from mirror.cli.transfers import write_bundle
@@ -156,7 +157,7 @@ class SyncRun:
         contents = await contents_of(client, ImageSelection(images=tuple(names)), known=chain.known)
         if not chain.adds(contents):
             return f"nothing new since the last bundle in {export.directory}"
-        return await write_bundle(client, self._settings.cache.path, contents, chain.target, export.split)
+        return await write_bundle(client, cache_files(self._settings.cache.path), contents, chain.target, export.split)
 
 
 def _now() -> datetime:

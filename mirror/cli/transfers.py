@@ -13,12 +13,14 @@ from mirror.airgap.exporting import check_apart, contents_of, export_bundle, kno
 from mirror.airgap.importing import Imported, import_bundle
 from mirror.airgap.sync import SMALLEST_PART
 from mirror.airgap.unpack import UnpackDirectory
+from mirror.assembly import cache_files
 from mirror.cli.programs import run_with_client
 from mirror.cli.progress import Progress
 from mirror.config import Settings, parse_size
 from mirror.config.quantities import format_count, format_size
 from mirror.errors import ConfigurationInvalid
 from mirror.oci.digest import Digest
+from mirror.storage.protocols import CacheFiles
 
 
 def export_images(
@@ -37,7 +39,7 @@ def export_images(
 
     async def export(client: AdminClient) -> str:
         contents = await contents_of(client, selection, known=known)
-        return await write_bundle(client, settings.cache.path, contents, output, limit)
+        return await write_bundle(client, cache_files(settings.cache.path), contents, output, limit)
 
     return run_with_client(settings, export)
 
@@ -59,11 +61,13 @@ def import_bundles(settings: Settings, bundles: Sequence[Path], name: str | None
     return not failed
 
 
-async def write_bundle(client: AdminClient, cache: Path, contents: Contents, output: Path, limit: int | None) -> str:
+async def write_bundle(
+    client: AdminClient, files: CacheFiles, contents: Contents, output: Path, limit: int | None
+) -> str:
     """Write a bundle with a progress bar, and return a summary in one line."""
     total = sum(blob.size for blob in contents.blobs if blob.included)
     with Progress("exported", total) as progress:
-        written = await export_bundle(client, cache, contents, output, limit=limit, on_progress=progress.advance)
+        written = await export_bundle(client, files, contents, output, limit=limit, on_progress=progress.advance)
     left_out = sum(not blob.included for blob in contents.blobs)
     parts = ", ".join(part.name for part in written.parts)
     images = sum(not image.attached for image in contents.images)

@@ -13,8 +13,7 @@ from functools import partial
 from mirror.errors import IntegrityError, StorageFailed
 from mirror.observability.metrics import Metrics
 from mirror.oci.digest import Digest
-from mirror.storage.inspection import Inspection
-from mirror.storage.protocols import BlobStore, FactStore
+from mirror.storage.protocols import BlobStore, FactStore, Inspection
 from mirror.storage.threads import DiskThreads
 
 _READS = 8  # a second

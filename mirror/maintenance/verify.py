@@ -7,7 +7,6 @@ fetches it again if requested: there is one commit path into the store.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,8 +16,7 @@ from typing import Protocol
 from mirror.config.quantities import format_count, format_size
 from mirror.errors import IntegrityError, MirrorError, StorageFailed
 from mirror.oci.digest import Digest
-from mirror.storage.inspection import Inspection
-from mirror.storage.layout import Layout, storage_errors
+from mirror.storage.protocols import CacheFiles
 from mirror.storage.threads import DiskThreads
 
 _CHUNK = 2**20  # bytes read at once
@@ -103,9 +101,9 @@ class Reporter(Protocol):
 class CacheVerification:
     """One verification of a cache directory."""
 
-    def __init__(self, layout: Layout, repair: Repair, reporter: Reporter, *, jobs: int) -> None:
+    def __init__(self, files: CacheFiles, repair: Repair, reporter: Reporter, *, jobs: int) -> None:
         """*jobs*: the number of blobs to read at the same time."""
-        self._layout = layout
+        self._files = files
         self._repair = repair
         self._reporter = reporter
         self._jobs = jobs
@@ -118,8 +116,7 @@ class CacheVerification:
         Raises:
             StorageFailed: if the directory can't be read.
         """
-        with storage_errors(f"the cache directory {self._layout.root} can't be read; name another with --cache"):
-            blobs = sorted(self._layout.blobs(), key=lambda blob: str(blob[0]))
+        blobs = sorted(self._files.blobs(), key=lambda blob: str(blob[0]))
         self._reporter.expect(sum(status.st_size for _, status in blobs))
         with DiskThreads.running(self._jobs, "verify") as threads:
             waiting = iter(blobs)
@@ -154,10 +151,10 @@ class CacheVerification:
         return found[0] if found else None
 
     def _read(self, digest: Digest, size: int, found: list[Damage]) -> None:
-        path = self._layout.blob(digest)
-        if not os.path.exists(path):
-            raise FileNotFoundError(path)
-        with Inspection(path, digest, None) as inspection:
+        inspection = self._files.inspection(digest)
+        if inspection is None:
+            raise FileNotFoundError(str(digest))
+        with inspection:
             try:
                 while not (inspection.is_over or self._stopped.is_set()):
                     before = inspection.at

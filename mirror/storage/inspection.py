@@ -13,12 +13,8 @@ from mirror.oci.digest import Digest, Verifier
 from mirror.storage.layout import open_file, storage_errors
 
 
-class Inspection:
-    """The file of one blob, open within the context. Blocking: for a thread.
-
-    Attributes:
-        is_over: whether the whole file was read and verified.
-    """
+class FileInspection:
+    """The inspection of the file at *path*; see `mirror.storage.protocols.Inspection`."""
 
     def __init__(self, path: str, digest: Digest, size: int | None) -> None:
         """*size*: the bytes that the blob has; None if only the digest is known."""
@@ -29,11 +25,6 @@ class Inspection:
         self.is_over = False
 
     def __enter__(self) -> Self:
-        """Open the file.
-
-        Raises:
-            StorageFailed: if it can't be opened. That alone is not damage.
-        """
         with storage_errors("a stored blob can't be read"):
             self._file, _ = open_file(self._path)
             # Without this the kernel would read ahead, and its pages would look like pages that clients read.
@@ -47,21 +38,13 @@ class Inspection:
 
     @property
     def seen(self) -> os.stat_result:
-        """The status of the inspected file: another file may have replaced it by now."""
         return os.fstat(self._file)
 
     @property
     def at(self) -> int:
-        """The bytes read so far."""
         return self._verifier.size
 
     def read(self, limit: int) -> None:
-        """Read up to *limit* of the next bytes; at the end of the file, verify the whole.
-
-        Raises:
-            StorageFailed: if the disk can't read them.
-            IntegrityError: if the content has another size or digest.
-        """
         with storage_errors("a stored blob can't be read"):
             piece = self._piece(limit)
         if piece:

@@ -1,4 +1,4 @@
-"""Protocols of the storage layer: BlobStore and Ingest for content, FactStore and UsageStore for facts.
+"""Protocols of the storage layer: BlobStore, Ingest and CacheFiles for content, FactStore and UsageStore for facts.
 
 Other packages use these and not the classes behind them. Content becomes visible in one way only: an ingest holds the
 bytes while they are received, and `commit`, after verification, turns it into a blob. A blob never changes. A blob that
@@ -10,11 +10,12 @@ method without `async` is answered from memory.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import AbstractAsyncContextManager
-from os import stat_result
-from typing import Protocol
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from pathlib import Path
+from typing import BinaryIO, Protocol
 
 from mirror.errors import StorageFailed
 from mirror.oci.digest import Digest, Verifier
@@ -22,7 +23,6 @@ from mirror.oci.image_names import Image
 from mirror.oci.names import Repository, Tag
 from mirror.storage.blob_rows import NamedBlob
 from mirror.storage.facts import HeldFact, ManifestFact, TagFact
-from mirror.storage.inspection import Inspection
 from mirror.storage.lru_inventory import BlobRow
 
 
@@ -103,6 +103,68 @@ class Ingest(Protocol):
         """Delete the bytes received so far."""
 
 
+class Inspection(AbstractContextManager["Inspection"], Protocol):
+    """The file of one blob, read from beginning to end and verified. Its methods block: use a thread.
+
+    Entering the context opens the file.
+
+    Raises:
+        StorageFailed: if it can't be opened. That alone is not damage.
+
+    Attributes:
+        is_over: whether the whole file was read and verified.
+    """
+
+    is_over: bool
+
+    @property
+    def seen(self) -> os.stat_result:
+        """The status of the inspected file: another file may have replaced it by now."""
+
+    @property
+    def at(self) -> int:
+        """The bytes read so far."""
+
+    def read(self, limit: int) -> None:
+        """Read up to *limit* of the next bytes; at the end of the file, verify the whole.
+
+        Raises:
+            StorageFailed: if the disk can't read them.
+            IntegrityError: if the content has another size or digest.
+        """
+
+
+class CacheFiles(Protocol):
+    """The files of one cache directory, for commands that read them beside the process that has locked it.
+
+    All methods block. Any file may disappear at any time, by eviction.
+    """
+
+    @property
+    def path(self) -> Path:
+        """The cache directory."""
+
+    def exist(self) -> bool:
+        """Return whether a mirror made the directory; True also if that can't be found out: opening it says why."""
+
+    def blobs(self) -> Iterator[tuple[Digest, os.stat_result]]:
+        """Yield every blob with the status of its file.
+
+        Raises:
+            StorageFailed: if the directory can't be read.
+        """
+
+    def open(self, digest: Digest) -> BinaryIO:
+        """Open the file of a blob.
+
+        Raises:
+            StorageFailed: if it can't be opened, or does not exist.
+        """
+
+    def inspection(self, digest: Digest) -> Inspection | None:
+        """Return an inspection of a blob, whose size is not known; None if it does not exist."""
+
+
 class BlobStore(Protocol):
     """The blobs and ingests of one cache directory, by digest."""
 
@@ -177,9 +239,9 @@ class BlobStore(Protocol):
         """
 
     def inspection(self, digest: Digest) -> Inspection | None:
-        """Return an inspection of a blob; None if it is not stored. Its methods block: use a thread."""
+        """Return an inspection of a blob; None if it is not stored."""
 
-    async def condemn(self, digest: Digest, reason: str, *, seen: stat_result | None = None) -> None:
+    async def condemn(self, digest: Digest, reason: str, *, seen: os.stat_result | None = None) -> None:
         """Remove a blob that was found to be damaged, with all facts about it.
 
         Args:
@@ -237,9 +299,6 @@ class UsageStore(Protocol):
 
     async def keep_blobs(self, rows: Sequence[BlobRow]) -> bool:
         """Write the sizes and last uses of these blobs. Return whether that succeeded."""
-
-    async def drop_blobs(self, texts: Sequence[str]) -> None:
-        """Delete the sizes and last uses of these digests."""
 
     def forget_content(self, digests: Iterable[Digest]) -> None:
         """Delete all facts about content that was removed, in the background.
