@@ -15,6 +15,8 @@ from aiohttp import web
 from mirror.admin.server import AdminServer
 from mirror.storage.layout import storage_errors
 
+_SHUTDOWN = 1.0  # seconds for requests in progress: aiohttp drops the rest of an upload, and a command can be repeated
+
 
 @asynccontextmanager
 async def administered(admin: AdminServer, path: Path) -> AsyncIterator[None]:
@@ -23,7 +25,13 @@ async def administered(admin: AdminServer, path: Path) -> AsyncIterator[None]:
     Raises:
         StorageFailed: if the socket can't be made.
     """
-    runner = web.AppRunner(admin.application(), access_log=None, handle_signals=False, handler_cancellation=True)
+    runner = web.AppRunner(
+        admin.application(),
+        access_log=None,
+        handle_signals=False,
+        handler_cancellation=True,
+        shutdown_timeout=_SHUTDOWN,
+    )
     await runner.setup()
     directory = -1
     try:
