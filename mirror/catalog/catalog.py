@@ -34,7 +34,7 @@ class Catalog:
     """Tags, manifests, and the rights of repositories.
 
     Attributes:
-        names_changed: whether a name or an import changed since index.json was written.
+        names_changed: whether an image, or its import, changed since index.json was written.
     """
 
     def __init__(self, store: BlobStore, facts: FactStore) -> None:
@@ -154,7 +154,7 @@ class Catalog:
         holdings = await self._held_by(repository)
         before = holdings.proof(digest)
         if before is None or (proof == "imported" and before != "imported"):
-            self.names_changed |= proof == "imported"
+            self.names_changed = True
             holdings.add_manifest(digest, proof, references)
             await self._facts.keep_held(repository, digest, HeldFact(media_type, proof, time.time()))
 

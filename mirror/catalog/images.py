@@ -204,11 +204,19 @@ class Images:
         Raises:
             StorageFailed: if the facts or index.json can't be written.
         """
-        await self._facts.sync()
+        await self.sync()
         await self._write_index()
 
+    async def sync(self) -> None:
+        """Make names, rights and pins survive a power failure; maintenance writes them to index.json.
+
+        Raises:
+            StorageFailed: if the facts can't be written.
+        """
+        await self._facts.sync()
+
     async def save_changed(self) -> None:
-        """Write index.json if a name or an import changed since it was written. For maintenance.
+        """Write index.json if an image, or its import, changed since it was written. For maintenance.
 
         Raises:
             StorageFailed: if index.json can't be written.

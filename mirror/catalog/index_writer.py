@@ -1,4 +1,7 @@
-"""Keeps index.json of the cache directory up to date: tags, pins and imports, as far as their manifests are stored."""
+"""Keeps index.json of the cache directory up to date: all images whose manifests are stored, with pins and imports.
+
+An image is a tag, or a manifest that no tag of its repository names and no other manifest of it references.
+"""
 
 from __future__ import annotations
 
@@ -40,28 +43,31 @@ class ImageIndexWriter:
 
     async def _entries(self, pinned: AbstractSet[Image]) -> list[IndexEntry]:
         tags = {Image(*name): fact for name, fact in (await self._facts.all_tags()).items()}
-        imported = {
-            Image(repository, digest)
-            for repository, held in (await self._facts.all_held()).items()
-            for digest, fact in held.items()
-            if fact.proof == "imported"
+        held = {
+            Image(repository, digest): fact
+            for repository, facts in (await self._facts.all_held()).items()
+            for digest, fact in facts.items()
+            if fact.is_manifest
         }
-        named = {Image(image.repository, fact.digest) for image, fact in tags.items()}
+        tagged = {Image(image.repository, fact.digest) for image, fact in tags.items()}
         images: dict[Image, Digest] = {image: fact.digest for image, fact in tags.items()}
-        for image in (pinned | (imported - named)) - images.keys():
+        for image in pinned | (held.keys() - tagged):
             if isinstance(image.reference, Digest):
                 images[image] = image.reference
         manifests = await self._manifests(images.values())
         children = {
             Image(image.repository, child)
-            for image in imported
-            if isinstance(image.reference, Digest) and image.reference in manifests
-            for child in manifests[image.reference].references
+            for image, digest in images.items()
+            if digest in manifests
+            for child in manifests[digest].references
         }
+        imported = {image for image, fact in held.items() if fact.proof == "imported"}
         return [
             self._entry(image, digest, manifests[digest], tags.get(image), pinned, imported)
             for image, digest in images.items()
-            if digest in manifests and digest in self._store and (image in pinned or image not in children)
+            if digest in manifests
+            and digest in self._store
+            and (image in tags or image in pinned or image not in children)
         ]
 
     async def _manifests(self, digests: Iterable[Digest]) -> dict[Digest, ManifestFact]:

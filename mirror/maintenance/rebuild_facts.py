@@ -55,7 +55,7 @@ class Rebuild:
         nodes: dict[Digest, _Node | None] = {}
         seen: set[tuple[Repository, Digest]] = set()
         self._restored = 0
-        for entry in entries:
+        for entry in sorted(entries, key=lambda entry: not entry.is_imported):  # what two images share was imported
             if await self._node(entry.digest, entry.media_type, nodes) is not None:
                 await self._restore(entry)
                 await self._restore_graph(entry, nodes, seen)
@@ -82,7 +82,7 @@ class Rebuild:
             if node is not None:
                 count += 1
                 await self._facts.add_manifests({digest: node.fact})
-                held = HeldFact(node.fact.media_type, "imported", time.time())
+                held = HeldFact(node.fact.media_type, "imported" if entry.is_imported else "restored", time.time())
                 await self._facts.keep_held(repository, digest, held)
                 waiting += node.children
 
