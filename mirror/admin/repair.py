@@ -27,7 +27,7 @@ class RepairHandler:
         """Condemn the blob, unless another file is in its place, and fetch it through the pull service if wanted.
 
         Raises:
-            StorageFailed: if the file can't be removed.
+            StorageFailed: if the file can't be removed, or that not be made durable.
         """
         wanted = await read_request(request, RepairRequest)
         users = await self._images.users_of(wanted.digest)  # before condemning: this also deletes its facts
@@ -44,6 +44,7 @@ class RepairHandler:
             else:
                 fetched_from = repository
                 break
+        await self._images.sync()
         return respond(
             RepairedBlob(
                 images=tuple(map(str, users)),

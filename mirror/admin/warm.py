@@ -80,6 +80,8 @@ class WarmHandler:
                     await self._warming.download(warmed, operation.wanted.platforms)
                 if operation.wanted.pin:
                     await self._images.pin([image])
+                else:
+                    await self._images.sync()
         except MirrorError as error:
             await stream.send(ImageFailed(image=name, error=str(error)))
             return

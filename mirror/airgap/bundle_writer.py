@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -25,7 +26,7 @@ from mirror.airgap.contents import CarriedImage, Contents
 from mirror.airgap.docker_archive import docker_manifest
 from mirror.errors import StorageFailed
 from mirror.oci.digest import Digest
-from mirror.storage.layout import storage_errors
+from mirror.storage.layout import storage_errors, sync_directory
 
 _BUFFER = 2**20
 Opener = Callable[[Digest], AbstractContextManager[BinaryIO]]
@@ -65,8 +66,12 @@ def write_bundle(
                     _add_blob(tar, blob.digest, blob.size, open_blob, on_progress)
         parts.finish()
         whole = Contents(contents.images, contents.blobs, parts.parts)
-        with storage_errors(f"{contents_file} can't be written"):
-            contents_file.write_bytes(whole.text())
+        with storage_errors(f"{contents_file} can't be written"), contents_file.open("wb") as file:
+            file.write(whole.text())
+            file.flush()
+            os.fsync(file.fileno())
+    with storage_errors(f"the directory of {target} can't be synced"):
+        sync_directory(target.parent)  # an export that is reported as done survives a power failure
     return whole
 
 
