@@ -257,6 +257,18 @@ def quick_check(path: Path) -> None:
         raise sqlite3.DatabaseError(" ".join(str(verdict).split()))
 
 
+def checkpoint(path: Path) -> None:
+    """Copy the write-ahead log into the database file, and sync that.
+
+    Raises:
+        sqlite3.Error: if that fails, or a reader prevents it.
+    """
+    with closing(sqlite3.connect(path / "cache.db", timeout=_BUSY_SECONDS)) as database:
+        (is_busy, _, _) = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if is_busy:
+        raise sqlite3.OperationalError("its write-ahead log is in use")
+
+
 def rows_of(path: Path, prefix: str) -> Iterator[tuple[bytes, bytes | None]]:
     """Yield key and JSON text of every row whose key begins with *prefix*; None for a row that is not JSON text.
 

@@ -24,7 +24,7 @@ from mirror.primitives.singleflight import KeyedLock
 from mirror.storage.blob import BlobDamaged, DiskBlob, close_opened, document, opened
 from mirror.storage.disk_health import DiskHealth
 from mirror.storage.ingest import DiskIngest
-from mirror.storage.inspection import Inspection
+from mirror.storage.inspection import FileInspection
 from mirror.storage.layout import Layout, storage_errors
 from mirror.storage.lru_inventory import Inventory, digest_of
 from mirror.storage.protocols import UsageStore
@@ -92,8 +92,7 @@ class DiskStore:
             self._identity = scan.identity
             self._inventory.load(scan.table, since=started)
             self._space.load(scan.kept)
-        if scan.absent:
-            await self._facts.drop_blobs(scan.absent)
+        self._facts.forget_content(scan.absent)
 
     @property
     def occupied(self) -> int:
@@ -168,12 +167,19 @@ class DiskStore:
             opening.add_done_callback(close_opened)  # the client left while the file was being opened
             raise
         except FileNotFoundError:
-            self._inventory.remove(digest)  # another program removed it
+            await self._forget_removed(digest)
         except BlobDamaged as damage:
             await self.condemn(digest, str(damage))
         except StorageFailed as error:
             self._hide(digest, error)
         return None
+
+    async def _forget_removed(self, digest: Digest) -> None:
+        """Forget a blob whose file another program removed; only its file, if the whole directory is gone."""
+        self._inventory.remove(digest)
+        with suppress(StorageFailed):
+            if await self._threads.run(self._layout.identity) == self._identity:
+                self._facts.forget_content([digest])
 
     def _hide(self, digest: Digest, error: StorageFailed) -> None:
         self.health.unreadable(error)
@@ -197,9 +203,9 @@ class DiskStore:
 
         return await self._threads.run(read)
 
-    def inspection(self, digest: Digest) -> Inspection | None:
+    def inspection(self, digest: Digest) -> FileInspection | None:
         size = self._inventory.size(digest)
-        return None if size is None else Inspection(self._layout.blob(digest), digest, size)
+        return None if size is None else FileInspection(self._layout.blob(digest), digest, size)
 
     async def condemn(self, digest: Digest, reason: str, *, seen: os.stat_result | None = None) -> None:
         self._inventory.hide(digest)  # first: no reader may open it any more

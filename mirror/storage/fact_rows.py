@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -51,6 +52,8 @@ class FactRows:
         self._last_error = ""
         self._is_checked = not database.needs_later_check(self._path)
         self._unwritten: OrderedDict[str, tuple[Mapping[str, object] | None, str | None]] = OrderedDict()
+        self._undeleted = set[str]()  # digests whose rows could not be deleted; for the fact thread
+        self._is_synced = True  # whether the last fsync succeeded
         self._listeners: list[Callable[[AbstractSet[Digest]], None]] = []
         self._invalid_reported = False
         self._rate_limited_log = RateLimitedLog(log)
@@ -118,7 +121,13 @@ class FactRows:
         return await self._run(lambda: self._read(key), None, key=key)
 
     async def _get_fact(self, key: str, parse: Callable[[object], _Result | None]) -> _Result | None:
-        row = await self._get(key)
+        return self._parsed(key, await self._get(key), parse)
+
+    def _read_fact(self, key: str, parse: Callable[[object], _Result | None]) -> _Result | None:
+        """Return the fact in a row. On the fact thread."""
+        return self._parsed(key, self._read(key), parse)
+
+    def _parsed(self, key: str, row: object, parse: Callable[[object], _Result | None]) -> _Result | None:
         fact = parse(row)
         if fact is None and row is not None:
             self._report_invalid(key)
@@ -134,16 +143,22 @@ class FactRows:
             del self._unwritten[key]
 
     def _write(self, rows: Rows) -> bool:
+        late = self._undeleted.intersection(tag for _, tag in rows.values() if tag is not None)
         with self._cache.transact():
+            for text in late:  # first: a later deletion would take the new row too
+                self._cache.evict(text)
             for key, (value, tag) in rows.items():
                 if value is None:
                     self._cache.delete(key)
                 else:
                     self._cache.set(key, value, tag=tag)
+        self._undeleted -= late
         return True
 
     async def _write_unwritten(self) -> bool:
-        """Write the rows that are not written yet. Return whether that succeeded; rows set meanwhile don't matter."""
+        """Write and delete the rows for which that failed. Return whether it succeeded; later rows don't matter."""
+        if self._undeleted and not await self._run(self._delete_undeleted, False, key="deletions"):
+            return False
         rows = dict(self._unwritten)
         if rows and not await self._run(lambda: self._write(rows), False, key=f"{len(rows)} rows"):
             return False
@@ -205,18 +220,30 @@ class FactRows:
             for key in [key for key, (_, tag) in self._unwritten.items() if tag in tags]:
                 del self._unwritten[key]
         for at in range(0, len(texts), BATCH):
-            asyncio.get_running_loop().run_in_executor(self._thread, self._evict, texts[at : at + BATCH])
+            asyncio.get_running_loop().run_in_executor(self._thread, self._forget, texts[at : at + BATCH])
 
     def listen(self, forgotten: Callable[[AbstractSet[Digest]], None]) -> None:
         self._listeners.append(forgotten)
 
-    def _evict(self, texts: Sequence[str]) -> None:
+    def _forget(self, texts: Sequence[str]) -> None:
+        """Delete all rows about these digests; later, if it fails. On the fact thread."""
         try:
-            with self._cache.transact():
-                for text in texts:
-                    self._cache.evict(text)
+            self._delete_about(texts)
         except (*DAMAGE, diskcache.Timeout) as error:
             self._note_failure(error, texts[0])
+            if len(self._undeleted) < _MAX_UNWRITTEN:  # of the others, the next start finds the blobs missing
+                self._undeleted.update(texts)
+
+    def _delete_undeleted(self) -> bool:
+        while texts := tuple(islice(self._undeleted, BATCH)):
+            self._delete_about(texts)
+            self._undeleted.difference_update(texts)
+        return True
+
+    def _delete_about(self, texts: Iterable[str]) -> None:
+        with self._cache.transact():
+            for text in texts:
+                self._cache.evict(text)
 
     # Durability and repair
 
@@ -235,12 +262,13 @@ class FactRows:
             )
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._sync)
-        except OSError as error:
-            raise StorageFailed(
-                f"the fact database {self._path} can't be synced: {error.strerror}; check its disk"
-            ) from error
+        except (OSError, sqlite3.Error) as error:
+            raise StorageFailed(f"the fact database {self._path} can't be synced: {error}; check its disk") from error
 
     def _sync(self) -> None:
+        is_repeated, self._is_synced = not self._is_synced, False
+        if is_repeated:  # Linux reports a failed write once, and then counts those pages as written: write them again
+            database.checkpoint(self._path)
         for path in (self._path / "cache.db-wal", self._path, self._path.parent):  # the directories: for new files
             with suppress(FileNotFoundError):  # a write-ahead log that was just checkpointed is synced
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -248,6 +276,7 @@ class FactRows:
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
+        self._is_synced = True
 
     async def mend(self) -> None:
         """Write the rows that could not be written before. Replace a database that is gone or damaged by a new one.
@@ -267,6 +296,7 @@ class FactRows:
                 self._thread, database.renewed, self._path, self._cache
             )
             self._identity, self._damage, self.replaced = database.identity_of(self._cache), None, reason
+            self._undeleted.clear()
         await self._write_unwritten()
 
     def _check(self) -> None:

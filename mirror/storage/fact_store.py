@@ -14,7 +14,7 @@ from mirror.oci.image_names import Image
 from mirror.oci.names import Repository, Tag
 from mirror.storage import database
 from mirror.storage.blob_rows import NamedBlob, parse_blobs
-from mirror.storage.fact_rows import BATCH, FactRows, Rows
+from mirror.storage.fact_rows import BATCH, FactRows
 from mirror.storage.facts import (
     HeldFact,
     ManifestFact,
@@ -32,15 +32,14 @@ class DiskFacts(FactRows):
 
     async def is_rebuilt(self, part: str) -> bool:
         """Return whether *part* ("names", "manifests") holds all that can be rebuilt. A new database does not."""
-        return await self._get(f"meta rebuilt {part}") is not None
+        return await self._get_fact(f"meta rebuilt {part}", _object) is not None
 
     async def keep_rebuilt(self, part: str) -> None:
         await self._set(f"meta rebuilt {part}", {"part": part})
 
     async def scrubbed(self) -> Digest | None:
         """Return the blob that the scrub inspected last."""
-        row = await self._get("meta scrubbed")
-        return Digest.parse_or_none(row.get("digest")) if isinstance(row, dict) else None
+        return await self._get_fact("meta scrubbed", _digest)
 
     async def keep_scrubbed(self, digest: Digest | None) -> None:
         await self._set("meta scrubbed", None if digest is None else {"digest": str(digest)})
@@ -91,7 +90,7 @@ class DiskFacts(FactRows):
         chosen = tuple(digests)
 
         def read() -> dict[Digest, ManifestFact]:
-            found = ((digest, ManifestFact.parse(self._read(f"manifest {digest}"))) for digest in chosen)
+            found = ((digest, self._read_fact(f"manifest {digest}", ManifestFact.parse)) for digest in chosen)
             return {digest: fact for digest, fact in found if fact is not None}
 
         none: dict[Digest, ManifestFact] = {}
@@ -143,9 +142,9 @@ class DiskFacts(FactRows):
         """Return the images that are never evicted."""
         rows = await self._list("pin ")
         with self._invalid_rows() as invalid:
-            images = {key: parse_image(key.removeprefix("pin ")) for key, _ in rows}
-            invalid += [key for key, image in images.items() if image is None]
-        return frozenset(image for image in images.values() if image is not None)
+            images = [parse_image(key.removeprefix("pin ")) if isinstance(row, dict) else None for key, row in rows]
+            invalid += [key for (key, _), image in zip(rows, images, strict=True) if image is None]
+        return frozenset(image for image in images if image is not None)
 
     async def keep_pin(self, image: Image) -> None:
         await self._set(f"pin {image}", {})
@@ -178,8 +177,10 @@ class DiskFacts(FactRows):
                 return False
         return True
 
-    async def drop_blobs(self, texts: Sequence[str]) -> None:
-        """Delete the size and last use of blobs that are not stored, but keep the other facts about them."""
-        for at in range(0, len(texts), BATCH):
-            rows: Rows = {f"blob {text}": (None, None) for text in texts[at : at + BATCH]}
-            await self._run(lambda rows=rows: self._write(rows), False, key="blob …")  # type: ignore[misc]
+
+def _object(row: object) -> Mapping[str, object] | None:
+    return row if isinstance(row, dict) else None
+
+
+def _digest(row: object) -> Digest | None:
+    return Digest.parse_or_none(row.get("digest")) if isinstance(row, dict) else None

@@ -21,10 +21,11 @@ from mirror.oci.digest import Digest
 from mirror.oci.image_names import Image
 from mirror.oci.names import Repository, Tag, parse_name, parse_reference
 
-Proof = Literal["pulled", "confirmed", "imported"]
-"""Why a repository has a right to a digest: its upstream sent it, its upstream confirmed it, a bundle contained it."""
+Proof = Literal["pulled", "confirmed", "imported", "restored"]
+"""Why a repository has a right to a digest: its upstream sent it, its upstream confirmed it, a bundle contained it, or
+index.json named it, or an image with it, after the fact database was lost."""
 
-_PROOFS = ("pulled", "confirmed", "imported")
+_PROOFS = ("pulled", "confirmed", "imported", "restored")
 _LATEST = 1e15  # seconds; no clock writes a later time
 _UPSTREAM = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?(?::[0-9]{1,5})?")
 

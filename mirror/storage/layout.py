@@ -61,14 +61,18 @@ class Layout:
                     self._replace(name, content.encode())
             self._probe()
 
-    def _probe(self, content: bytes = b"probe") -> None:
-        """Write a file and move it through the directories as content is."""
-        probe = self.ingests / "put-probe"
+    def _probe(self, size: int = 1) -> None:
+        """Write a file of *size* bytes, and move it through the directories as content is.
+
+        There it is empty: blobs/ and ingest/ may be as large as max_size already.
+        """
+        probe = self.root / "probe"
         try:
             with _new_file(probe) as file:
-                file.write(content)
-            for directory in self._blobs:
-                probe = probe.rename(directory / "probe")
+                file.write(bytes(size))
+                file.truncate(0)
+            for directory in (self.ingests, *self._blobs):
+                probe = probe.rename(directory / "put-probe")
         finally:
             with suppress(OSError):
                 probe.unlink()
@@ -130,7 +134,7 @@ class Layout:
         while blobs is None or blobs:
             try:
                 with storage_errors(_UNUSABLE.format(self.root)):
-                    self._probe(bytes(_NEEDED_AT_START))
+                    self._probe(_NEEDED_AT_START)
             except DiskFull:
                 if blobs is None:
                     kept = [(0.0, self.ingest(digest)) for digest in self.kept_ingests()]
@@ -215,9 +219,10 @@ class Layout:
         target = self.blob(digest)
         os.rename(path, target)
         try:
-            _sync_directory(os.path.dirname(target))
-        except OSError as error:  # the blob is visible: it must be counted, although its name is not durable
-            log.warning("blob_not_durable", digest=str(digest), reason=str(error))
+            sync_directory(os.path.dirname(target))
+        except OSError:
+            os.rename(target, path)  # a name that a power failure can undo must not count as stored
+            raise
 
     def read_index(self) -> bytes | None:
         """Return the content of index.json; None if it can't be read, or is too large."""
@@ -234,7 +239,7 @@ class Layout:
         """
         with storage_errors(f"{self.root / 'index.json'} can't be written"):
             self._replace("index.json", content)
-            _sync_directory(self.root)
+            sync_directory(self.root)
 
     def _replace(self, name: str, content: bytes) -> None:
         """Write a file and rename it: other programs never see half of it."""
@@ -304,7 +309,8 @@ def storage_errors(what: str) -> Iterator[None]:
         raise kind(f"{what}: {error.strerror or error}{where}", cause=cause) from error
 
 
-def _sync_directory(path: str | Path) -> None:
+def sync_directory(path: str | Path) -> None:
+    """Make names that were created or changed in a directory survive a power failure."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)

@@ -25,13 +25,13 @@ class Scan:
 
     Attributes:
         table: the blobs; complete after `read_directory`.
-        absent: texts of digests that have a row, but no file.
+        absent: digests that have a row, but no file.
         kept: bytes that interrupted downloads left in ingest/.
         identity: device and inode of the directories.
     """
 
     table: BlobTable = field(default_factory=BlobTable)
-    absent: list[str] = field(default_factory=list)
+    absent: list[Digest] = field(default_factory=list)
     kept: dict[Digest, int] = field(default_factory=dict)
     identity: object = None
 
@@ -50,7 +50,7 @@ class Scan:
             ]
             self.identity, self.kept = layout.identity(), layout.kept_ingests()
         absent = [name for name, slot in self.table.slots.items() if not present[slot]]
-        self.absent = [str(digest_of(name)) for name in absent]
+        self.absent = [digest_of(name) for name in absent]
         self.table.extend(new)
         # The last one is written first, and rows are written several times faster in the order of their keys.
         self.table.finish(absent, sorted((name for name, _, _ in new), reverse=True))

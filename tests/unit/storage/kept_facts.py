@@ -1,6 +1,7 @@
 """Facts that the tests keep, and the answers that a damaged store may give about them."""
 
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -76,3 +77,22 @@ def full(disk: Path) -> Iterator[None]:
             file.write(bytes(4096))
     yield
     filler.unlink()
+
+
+class FailingDeletions:
+    """A diskcache whose deletions by tag fail."""
+
+    def __init__(self, facts: DiskFacts) -> None:
+        self._facts = facts
+        self._cache = facts._cache
+
+    def __getattr__(self, name: str) -> object:
+        if name == "evict":
+            raise sqlite3.OperationalError("database or disk is full")
+        return getattr(self._cache, name)
+
+    def __enter__(self) -> None:
+        self._facts._cache = self
+
+    def __exit__(self, *_: object) -> None:
+        self._facts._cache = self._cache

@@ -3,7 +3,7 @@
 import shutil
 import sqlite3
 import tempfile
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 from hypothesis import settings
@@ -27,6 +27,7 @@ from tests.unit.storage.kept_facts import (
     LATEST,
     MANIFEST,
     TOOL,
+    FailingDeletions,
     blobs_of,
     fill,
 )
@@ -38,7 +39,9 @@ times = st.floats(0, 2**40).map(lambda time: round(time, 3))
 tag_facts = st.builds(TagFact, few, times)
 media_types = st.sampled_from(["application/json", "a/b"])
 manifest_facts = st.builds(ManifestFact, media_types, st.lists(few, max_size=3).map(tuple))
-held_facts = st.builds(HeldFact, st.none() | media_types, st.sampled_from(["pulled", "confirmed", "imported"]), times)
+held_facts = st.builds(
+    HeldFact, st.none() | media_types, st.sampled_from(["pulled", "confirmed", "imported", "restored"]), times
+)
 
 
 class FactsMachine(RuleBasedStateMachine):
@@ -123,19 +126,16 @@ class FactsMachine(RuleBasedStateMachine):
         assert self.loop.run(self.facts.keep_blobs([(str(digest), *row) for digest, row in rows.items()]))
         self.blobs |= rows
 
-    @rule(gone=st.sets(few))
-    def drop_blobs(self, gone: set[Digest]) -> None:
-        """Only sizes and last uses."""
-        self.loop.run(self.facts.drop_blobs(list(map(str, gone))))
-        self.blobs = {digest: row for digest, row in self.blobs.items() if digest not in gone}
-
-    @rule(gone=st.sets(few), kept=few, fact=held_facts)
-    def forget_content(self, gone: set[Digest], kept: Digest, fact: HeldFact) -> None:
-        """All facts about content, but none that is kept after the call, although the deletion runs later."""
+    @rule(gone=st.sets(few), kept=few, fact=held_facts, fails=st.booleans())
+    def forget_content(self, gone: set[Digest], kept: Digest, fact: HeldFact, fails: bool) -> None:
+        """The deletion runs later, or is repeated, and spares the facts that were kept after the call."""
 
         async def scene() -> None:
-            self.facts.forget_content(gone)
+            with FailingDeletions(self.facts) if fails else nullcontext():
+                self.facts.forget_content(gone)
+                await self.facts.all_tags()  # the fact thread has tried
             await self.facts.keep_held(APP, kept, fact)
+            await self.facts.mend()
 
         self.loop.run(scene())
         for facts in (self.blobs, self.manifests, *self.held.values()):

@@ -19,7 +19,8 @@ CONTENT = bytes(range(250)) * 4
 DIGEST = Digest.of(CONTENT)
 SECRET = bytes(1000)  # as large as the blob: its size does not give it away
 BLOB, INGEST = f"blobs/sha256/{DIGEST.hex}", f"ingest/sha256-{DIGEST.hex}"
-PLACES = [BLOB, INGEST, "ingest/put-0", "ingest/put-probe", "ingest/put-index.json", "index.json", "oci-layout"]
+PUTS = ["probe", "ingest/put-0", "ingest/put-probe", "ingest/put-index.json"]
+PLACES = [BLOB, INGEST, *PUTS, "index.json", "oci-layout"]
 
 
 def link(path: Path) -> None:
