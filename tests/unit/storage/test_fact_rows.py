@@ -99,3 +99,24 @@ async def test_sync_fails_if_a_row_is_not_written(tmp_path: Path) -> None:
                 with pytest.raises(StorageFailed, match="can't be written"):
                     await facts.sync()
             await facts.sync()
+
+
+async def test_sync_after_a_failed_one_writes_the_rows_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux reports a failed write-back once; the next fsync of the same file succeeds without the pages."""
+
+    def fail(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    async with DiskFacts.open(tmp_path / "ledger") as facts:
+        await facts.keep_tag(APP, LATEST, FACT)
+        log = tmp_path / "ledger" / "cache.db-wal"
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fail)
+            with pytest.raises(StorageFailed, match="Input/output error"):
+                await facts.sync()
+        assert log.stat().st_size
+        await facts.sync()
+        assert not log.stat().st_size, "the rows are in the database file, which SQLite has synced"
+        await facts.keep_tag(APP, EDGE, FACT)
+        await facts.sync()
+        assert log.stat().st_size
