@@ -29,7 +29,7 @@ PURE = (
     *(
         f"clients/{name}.py"
         for name in (
-            *("address", "buildkit", "client", "containerd", "docker"),
+            *("__init__", "address", "all_clients", "buildkit", "client", "containerd", "docker"),
             *("k3s", "kaniko", "kubernetes", "mentions", "podman", "toml"),
         )
     ),
@@ -37,6 +37,7 @@ PURE = (
     "pull/freshness.py",
     "storage/eviction.py",
     "storage/facts.py",
+    "storage/index_json.py",
     "upstream/selection.py",
 )
 """Modules and packages (with `/`) that decide without I/O: no event loop, no network, no file system, no clock."""
