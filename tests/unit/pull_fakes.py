@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -14,17 +15,21 @@ from mirror.auth.rules import Caller
 from mirror.config import TagSettings
 from mirror.errors import (
     BlobUnknown,
+    ManifestUnknown,
     MirrorError,
     StorageFailed,
+    UpstreamMalformed,
 )
 from mirror.oci.authorization import Login
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, ManifestHead
 from mirror.oci.names import Reference, Repository, Tag
-from mirror.origin import PullContext
+from mirror.oci.ranges import Span
+from mirror.origin import NO_LOGIN, Origin, PullContext
 from mirror.pull.downloads import Download
 from mirror.pull.origins import Origins
 from mirror.pull.protocols import RunningDownloads, StoredFacts, Upstream
+from mirror.pull.results import BlobResult
 from mirror.pull.service import PullService
 from mirror.storage.facts import Proof, TagFact
 from mirror.storage.protocols import BlobStore
@@ -32,6 +37,8 @@ from mirror.storage.protocols import BlobStore
 REPOSITORY = Repository("docker.io", "library/app")
 OURS = PullContext(Caller(None), REPOSITORY)
 CLIENTS = PullContext(Caller("ann"), REPOSITORY, Login("ann", "secret"))
+OTHERS = PullContext(Caller("bob"), REPOSITORY, Login("bob", "secret"))
+ANONYMOUS = PullContext(Caller(None), REPOSITORY, NO_LOGIN)
 TAG = Tag("v1")
 LAYER = Digest.of(b"layer")
 SETTINGS = TagSettings(fresh_for=60, stale_for=3600, missing_for=60)
@@ -50,33 +57,71 @@ Failing = type[MirrorError] | None
 
 @dataclass
 class FakeUpstream:
-    """An upstream that names NEW (or OLD) by the tag, or fails."""
+    """An upstream that names NEW (or OLD) by the tag, or fails. It has both by digest, except what it lacks.
+
+    Attributes:
+        is_silent: whether it receives requests and never answers.
+        hides: what the answer to HEAD does not state: "digest", "media_type" or "size".
+        announces: the size of the layer by HEAD.
+        encodes: whether a GET of the layer is answered with a content coding, and so states no size.
+    """
 
     serves: Manifest = NEW
     fails: Failing = None
     is_down: bool = False
+    is_silent: bool = False
+    lacks: Iterable[Manifest] = ()
     has_layer: bool = True
+    hides: Iterable[str] = ()
+    announces: int = 5
+    encodes: bool = False
     asked: list[str] = field(default_factory=list)
+    was_asked: asyncio.Event = field(default_factory=asyncio.Event)
     quota: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(fresh_for=60.0))
+    name: str = "docker.io"
 
-    def _ask(self, text: str) -> None:
+    async def _ask(self, text: str) -> None:
         self.asked.append(text)
+        self.was_asked.set()
+        if self.is_silent:
+            await asyncio.Event().wait()
         if self.fails is not None:
             raise self.fails("the upstream's failure")
 
+    def _find(self, reference: Reference) -> Manifest:
+        found = self.serves if isinstance(reference, Tag) else {OLD.digest: OLD, NEW.digest: NEW}[reference]
+        if found in self.lacks and not isinstance(reference, Tag):
+            raise ManifestUnknown("the upstream's 404")
+        return found
+
     async def resolve(self, context: PullContext, reference: Reference) -> ManifestHead | None:
-        self._ask("HEAD manifest")
-        return self.serves.head
+        await self._ask("HEAD manifest")
+        head = self._find(reference).head
+        if "digest" in self.hides:
+            return None
+        return ManifestHead(
+            head.digest,
+            None if "media_type" in self.hides else head.media_type,
+            None if "size" in self.hides else head.size,
+        )
 
     async def manifest(self, context: PullContext, reference: Reference) -> Manifest:
-        self._ask("GET manifest")
-        return self.serves
+        await self._ask("GET manifest")
+        return self._find(reference)
 
     async def blob_size(self, context: PullContext, digest: Digest) -> int | None:
-        self._ask("HEAD blob")
+        await self._ask("HEAD blob")
         if not self.has_layer:
             raise BlobUnknown("the upstream's 404")
-        return 5
+        return None if "size" in self.hides else self.announces
+
+    @asynccontextmanager
+    async def open(self, context: PullContext, digest: Digest, span: Span | None) -> AsyncIterator[object]:
+        """The origin of the layer, of which only the head of the answer is read."""
+        await self._ask("GET blob")
+        if self.encodes:
+            raise UpstreamMalformed("a content coding")
+        yield SimpleNamespace(start=0, size=5, validator=None)
 
 
 @dataclass
@@ -85,6 +130,7 @@ class FakeStore:
 
     blobs: dict[Digest, bytes] = field(default_factory=dict)
     can_evict: bool = True
+    used: list[Digest] = field(default_factory=list)
 
     def __contains__(self, digest: object) -> bool:
         return digest in self.blobs
@@ -92,7 +138,8 @@ class FakeStore:
     def size(self, digest: Digest) -> int | None:
         return len(self.blobs[digest]) if digest in self.blobs else None
 
-    def use(self, digest: Digest) -> None: ...
+    def use(self, digest: Digest) -> None:
+        self.used.append(digest)
 
     async def has_space(self, size: int) -> bool:
         return self.can_evict
@@ -104,14 +151,23 @@ class FakeStore:
 
 @dataclass
 class FakeCatalog:
-    """Facts, and the manifests in the store."""
+    """Facts, and the manifests in the store.
+
+    Attributes:
+        held: the repository's rights, each with its proof; None if only a manifest's reference gives it.
+        in_memory: whether facts and manifests are in memory.
+    """
 
     store: FakeStore
     facts: dict[Tag, TagFact] = field(default_factory=dict)
     manifests: dict[Digest, Manifest] = field(default_factory=dict)
-    held: set[Digest] = field(default_factory=set)
+    held: dict[Digest, Proof | None] = field(default_factory=dict)
     sizes: dict[Digest, int] = field(default_factory=dict)
     can_store: bool = True
+    in_memory: bool = True
+
+    def tag_nowait(self, repository: Repository, tag: Tag) -> TagFact | None:
+        return self.facts.get(tag) if self.in_memory else None
 
     async def tag(self, repository: Repository, tag: Tag) -> TagFact | None:
         return self.facts.get(tag)
@@ -122,6 +178,9 @@ class FakeCatalog:
     async def drop_tag(self, repository: Repository, tag: Tag) -> None:
         del self.facts[tag]
 
+    def manifest_nowait(self, repository: Repository, digest: Digest) -> Manifest | None:
+        return self.manifests.get(digest) if self.in_memory and digest in self.held else None
+
     async def manifest(self, digest: Digest) -> Manifest | None:
         return self.manifests.get(digest)
 
@@ -130,7 +189,7 @@ class FakeCatalog:
             raise StorageFailed("the disk")
         self.manifests[manifest.digest] = manifest
         self.store.blobs[manifest.digest] = manifest.body
-        self.held.add(manifest.digest)
+        self.held[manifest.digest] = "pulled"
 
     def expect(self, repository: Repository, manifest: Manifest) -> None: ...
 
@@ -144,7 +203,7 @@ class FakeCatalog:
         return digest in self.held
 
     async def keep_holding(self, repository: Repository, digest: Digest, proof: Proof) -> None:
-        self.held.add(digest)
+        self.held[digest] = self.held.get(digest) or proof
 
     async def is_complete(self, digest: Digest, *, arrived: Callable[[Digest], bool]) -> bool:
         return LAYER in self.store.blobs
@@ -152,56 +211,83 @@ class FakeCatalog:
 
 @dataclass
 class FakeDownloads:
-    """At most one download, in progress or about to start."""
+    """At most one download, in progress or about to start.
+
+    Attributes:
+        running_fails: the failure of the download in progress; fails: of one that starts.
+        announced: the size of the download, if it is known.
+        whole: whether every byte of the download in progress is verified.
+    """
 
     running: bool = False
     started_by: Repository = REPOSITORY
+    running_fails: Failing = None
     fails: Failing = None
+    announced: int | None = 5
+    whole: bool = False
     followed: int = 0
 
     def __contains__(self, digest: object) -> bool:
         return self.running
 
     def size(self, digest: Digest) -> int | None:
-        return 5 if self.running else None
+        return self.announced if self.running else None
 
     def is_started_by(self, digest: Digest, starter: Repository) -> bool:
         return self.running and starter == self.started_by
 
     def has_whole(self, digest: Digest) -> bool:
-        return False
+        return self.whole
 
     @asynccontextmanager
     async def follow(self, context: PullContext, digest: Digest, expected_size: int | None) -> AsyncIterator[Download]:
         self.followed += 1
-        if self.fails is not None:
-            raise self.fails("the download's failure", size=5)
+        failure = self.running_fails if self.running else self.fails
+        if failure is not None:
+            self.running = False
+            raise failure("the download's failure", **({} if self.announced is None else {"size": self.announced}))
         yield cast(Download, SimpleNamespace(size=5, started_by=self.started_by))
 
 
 @dataclass(frozen=True)
 class State:
-    """Cache, upstream and caller.
+    """Cache, upstream and caller. Fields that are not described have the names of the fakes' fields.
 
     Attributes:
         tag_age: seconds since the tag was confirmed to name OLD; None if it is unknown.
-        layer: whether the layer is stored; held: whether it is known to be the repository's own.
+        stored: the repository's manifests in the store; foreign: another repository's.
+        layer: whether the layer is stored; held: whether the repository has a right to it by a manifest.
+        expected: the size of the layer according to a manifest.
+        has_space: whether the store has space for the layer.
+        download_fails: the failure of a download that starts.
     """
 
     tag_age: float | None = None
     stored: Iterable[Manifest] = ()
+    foreign: Iterable[Manifest] = ()
     layer: bool = True
     held: bool = True
+    expected: int | None = None
+    in_memory: bool = True
     serves: Manifest = NEW
     fails: Failing = None
     is_down: bool = False
+    is_silent: bool = False
+    deadline: float = 10.0
+    lacks: Iterable[Manifest] = ()
     offline: bool = False
     can_store: bool = True
     has_space: bool = True
     running: bool = False
     started_by: Repository = REPOSITORY
+    running_fails: Failing = None
     download_fails: Failing = None
+    announced: int | None = 5
+    whole: bool = False
     has_layer: bool = True
+    hides: Iterable[str] = ()
+    announces: int = 5
+    encodes: bool = False
     context: PullContext = OURS
 
 
@@ -217,24 +303,49 @@ class Scene:
 
 def scene(state: State) -> Scene:
     store = FakeStore({LAYER: b"layer"} if state.layer else {}, state.has_space)
-    catalog = FakeCatalog(store, can_store=state.can_store)
+    catalog = FakeCatalog(store, can_store=state.can_store, in_memory=state.in_memory)
     if state.tag_age is not None:
         catalog.facts[TAG] = TagFact(OLD.digest, time.time() - state.tag_age)
-    for one in state.stored:
+    for one in (*state.stored, *state.foreign):
         catalog.manifests[one.digest], store.blobs[one.digest] = one, one.body
-        catalog.held.add(one.digest)
+    catalog.held = dict.fromkeys((one.digest for one in state.stored), "pulled")
     if state.held:
-        catalog.held.add(LAYER)
-    upstream = FakeUpstream(state.serves, state.fails, state.is_down, state.has_layer)
-    downloads = FakeDownloads(state.running, state.started_by, state.download_fails)
+        catalog.held[LAYER] = None
+    if state.expected is not None:
+        catalog.sizes[LAYER] = state.expected
+    upstream = FakeUpstream(
+        serves=state.serves,
+        fails=state.fails,
+        is_down=state.is_down,
+        is_silent=state.is_silent,
+        lacks=state.lacks,
+        has_layer=state.has_layer,
+        hides=state.hides,
+        announces=state.announces,
+        encodes=state.encodes,
+    )
+    downloads = FakeDownloads(
+        running=state.running,
+        started_by=state.started_by,
+        running_fails=state.running_fails,
+        fails=state.download_fails,
+        announced=state.announced,
+        whole=state.whole,
+    )
     service = PullService(
         cast(Mapping[str, Upstream], {"docker.io": upstream}),
         cast(BlobStore, store),
         cast(StoredFacts, catalog),
         cast(RunningDownloads, downloads),
-        Origins({REPOSITORY.upstream: ()}, {REPOSITORY.upstream: ()}),
+        Origins({REPOSITORY.upstream: ()}, {REPOSITORY.upstream: (cast(Origin, upstream),)}),
         SETTINGS,
-        deadline=10.0,
+        deadline=state.deadline,
         offline=state.offline,
     )
     return Scene(service, upstream, catalog, downloads)
+
+
+async def pulled_blob(one: Scene, context: PullContext) -> BlobResult:
+    """The answer to a pull of the layer, of which no byte is read."""
+    async with one.service.blob(context, LAYER) as result:
+        return result
