@@ -6,6 +6,7 @@ from aiohttp import web
 
 from mirror.admin.http import read_request, respond
 from mirror.admin.protocol import (
+    AdminRequestInvalid,
     CacheStats,
     CollectedGarbage,
     CollectRequest,
@@ -20,9 +21,9 @@ from mirror.admin.protocol import (
     SelectedImages,
 )
 from mirror.catalog.images import Images, StoredImage
-from mirror.errors import ImageUnknown, NameInvalid, NameUnknown
+from mirror.errors import DigestInvalid, ImageUnknown, NameInvalid, NameUnknown, TagInvalid
 from mirror.oci.digest import Digest
-from mirror.oci.image_names import GLOB, Image, parse_image
+from mirror.oci.image_names import GLOB, Image, Named, parse_image
 from mirror.oci.manifest import Manifest
 from mirror.oci.names import DOCKER_HUB, Upstreams
 from mirror.storage.protocols import BlobStore
@@ -109,28 +110,46 @@ class ImageHandler:
         """Return the images that an ImageSelection selects, each once.
 
         Raises:
-            AdminRequestInvalid: if the request is malformed.
+            AdminRequestInvalid: if the request or a name in it is malformed.
+            NameUnknown: if the registry of a name is not configured.
             ImageUnknown: if a name or pattern selects no image.
         """
         selection = await read_request(request, ImageSelection)
+        names: list[tuple[str, Named | None]] = []
+        for index, text in enumerate(selection.images):
+            try:
+                names.append((text, self._named(text)))
+            except (NameInvalid, TagInvalid, DigestInvalid) as error:
+                fault = f"images.{index}: {error}"
+                raise AdminRequestInvalid(f"the request to {request.path} is malformed: {fault}") from error
         selected: dict[Image, None] = {}
         if selection.which is not None:
             stored = await self._images.all()
             selected.update((one.image, None) for one in stored if selection.which == "all" or one.is_pinned)
-        for text in selection.images:
-            matching = await self._matching(text)
+        for text, named in names:
+            matching = await self._matching(text, named)
             if not matching:
                 raise ImageUnknown(f"no image in the cache matches {text[:255]!r}: mirror ls lists all of them")
             selected.update((image, None) for image in matching)
         return list(selected)
 
-    async def _matching(self, text: str) -> list[Image]:
-        """Return the images in the cache that a name, a pattern of tags, or a pattern of whole names selects."""
+    def _named(self, text: str) -> Named | None:
+        """Return what a name or a pattern of tags names; None for a pattern of whole names.
+
+        Raises:
+            NameInvalid, TagInvalid, DigestInvalid: if it is none of them.
+            NameUnknown: if its registry is not configured.
+        """
         try:
-            named = parse_image(text, self._upstreams)
+            return parse_image(text, self._upstreams)
         except (NameInvalid, NameUnknown):
-            if not GLOB.search(text):
-                raise
+            if GLOB.search(text):
+                return None
+            raise
+
+    async def _matching(self, text: str, named: Named | None) -> list[Image]:
+        """Return the images in the cache that *text* selects, which names *named*."""
+        if named is None:
             return await self._images.matching(text) or await self._images.matching(f"{DOCKER_HUB}/{text}")
         if isinstance(named, Image):
             return [named] if await self._images.graph(named) is not None else []
