@@ -66,10 +66,16 @@ class LruCache(Generic[_Key, _Value]):
         return self._values.values()
 
     def set(self, key: _Key, value: _Value, *, ttl: float | None = None) -> None:
-        """Store *value*, and evict the least recently used values until the total weight fits."""
+        """Store *value*, and evict the least recently used values until the total weight fits.
+
+        A value that is heavier than the limit evicts only the earlier value of *key*.
+        """
         self.delete(key)
+        weight = self._weigh(value)
+        if weight > self._max:
+            return
         self._values[key] = value
-        self._weight += self._weigh(value)
+        self._weight += weight
         seconds = self._ttl if ttl is None else ttl
         if seconds is not None:
             self._expiry[key] = self._clock() + seconds

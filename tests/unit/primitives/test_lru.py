@@ -81,9 +81,33 @@ def test_reading_a_value_protects_it_from_eviction() -> None:
 
 
 def test_value_above_the_limit_is_not_stored() -> None:
-    """It may evict other values, but the total never exceeds the limit."""
+    """It evicts no other value; the earlier value of its key is gone, as it is out of date."""
     cache = LruCache[str, int](10, weigh=lambda value: value)
-    cache.set("light", 1)
+    cache.set("one", 1)
+    cache.set("other", 9)
     cache.set("heavy", 11)
-    assert cache.get("heavy") is None
-    assert len(cache) <= 1
+    assert (cache.get("one"), cache.get("other"), cache.get("heavy")) == (1, 9, None)
+    cache.set("one", 11)
+    assert (cache.get("one"), cache.get("other")) == (None, 9)
+    assert cache.weight == 9
+
+
+@given(acts, st.integers(1, 30))
+def test_cache_holds_what_the_model_holds(acts: list[Operation], most: int) -> None:
+    """The model is a list, the least recently used value first."""
+    cache = LruCache[int, int](most, weigh=lambda value: value)
+    model: list[tuple[int, int]] = []
+    for act in acts:
+        apply(cache, act)
+        verb, key, value = act
+        present = [one for one in model if one[0] == key]
+        model = [one for one in model if one[0] != key]
+        if verb == "get":
+            model += present
+        elif verb == "set" and value <= most:
+            model.append((key, value))
+            while sum(weight for _, weight in model) > most:
+                model.pop(0)
+        assert list(cache.values()) == [value for _, value in model]
+        assert cache.weight == sum(weight for _, weight in model)
+    assert {key: cache.get(key) for key, _ in model} == dict(model)
