@@ -58,7 +58,7 @@ async def _scrub(scrub: Scrub) -> None:
 async def _run(store: BlobStore, facts: FactStore, images: Images, rebuild: Rebuild) -> None:
     while True:
         try:
-            await store.check()
+            await store.mend()
             await facts.mend()
             await rebuild.run()
             await images.hold_pinned()  # their tags may have moved

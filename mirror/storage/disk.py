@@ -347,10 +347,10 @@ class DiskStore:
         """Raise StorageFailed if the directory can't be written."""
         if self.health.is_retry_due:
             with suppress(DiskFull):  # eviction may free enough
-                await self.mend()
+                await self.repair()
         self.health.check()
 
-    async def mend(self) -> None:
+    async def repair(self) -> None:
         """Try a directory that could not be written: create what is missing, and reload replaced directories.
 
         Raises:
@@ -372,12 +372,12 @@ class DiskStore:
             await self._load()
             log.warning("cache_reloaded", path=str(self._layout.root), blobs=len(self), bytes=self.occupied)
 
-    async def check(self) -> None:
+    async def mend(self) -> None:
         is_same = False
         with suppress(StorageFailed):
             is_same = await self._threads.run(self._layout.identity) == self._identity
         if self.health.is_retry_due or not is_same:
-            await self.mend()
+            await self.repair()
 
 
 def _sorted(names: Sequence[str], prefix: str) -> list[str]:

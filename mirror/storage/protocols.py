@@ -258,8 +258,8 @@ class BlobStore(Protocol):
     async def flush(self) -> None:
         """Write the sizes and last uses that changed to the fact store. They survive a crash of the process."""
 
-    async def check(self) -> None:
-        """Try a directory that failed again, and reload one that was replaced by another.
+    async def mend(self) -> None:
+        """Try a directory that failed again, and reload one that was replaced by another. For maintenance.
 
         Raises:
             StorageFailed: if it can't be written.

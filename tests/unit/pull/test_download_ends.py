@@ -298,7 +298,7 @@ def test_full_disk_ends_the_download(scene: Scene) -> None:
     assert isinstance(follower.failure, StorageFailed)
     assert scene.source.connection is None
     assert len(scene.kept) == scene.store.occupied == 0
-    scene.loop.run(scene.store.mend())
+    scene.loop.run(scene.store.repair())
     again = scene.follow()
     assert scene.connection.span is None
     scene.send(len(BLOB.body))

@@ -72,6 +72,6 @@ async def test_file_that_could_not_be_removed_is_replaced(store: DiskStore, monk
         await store.condemn(DIGEST, "damaged")
     assert DIGEST not in store
     await store.put(DIGEST, CONTENT)
-    await store.mend()
+    await store.repair()
     assert DIGEST in store
     assert await read(store) == CONTENT

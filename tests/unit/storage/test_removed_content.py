@@ -149,7 +149,7 @@ async def test_blob_whose_name_is_not_durable_is_not_stored(tmp_path: Path, monk
             patch.setattr(os, "fsync", fail)
             with pytest.raises(StorageFailed, match="Input/output error"):
                 await store.put(DIGEST, CONTENT)
-            await store.mend()
+            await store.repair()
             async with store.ingest(DIGEST) as ingest:
                 await ingest.append(memoryview(CONTENT))
                 ingest.verify(None)
@@ -157,6 +157,6 @@ async def test_blob_whose_name_is_not_durable_is_not_stored(tmp_path: Path, monk
                     await ingest.commit()
         assert DIGEST not in store
         assert (store.occupied, files()) == (0, [])
-        await store.mend()
+        await store.repair()
         await store.put(DIGEST, CONTENT)
         assert await store.read(DIGEST) == CONTENT
