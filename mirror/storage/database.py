@@ -2,7 +2,7 @@
 
 Anyone with write access to the cache directory can plant rows. diskcache by itself unpickles values, opens and removes
 the files that a row names, and takes its attributes and SQLite's pragmas from a table of settings. `JsonRows` and
-`_check` replace all of that, so a planted row is at worst a missing fact.
+`_require_usable` replace all of that, so a planted row is at worst a missing fact.
 """
 
 from __future__ import annotations
@@ -194,7 +194,8 @@ def opened(path: Path) -> Any:  # noqa: ANN401 - diskcache has no types
         SchemaDiffers: if it holds rows of another schema.
         DAMAGE (any of these): if it is damaged, or can't be read or written.
     """
-    _check(path)  # first: diskcache takes its own settings from the database, and fails in any way over damaged ones
+    # First: diskcache takes its own settings from the database, and fails in any way over damaged ones.
+    _require_usable(path)
     try:
         cache = diskcache.Cache(str(path), timeout=_BUSY_SECONDS, disk=JsonRows, **{**DEFAULT_SETTINGS, **_SETTINGS})
     except (AttributeError, LookupError) as error:
@@ -208,8 +209,8 @@ def opened(path: Path) -> Any:  # noqa: ANN401 - diskcache has no types
     return cache
 
 
-def _check(path: Path) -> None:
-    """Check the structure and the schema of a database that exists.
+def _require_usable(path: Path) -> None:
+    """Require that a database, if it exists, is not damaged and has this schema.
 
     Raises:
         SchemaDiffers: if its rows have another schema.
@@ -219,7 +220,7 @@ def _check(path: Path) -> None:
     if not file.exists():
         return
     if file.stat().st_size <= _CHECKED_AT_START:
-        quick_check(path)
+        require_intact(path)
     with closing(sqlite3.connect(file, timeout=_BUSY_SECONDS)) as database:
         database.text_factory = bytes
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
@@ -245,8 +246,8 @@ def needs_later_check(path: Path) -> bool:
     return False
 
 
-def quick_check(path: Path) -> None:
-    """Check every page. SQLite notices damage only where it reads, so a damaged row could fail for ever.
+def require_intact(path: Path) -> None:
+    """Require that no page is damaged. SQLite notices damage only where it reads, so a damaged row could fail for ever.
 
     Raises:
         sqlite3.Error: if the database is damaged.

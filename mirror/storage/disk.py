@@ -235,7 +235,7 @@ class DiskStore:
                 await self._write(digest, content)
 
     async def _write(self, digest: Digest, content: bytes) -> None:
-        await self._check_writable()
+        await self._require_writable()
         await self.reserve(len(content))
         committed = False
 
@@ -279,7 +279,7 @@ class DiskStore:
 
     @asynccontextmanager
     async def _ingest(self, digest: Digest) -> AsyncIterator[DiskIngest]:
-        await self._check_writable()
+        await self._require_writable()
         async with self._space.lock:  # an eviction may be about to remove what an earlier attempt left
             kept = self._space.kept.pop(digest, 0)
         ingest = DiskIngest(digest, self._layout, self._threads, self._space, self.health, kept=kept)
@@ -311,7 +311,7 @@ class DiskStore:
 
     async def has_space(self, size: int) -> bool:
         try:
-            await self._check_writable()
+            await self._require_writable()
             with self.health.writing():  # a directory that is gone must be tried again, not only passed by
                 return await self._space.can_reserve(size)
         except StorageFailed:
@@ -343,12 +343,12 @@ class DiskStore:
     def failed(self, error: StorageFailed) -> None:
         self.health.failed(error)
 
-    async def _check_writable(self) -> None:
+    async def _require_writable(self) -> None:
         """Raise StorageFailed if the directory can't be written."""
         if self.health.is_retry_due:
             with suppress(DiskFull):  # eviction may free enough
                 await self.repair()
-        self.health.check()
+        self.health.require_writable()
 
     async def repair(self) -> None:
         """Try a directory that could not be written: create what is missing, and reload replaced directories.

@@ -41,7 +41,7 @@ class DiskHealth:
         """Whether writing failed, and the pause before the next attempt is over."""
         return self._failure is not None and time.monotonic() >= self._failed_at + self._pause
 
-    def check(self) -> None:
+    def require_writable(self) -> None:
         """Raise StorageFailed if the directory is known to be unwritable.
 
         DiskFull does not raise: eviction may free enough.

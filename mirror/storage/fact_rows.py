@@ -301,7 +301,7 @@ class FactRows:
 
     def _check(self) -> None:
         try:
-            database.quick_check(self._path)
+            database.require_intact(self._path)
         except sqlite3.OperationalError as error:
             log.info("facts_not_checked", error=str(error))
         except sqlite3.Error as error:

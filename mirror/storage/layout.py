@@ -95,7 +95,7 @@ class Layout:
             StorageBusy: if another mirror uses it.
             StorageFailed: if it can't be created or written, or belongs to another program.
         """
-        self._check_ours()
+        self._require_ours()
         with storage_errors(_UNUSABLE.format(self.root)):
             os.makedirs(self.ingests, exist_ok=True)
         try:
@@ -106,7 +106,7 @@ class Layout:
         finally:
             self._unlock()
 
-    def _check_ours(self) -> None:
+    def _require_ours(self) -> None:
         """Refuse an image layout of another program, whose images the mirror would evict.
 
         A cache has the directory ingest/ or ledger/ beside an index.json that names images.
