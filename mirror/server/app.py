@@ -34,7 +34,7 @@ from mirror.pull.service import PullService
 from mirror.server.access_log import LONGEST_TARGET, AccessLog
 from mirror.server.auth import Authenticator
 from mirror.server.blobs import Blobs
-from mirror.server.framing import check_framing
+from mirror.server.framing import require_unambiguous_framing
 from mirror.server.listings import Listings
 from mirror.server.manifests import Manifests
 from mirror.server.response import (
@@ -93,11 +93,11 @@ class App:
         caller = ANONYMOUS_CALLER
         try:
             if request.version != _HTTP_1_1 or "Upgrade" in request.headers:
-                check_framing(request)
+                require_unambiguous_framing(request)
             await drained(request, limit=_MAX_UNREAD)
             if self._authenticator is not None:  # before routing: the response must not reveal which paths exist
                 caller = await self._authenticator.authenticate(request)
-            _check_method(request)
+            _require_get_or_head(request)
             route, anonymous = self._target(request.raw_path)
             if self._authenticator is not None:  # before any lookup: the response must not reveal what is cached
                 self._authenticator.require_allowed(caller, route)
@@ -221,7 +221,7 @@ def _state(is_down: bool) -> str:
     return "down" if is_down else "up"
 
 
-def _check_method(request: web.BaseRequest) -> None:
+def _require_get_or_head(request: web.BaseRequest) -> None:
     if request.method not in {"GET", "HEAD"}:
         method = request.method[:16]
         raise MethodUnsupported(

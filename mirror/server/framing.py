@@ -18,7 +18,7 @@ _TOO_LONG = frozenset({"LineTooLong"})  # names of aiohttp's exceptions
 log = structlog.get_logger()
 
 
-def check_framing(request: web.BaseRequest) -> None:
+def require_unambiguous_framing(request: web.BaseRequest) -> None:
     """Reject a request with ambiguous framing; close the connection after *request* if its end may be ambiguous.
 
     Raises:

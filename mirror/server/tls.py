@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mirror.config import ClientSettings, ServerSettings
@@ -55,21 +56,16 @@ class Certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
-        # The certificate is checked alone first, so that the error names the right file.
-        _check("server.certificate_file", self._certificate, lambda: _check_certificate(self._certificate))
-        _check("server.key_file", self._key, lambda: _load_pair(context, self._certificate, self._key))
-        if (authorities := self._authorities) is not None:
-            _check("clients.certificates_file", authorities, lambda: context.load_verify_locations(authorities))
+        # The certificate is loaded alone first, so that the error names the right file.
+        with _errors_naming("server.certificate_file", self._certificate):
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(self._certificate)
+        with _errors_naming("server.key_file", self._key):
+            context.load_cert_chain(self._certificate, self._key, password=_no_password)
+        if self._authorities is not None:
+            with _errors_naming("clients.certificates_file", self._authorities):
+                context.load_verify_locations(self._authorities)
             context.verify_mode = ssl.CERT_OPTIONAL  # server/auth decides whether one is required
         return context
-
-
-def _check_certificate(file: Path) -> None:
-    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
-
-
-def _load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
-    context.load_cert_chain(certificate, key, password=_no_password)
 
 
 def _no_password() -> str:
@@ -77,15 +73,17 @@ def _no_password() -> str:
     raise ConfigurationInvalid("the key is encrypted; decrypt it first (openssl pkey)")
 
 
-def _check(name: str, file: Path, read: Callable[[], object]) -> None:
+@contextmanager
+def _errors_naming(setting: str, file: Path) -> Iterator[None]:
+    """Turn the errors of a *file* into ConfigurationInvalid, with the *setting* that names it."""
     try:
-        read()
+        yield
     except ssl.SSLError as error:
-        raise ConfigurationInvalid(f"{name} {file}: {_REASONS.get(error.reason, _NOT_PEM)}") from error
+        raise ConfigurationInvalid(f"{setting} {file}: {_REASONS.get(error.reason, _NOT_PEM)}") from error
     except OSError as error:
-        raise ConfigurationInvalid(f"{name} {file} can't be read: {error.strerror or error}") from error
+        raise ConfigurationInvalid(f"{setting} {file} can't be read: {error.strerror or error}") from error
     except ConfigurationInvalid as error:
-        raise ConfigurationInvalid(f"{name} {file}: {error}") from error
+        raise ConfigurationInvalid(f"{setting} {file}: {error}") from error
 
 
 _NOT_PEM = "the file is not valid PEM of the expected kind"
