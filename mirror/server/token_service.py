@@ -142,7 +142,7 @@ class TokenService:
         subject = TokenSubject(upstream, shown if isinstance(shown, Login) and is_login else NO_LOGIN)
         try:
             with self.failed_logins.attempt(request.remote or "") if is_login else nullcontext():
-                await self.authorization.check_login(subject)
+                await self.authorization.require_accepted_login(subject)
         except Denied as refusal:
             challenge = f'Basic realm="{upstream}"'
             raise Unauthorized(f"{upstream} does not accept this login: {refusal}", challenge=challenge) from refusal

@@ -132,8 +132,8 @@ class ClientAuthorization:
         """Drop a cached permission, because the upstream refused a later request."""
         self._decisions.delete((context.repository, context.login))
 
-    async def check_login(self, subject: TokenSubject) -> None:
-        """Check that the upstream accepts a client's login. A client without one is not checked.
+    async def require_accepted_login(self, subject: TokenSubject) -> None:
+        """Require that the upstream accepts a client's login. A client without one passes.
 
         Raises:
             Denied: if it does not accept the login.
@@ -141,7 +141,7 @@ class ClientAuthorization:
         """
         if isinstance(subject.login, Login):
             registry = self._registries[subject.upstream]
-            await self._logins.do(subject, partial(registry.check_login, subject.login))
+            await self._logins.do(subject, partial(registry.require_accepted_login, subject.login))
 
     def issue(self, subject: TokenSubject) -> Token:
         """Return a token that stands for the client, for TOKEN_LIFETIME seconds and as long as this mirror runs."""

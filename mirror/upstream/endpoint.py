@@ -139,8 +139,8 @@ class Endpoint:
         async with AsyncExitStack() as exits:
             yield await self._respond(exits, method, f"{self._url}/v2/{path}", repository, headers, login)
 
-    async def check_login(self, login: ClientLogin | None = None) -> bool:
-        """GET /v2/ to check that the endpoint accepts the credentials (distribution-spec, "Determining Support").
+    async def require_accepted_login(self, login: ClientLogin | None = None) -> bool:
+        """Require that the endpoint accepts the credentials for GET /v2/ (distribution-spec, "Determining Support").
 
         Raises:
             UpstreamError: if it does not accept them, or cannot be asked.

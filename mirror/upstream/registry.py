@@ -117,14 +117,14 @@ class Registry:
         """Whether each endpoint is down, by host, port and path."""
         return self._endpoints.states
 
-    async def check_login(self, login: ClientLogin | None) -> None:
-        """Check that the upstream accepts the client's login, or (None) the mirror's own credentials.
+    async def require_accepted_login(self, login: ClientLogin | None) -> None:
+        """Require that the upstream accepts the client's login, or (None) the mirror's own credentials.
 
         Raises:
             Denied: if it refuses the client's login.
             UpstreamError: if it refuses the mirror's own credentials, or cannot be asked.
         """
-        await self._endpoints.first(lambda endpoint: endpoint.check_login(login), login)
+        await self._endpoints.first(lambda endpoint: endpoint.require_accepted_login(login), login)
 
     async def check_each(self) -> dict[str, MirrorError | None]:
         """Check every endpoint with the mirror's own credentials, concurrently.
@@ -136,7 +136,7 @@ class Registry:
         async def check(endpoint: Endpoint) -> MirrorError | None:
             try:
                 async with endpoint.deadline(self._first_byte):
-                    await endpoint.check_login()
+                    await endpoint.require_accepted_login()
             except MirrorError as failure:
                 return failure
             return None

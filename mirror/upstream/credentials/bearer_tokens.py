@@ -46,7 +46,7 @@ class BearerTokens:
         """
         limit = self._rate_limit(credentials)
         limit.require_allowed()
-        self._check_realm(challenge.realm)
+        self._require_secure_realm(challenge.realm)
         query = {"service": challenge.service, "scope": scope}
         method, url, headers, form = "GET", challenge.realm, {}, None
         if isinstance(credentials, IdentityToken):
@@ -60,7 +60,7 @@ class BearerTokens:
             url += ("&" if "?" in url else "?") + urlencode(_present(query))
         try:
             async with self._session.send(method, url, headers, named_by=self._url, form=form) as response:
-                self._check_status(response, scope, fix, limit)
+                self._require_success(response, scope, fix, limit)
                 body = await content_of(self._upstream, response, _MAX_RESPONSE)
             return self._parse(body)
         except UpstreamUnavailable as error:
@@ -74,7 +74,7 @@ class BearerTokens:
             self._rate_limits.set(credentials, limit)
         return limit
 
-    def _check_realm(self, realm: str) -> None:
+    def _require_secure_realm(self, realm: str) -> None:
         scheme = realm.partition("://")[0].lower()
         is_secure = self._url.startswith("https:")
         if scheme not in ({"https"} if is_secure else {"http", "https"}):
@@ -85,7 +85,7 @@ class BearerTokens:
                 upstream=self._upstream,
             )
 
-    def _check_status(self, response: aiohttp.ClientResponse, scope: str | None, fix: str, limit: RateLimit) -> None:
+    def _require_success(self, response: aiohttp.ClientResponse, scope: str | None, fix: str, limit: RateLimit) -> None:
         status = response.status
         if status == 200:
             return
