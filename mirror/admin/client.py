@@ -182,7 +182,7 @@ class AdminClient:
             with self._connection_errors():
                 request = self._session.post(path, data=message.model_dump_json().encode())
                 response = await exits.enter_async_context(request)
-                await self._check(response)
+                await self._require_success(response)
 
             async def read() -> AsyncIterator[_Event]:
                 with self._connection_errors():
@@ -195,10 +195,10 @@ class AdminClient:
             yield read()
 
     async def _read(self, response: aiohttp.ClientResponse, model: type[_Response]) -> _Response:
-        await self._check(response)
+        await self._require_success(response)
         return model.model_validate_json(await response.read())
 
-    async def _check(self, response: aiohttp.ClientResponse) -> None:
+    async def _require_success(self, response: aiohttp.ClientResponse) -> None:
         """
         Raises:
             AdminVersionMismatch: if the response is of another version of the protocol, or of none.

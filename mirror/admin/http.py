@@ -98,7 +98,7 @@ async def line_stream(request: web.Request) -> AsyncIterator[LineStream]:
 
 
 @web.middleware
-async def check_version(request: web.Request, handler: _Handler) -> web.StreamResponse:
+async def require_same_version(request: web.Request, handler: _Handler) -> web.StreamResponse:
     """Refuse a request of another version of the protocol, or of none."""
     command = request.headers.get(VERSION_HEADER)
     if command != VERSION:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from mirror.admin.http import check_version, errors_as_json, respond, send_version
+from mirror.admin.http import errors_as_json, require_same_version, respond, send_version
 from mirror.admin.image_requests import ImageHandler
 from mirror.admin.imports import ImportHandler
 from mirror.admin.protocol import MirrorStatus
@@ -48,7 +48,7 @@ class AdminServer:
 
     def application(self) -> web.Application:
         """Return a new aiohttp application with all endpoints."""
-        application = web.Application(client_max_size=_MAX_REQUEST, middlewares=[errors_as_json, check_version])
+        application = web.Application(client_max_size=_MAX_REQUEST, middlewares=[errors_as_json, require_same_version])
         application.on_response_prepare.append(send_version)
         application.add_routes(
             [
