@@ -115,7 +115,7 @@ class _Tar:
         self._files: dict[str, tarfile.TarInfo] = {}
         for entry in tar:
             self._add(entry)
-        self._check_end()
+        self._require_end()
 
     def _add(self, entry: tarfile.TarInfo) -> None:
         name = _safe(entry.name)
@@ -136,7 +136,7 @@ class _Tar:
             )
         self._files[name] = entry
 
-    def _check_end(self) -> None:
+    def _require_end(self) -> None:
         """Raise BundleInvalid unless the tar ends with two blocks of zeros: without them it is truncated."""
         last = max((entry.offset_data + -(-entry.size // 512) * 512 for entry in self._files.values()), default=0)
         stream = self._tar.fileobj

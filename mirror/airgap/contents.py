@@ -90,7 +90,7 @@ class Contents:
         """
         try:
             document = json.loads(text)
-            _check_version(document["schemaVersion"])
+            _require_supported_version(document["schemaVersion"])
             images = tuple(map(_image, document["images"]))
             blobs = tuple(map(_blob, document["blobs"]))
             parts = tuple(map(_part, document.get("parts", ())))
@@ -105,7 +105,7 @@ class Contents:
         return Contents(self.images, blobs, self.parts)
 
 
-def _check_version(version: object) -> None:
+def _require_supported_version(version: object) -> None:
     if version != _VERSION:
         raise ValueError(f"it has version {version!r:.20}, but this mirror supports version {_VERSION}")
 

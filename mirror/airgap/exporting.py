@@ -65,8 +65,8 @@ def known_from(earlier: Path) -> frozenset[Digest]:
     return frozenset(blob.digest for blob in Contents.parse(text, where=str(earlier)).blobs)
 
 
-def check_apart(target: Path, earlier: Path) -> None:
-    """Check that a bundle at *target* overwrites no file of the earlier bundle, which the new one builds on.
+def require_apart(target: Path, earlier: Path) -> None:
+    """Require that a bundle at *target* overwrites no file of the earlier bundle, which the new one builds on.
 
     Raises:
         StorageFailed: if it would, or if the files can't be inspected.

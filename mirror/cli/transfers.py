@@ -9,7 +9,7 @@ from pathlib import Path
 from mirror.admin.client import AdminClient
 from mirror.admin.protocol import ImageSelection
 from mirror.airgap.contents import Contents
-from mirror.airgap.exporting import check_apart, contents_of, export_bundle, known_from
+from mirror.airgap.exporting import contents_of, export_bundle, known_from, require_apart
 from mirror.airgap.importing import Imported, import_bundle
 from mirror.airgap.sync import SMALLEST_PART
 from mirror.airgap.unpack import UnpackDirectory
@@ -35,7 +35,7 @@ def export_images(
     known = frozenset[Digest]()
     if since is not None:
         known = known_from(since)
-        check_apart(output, since)
+        require_apart(output, since)
 
     async def export(client: AdminClient) -> str:
         contents = await contents_of(client, selection, known=known)

@@ -11,7 +11,7 @@ import pytest
 from mirror.airgap.archive import opened
 from mirror.airgap.bundle_files import parts_of
 from mirror.airgap.bundle_reader import read_bundle
-from mirror.airgap.exporting import check_apart
+from mirror.airgap.exporting import require_apart
 from mirror.errors import BundleInvalid, DiskFull, StorageFailed
 from tests.real.mounts import small_disk
 from tests.unit.bundles import all_of, an_image, write
@@ -66,9 +66,9 @@ def test_bundle_never_replaces_the_one_it_builds_on(tmp_path: Path) -> None:
         *(("there/whole", "whole.json"), ("whole", "there/whole")),
     ):
         with pytest.raises(StorageFailed, match="--since"):
-            check_apart(tmp_path / target, tmp_path / earlier)
-    check_apart(tmp_path / "other", tmp_path / "whole.json")
-    check_apart(tmp_path / "whole", tmp_path / "split.json")
+            require_apart(tmp_path / target, tmp_path / earlier)
+    require_apart(tmp_path / "other", tmp_path / "whole.json")
+    require_apart(tmp_path / "whole", tmp_path / "split.json")
 
 
 def test_missing_part_is_named(tmp_path: Path) -> None:
@@ -158,6 +158,6 @@ def test_unreadable_target_directory_is_an_error() -> None:
         os.seteuid(65534)
         try:
             with pytest.raises(StorageFailed, match=r"can't be written: Permission denied"):
-                check_apart(Path(directory) / "b.tar", Path("week1.tar.json"))
+                require_apart(Path(directory) / "b.tar", Path("week1.tar.json"))
         finally:
             os.seteuid(0)
