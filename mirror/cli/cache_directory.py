@@ -33,12 +33,12 @@ def settings_of_cache(config: Path | None, cache: Path | None) -> Settings:
         ConfigurationInvalid: if the settings are wrong, or there is no such cache.
     """
     settings = settings_in_force(config, {"cache": {"path": cache}}, [])
-    check_cache(settings.cache.path)
+    require_cache(settings.cache.path)
     return settings
 
 
-def check_cache(directory: Path) -> None:
-    """Check that a mirror made *directory*.
+def require_cache(directory: Path) -> None:
+    """Require that a mirror made *directory*.
 
     Raises:
         ConfigurationInvalid: if the directory is missing, or not a mirror's cache.

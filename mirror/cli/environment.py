@@ -23,11 +23,11 @@ def settings_in_force(config: Path | None, flags: Mapping[str, Mapping[str, obje
     Raises:
         ConfigurationInvalid: if a key, a value or a variable's name is wrong.
     """
-    check_variables(os.environ)
+    refuse_misspelled_variables(os.environ)
     return read_settings(config, flags, upstreams)
 
 
-def check_variables(names: Iterable[str]) -> None:
+def refuse_misspelled_variables(names: Iterable[str]) -> None:
     """Raise ConfigurationInvalid for a variable whose name is almost one of the mirror's: it would have no effect.
 
     Other variables with the prefix pass: Kubernetes sets MIRROR_PORT for a service called mirror.

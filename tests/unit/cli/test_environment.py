@@ -2,7 +2,7 @@
 
 import pytest
 
-from mirror.cli.environment import check_variables
+from mirror.cli.environment import refuse_misspelled_variables
 from mirror.errors import ConfigurationInvalid
 from tests.docs import reference
 
@@ -26,7 +26,9 @@ def test_documented_and_kubernetes_variables_are_accepted() -> None:
     """Also variables without the prefix."""
     own = [key.variable for section in ("server", "cache", "tags", "log") for key in reference.keys(section)]
 
-    check_variables(["HOME", "MIRROR", "MIRRORS_LIST", "MIRROR_CONFIG", "MIRROR_UPSTREAM", *own, *KUBERNETES])
+    refuse_misspelled_variables(
+        ["HOME", "MIRROR", "MIRRORS_LIST", "MIRROR_CONFIG", "MIRROR_UPSTREAM", *own, *KUBERNETES]
+    )
 
 
 @pytest.mark.parametrize(
@@ -41,4 +43,4 @@ def test_documented_and_kubernetes_variables_are_accepted() -> None:
 def test_misspelled_variable_is_refused(name: str, said: str) -> None:
     """The message names the correct one."""
     with pytest.raises(ConfigurationInvalid, match=said):
-        check_variables(["PATH", name])
+        refuse_misspelled_variables(["PATH", name])
