@@ -175,10 +175,10 @@ async def assembled_in_turn(
 async def registries_of(settings: Settings, metrics: Metrics) -> AsyncIterator[Mapping[str, Registry]]:
     """Open the registry clients of all upstreams, by upstream name."""
     async with AsyncExitStack() as lifetimes:
-        keyring = await lifetimes.enter_async_context(Keychain(settings.credentials))
+        keychain = await lifetimes.enter_async_context(Keychain(settings.credentials))
         yield {
             canonical_upstream(name): await lifetimes.enter_async_context(
-                _registry(canonical_upstream(name), upstream, keyring, settings, metrics)
+                _registry(canonical_upstream(name), upstream, keychain, settings, metrics)
             )
             for name, upstream in settings.upstreams.items()
         }
@@ -186,7 +186,7 @@ async def registries_of(settings: Settings, metrics: Metrics) -> AsyncIterator[M
 
 @asynccontextmanager
 async def _registry(
-    name: str, upstream: UpstreamSettings, keyring: Keychain, settings: Settings, metrics: Metrics
+    name: str, upstream: UpstreamSettings, keychain: Keychain, settings: Settings, metrics: Metrics
 ) -> AsyncIterator[Registry]:
     timeouts = settings.timeouts
     async with Session.opened(name, upstream, timeouts, metrics) as session:
@@ -195,13 +195,13 @@ async def _registry(
                 name,
                 url,
                 session,
-                Authorizer(name, url, keyring.source(name, upstream, url), session),
+                Authorizer(name, url, keychain.source(name, upstream, url), session),
                 metrics,
                 is_only=len(upstream.addresses) == 1,
             )
             for url in upstream.addresses
         ]
-        allowance = PullQuota(name, settings.tags, metrics)
+        quota = PullQuota(name, settings.tags, metrics)
         slots = FairSemaphore(upstream.connections)
-        async with Registry(name, endpoints, allowance, slots, timeouts=timeouts, metrics=metrics) as registry:
+        async with Registry(name, endpoints, quota, slots, timeouts=timeouts, metrics=metrics) as registry:
             yield registry
