@@ -1,7 +1,7 @@
 """The cache directory: an OCI image layout (image-spec 1.1, "Image Layout"), so that skopeo, crane and podman read it.
 
 <cache>/oci-layout
-<cache>/index.json                 the images by name, with pins and imports (see image_index)
+<cache>/index.json                 the images by name, with pins and imports (see index_json)
 <cache>/blobs/<algorithm>/<hex>    blobs: verified, read-only, never changed
 <cache>/ingest/<algorithm>-<hex>   downloads in progress; kept over a crash, resumed by Range
 <cache>/ingest/put-<name>          small files before their rename; removed after a crash
