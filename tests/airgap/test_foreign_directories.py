@@ -59,7 +59,7 @@ async def test_commands_leave_a_foreign_image_layout_alone(tmp_path: Path, comma
     assert file_hashes(tmp_path) == before
 
 
-async def test_cache_without_ledger_is_accepted(tmp_path: Path) -> None:
+async def test_cache_without_fact_database_is_accepted(tmp_path: Path) -> None:
     """The fact database is rebuilt from the stored blobs."""
     await mirror_command("warm", "a", "--cache", tmp_path, "--upstream", "docker.io=http://127.0.0.1:9")
     assert (await succeeded("stats", "--cache", tmp_path)).out

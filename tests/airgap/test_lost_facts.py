@@ -58,7 +58,9 @@ async def listed(cache: Path) -> dict[str, bool]:
 
 
 @pytest.mark.parametrize("how", ["warmed", "imported"])
-async def test_cache_without_ledger_serves_every_image_offline(tmp_path: Path, registry: Registry, how: str) -> None:
+async def test_cache_without_fact_database_serves_every_image_offline(
+    tmp_path: Path, registry: Registry, how: str
+) -> None:
     """By tag, child and blob, warmed or imported; pins too. Other repositories get nothing."""
     cache = tmp_path / "near"
     many, one, sbom = await warmed(registry, cache)

@@ -64,7 +64,7 @@ def an_eviction(observed: Observed) -> Condition:
     return lambda: not before <= set(os.listdir(observed.cache.path / "blobs/sha256"))
 
 
-def a_ledger_write(observed: Observed) -> Condition:
+def a_fact_write(observed: Observed) -> Condition:
     """The database's log has just grown."""
     before = _changed(observed.cache.ledger)
     return lambda: _changed(observed.cache.ledger) != before
@@ -79,7 +79,7 @@ def an_event(observed: Observed) -> Condition:
 
 KILL_CONDITIONS: tuple[KillCondition, ...] = (
     *(any_time, a_put, an_ingest_in_the_middle, an_ingest_that_is_whole),
-    *(a_commit, an_eviction, a_ledger_write, an_event),
+    *(a_commit, an_eviction, a_fact_write, an_event),
 )
 
 
@@ -105,11 +105,11 @@ def _ingests(observed: Observed) -> list[tuple[int, int]]:
     return found
 
 
-def _changed(ledger: Path) -> list[tuple[str, int, int]]:
+def _changed(directory: Path) -> list[tuple[str, int, int]]:
     states = []
-    for name in sorted(os.listdir(ledger)):
+    for name in sorted(os.listdir(directory)):
         try:
-            status = os.stat(ledger / name)
+            status = os.stat(directory / name)
         except FileNotFoundError:
             continue
         states.append((name, status.st_size, status.st_mtime_ns))

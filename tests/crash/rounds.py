@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from tests.crash.acknowledged import Acknowledged
+from tests.crash.fact_damage import DAMAGES, LOSSES, Damage
 from tests.crash.kill_conditions import KILL_CONDITIONS, KillCondition, Observed, kill_when
-from tests.crash.ledger_damage import DAMAGES, LOSSES, Damage
 from tests.crash.load import Load
 from tests.crash.recovery import Figures, Recovery
 from tests.fake.faults import Slow
@@ -189,7 +189,7 @@ class CacheRounds:
                 f"wrong bytes committed: {digest}"
             )
         if drawn.damage is not None:
-            self.kills[f"ledger {drawn.damage.__name__}"] += 1
+            self.kills[f"facts {drawn.damage.__name__}"] += 1
             drawn.damage(self.cache.ledger, self.rng)
             self.known.clear()
         return before

@@ -185,9 +185,9 @@ async def test_timeout_while_waiting_for_a_slot_is_reported(tmp_path: Path) -> N
         async with (
             running_mirror(tmp_path, "--config", str(config)) as mirror,
             Client.of(mirror.url) as client,
-            client.open(upstream.blob(large[0])) as passage,
+            client.open(upstream.blob(large[0])) as streamed,
         ):
-            assert passage.status == 200
+            assert streamed.status == 200
             refused = await client.get(upstream.blob(large[1]))
             assert (refused.status, "connections above 2" in str(refused.error["message"])) == (503, True), refused
             registry.inject(Hold(valve, at=500), f"*/{small[0].digest}")
