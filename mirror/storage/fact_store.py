@@ -55,22 +55,10 @@ class DiskFacts(FactRows):
     async def drop_tag(self, repository: Repository, tag: Tag) -> None:
         await self._set(tag_key(repository, tag), None)
 
-    async def tags(self, repository: Repository) -> Mapping[Tag, Digest]:
-        """Return the digests of all known tags of a repository."""
-        found = await self._tags(f"tag {repository}:")
-        return {tag: fact.digest for (_, tag), fact in found.items()}
-
     async def all_tags(self) -> Mapping[tuple[Repository, Tag], TagFact]:
         """Return all tags of all repositories."""
-        return await self._tags("tag ")
-
-    async def tag_names(self) -> list[tuple[Repository, Tag]]:
-        """Return the names of all tags of all repositories."""
-        return list(await self.all_tags())
-
-    async def _tags(self, prefix: str) -> dict[tuple[Repository, Tag], TagFact]:
         found: dict[tuple[Repository, Tag], TagFact] = {}
-        rows = await self._list(prefix)
+        rows = await self._list("tag ")
         with self._invalid_rows() as invalid:
             for key, value in rows:
                 image, fact = parse_image(key.removeprefix("tag ")), TagFact.parse(value)
@@ -79,6 +67,10 @@ class DiskFacts(FactRows):
                 else:
                     found[image.repository, image.reference] = fact
         return found
+
+    async def tag_names(self) -> list[tuple[Repository, Tag]]:
+        """Return the names of all tags of all repositories."""
+        return list(await self.all_tags())
 
     # Manifests
 

@@ -71,8 +71,6 @@ class FactsMachine(RuleBasedStateMachine):
             for tag in (LATEST, EDGE):
                 assert self.loop.run(self.facts.tag(repository, tag)) == self.tags.get((repository, tag))
             assert self.loop.run(self.facts.held(repository)) == self.held[repository]
-            ours = {tag: fact.digest for (one, tag), fact in self.tags.items() if one == repository}
-            assert self.loop.run(self.facts.tags(repository)) == ours
         for digest in DIGESTS:
             assert self.loop.run(self.facts.manifest(digest)) == self.manifests.get(digest)
         assert self.loop.run(self.facts.all_tags()) == self.tags
