@@ -230,8 +230,8 @@ class Connection(web.RequestHandler):
 
     def _wake_writer(self) -> None:
         waiter, self._writable = self._writable, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if waiter is not None:
+            wake(waiter)
 
 
 class Connections:
@@ -360,6 +360,12 @@ class Connections:
             await asyncio.wait([graceful])
             await self.server.shutdown(_ABORT_TIMEOUT)
         await asyncio.gather(graceful, hurried, return_exceptions=True)
+
+
+def wake(waiter: asyncio.Future[None]) -> None:
+    """Complete a future that waits for a connection, unless it is complete or cancelled already."""
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def common_name(request: web.BaseRequest) -> str | None:

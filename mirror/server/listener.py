@@ -15,7 +15,7 @@ from mirror.errors import ConfigurationInvalid
 from mirror.observability.log import RateLimitedLog
 from mirror.observability.metrics import Metrics
 from mirror.server.app import App
-from mirror.server.connections import Connection, Connections
+from mirror.server.connections import Connection, Connections, wake
 from mirror.server.fds import affordable_connections, raise_limit
 from mirror.server.framing import malformed
 from mirror.server.tls import Certificate
@@ -211,13 +211,8 @@ class Listener:
 
     async def _wait_until_readable(self, accepted: socket.socket) -> None:
         ready = self._loop.create_future()
-        self._loop.add_reader(accepted, _wake, ready)
+        self._loop.add_reader(accepted, wake, ready)
         try:
             await ready
         finally:
             self._loop.remove_reader(accepted)
-
-
-def _wake(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)

@@ -19,7 +19,7 @@ from typing import Self
 from aiohttp import web
 
 from mirror.errors import MirrorError, StorageFailed, UpstreamDisconnected
-from mirror.server.connections import Connection
+from mirror.server.connections import Connection, wake
 from mirror.server.response import ClientGone, drained, head_end
 from mirror.storage.protocols import Readable
 
@@ -201,7 +201,7 @@ class PlainWriter(ResponseWriter):
 
     async def _wait_until_writable(self) -> None:
         ready = self._loop.create_future()
-        self._loop.add_writer(self._socket, _wake, ready)
+        self._loop.add_writer(self._socket, wake, ready)
         try:
             await self._wait_for_space(ready)
         finally:
@@ -264,11 +264,6 @@ def writer_for(request: web.BaseRequest) -> ResponseWriter:
     connection = request.protocol
     assert isinstance(connection, Connection)  # noqa: S101
     return (TlsWriter if connection.is_tls else PlainWriter)(request, connection)
-
-
-def _wake(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)
 
 
 def _is_in_memory(file: int, offset: int) -> bool:
