@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mirror.airgap.image_lists import images_in
 from mirror.airgap.schedule import Schedule, parse_schedule
-from mirror.config.loader import place_of
 from mirror.config.quantities import Size
+from mirror.config.validation_message import validation_message
 from mirror.errors import ListInvalid, MirrorError
 from mirror.oci.platforms import Platform
 
@@ -134,7 +134,8 @@ class Sync:
         except OSError as error:
             raise ListInvalid(f"the sync file {file} can't be read: {error.strerror}") from error
         except ValidationError as error:
-            raise ListInvalid(_message(error, file)) from error
+            title = f"the sync file {file} can't be used:"
+            raise ListInvalid(validation_message(error, _Document, title=title, whole="the file")) from error
         except (ValueError, RecursionError) as error:
             raise ListInvalid(f"the sync file {file} is not TOML: {error}") from error
         base, export = file.parent, document.export
@@ -164,20 +165,3 @@ def _entry(entry: _Entry, document: _Document, base: Path) -> Entry:
         entry.pin,
         own if own is not None else parse_schedule(document.every, document.at),
     )
-
-
-def _message(error: ValidationError, file: Path) -> str:
-    lines = [f"the sync file {file} can't be used:"]
-    for fault in error.errors(include_url=False, include_context=False):
-        place, message = place_of(fault["loc"]) or "the file", fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "extra_forbidden":
-            message = f"unknown key; known keys: {', '.join(_keys_beside(fault['loc']))}"
-        lines.append(f"{place}: {message}")
-    return "\n  ".join(lines)
-
-
-def _keys_beside(path: tuple[str | int, ...]) -> list[str]:
-    table: type[BaseModel] = _Document
-    if len(path) > 1:
-        table = _Entry if path[0] == "images" else _Export
-    return sorted(field.alias or name for name, field in table.model_fields.items())

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from mirror.config.default_upstreams import DEFAULT_UPSTREAMS
-from mirror.config.sections import AccessRule, Section, UpstreamSettings
+from mirror.config.sections import Section
 from mirror.config.settings import Settings
+from mirror.config.validation_message import KeyPath, validation_message
 from mirror.errors import ConfigurationInvalid
 from mirror.oci.names import DOCKER_HUB, canonical_upstream
 
@@ -84,7 +86,7 @@ def _overridden(name: str, section: Section, keys: Mapping[str, object]) -> Sect
     try:
         return type(section)(**{**section.model_dump(), **given})
     except ValidationError as error:
-        raise ConfigurationInvalid(_explain(error, None, section=name)) from error
+        raise ConfigurationInvalid(_explain(error, None, type(section), (name,))) from error
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -133,44 +135,24 @@ def _existing_name(name: str, known: Iterable[str]) -> str:
     return next((one for one in known if canonical_upstream(one) == canonical_upstream(name)), name)
 
 
-def _valid_keys(path: tuple[str | int, ...]) -> list[str]:
-    """Return the valid keys of the section in which *path* names an unknown one."""
-    section: type[BaseModel] = Settings
-    if len(path) > 2 and path[0] == "upstreams":
-        section = UpstreamSettings
-    elif len(path) > 2 and path[0] == "access":
-        section = AccessRule
-    elif len(path) > 1:
-        section = type(Settings.model_fields[str(path[0])].get_default(call_default_factory=True))
-    return sorted(section.model_fields)
+def _explain(
+    error: ValidationError, file: Path | None, table: type[BaseModel] = Settings, above: tuple[str, ...] = ()
+) -> str:
+    title = None if file is None else f"the configuration {file} is invalid:"
+    return validation_message(error, table, title=title, whole="settings", above=above, describe=_described)
 
 
-def place_of(path: Sequence[str | int]) -> str:
-    """Return *path* (pydantic's `loc`) for a message. Counts from 1: `[[access]] number 2, users item 1`."""
-    table, keys = "", path
-    if len(path) > 1 and isinstance(path[1], int):
-        table, keys = f"[[{path[0]}]] number {path[1] + 1}", path[2:]
-    inner = "".join(f" item {key + 1}" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
-    return ", ".join(filter(None, (table, inner)))
-
-
-def _explain(error: ValidationError, file: Path | None, *, section: str = "") -> str:
-    lines = [] if file is None else [f"the configuration {file} is invalid:"]
-    for fault in error.errors(include_url=False, include_context=False):
-        keys = (section, *fault["loc"]) if section else fault["loc"]
-        path = ".".join(map(str, keys))
-        message = _explanation(path, fault["type"], fault["msg"])
-        if fault["type"] == "extra_forbidden":
-            message = f"unknown key; known keys: {', '.join(_valid_keys(fault['loc']))}"
-            if keys[0] == "upstreams" and isinstance(fault["input"], dict):  # [upstreams.docker.io]
-                name = ".".join(map(str, keys[1:]))
-                message = f'the name of an upstream needs quotes: write [upstreams."{name}"]'
-        found = fault.get("input")
-        # A URL may contain a password, although it must not: do not show such a value.
-        secret = "password" in path or (isinstance(found, str) and "@" in found)
-        shown = f" (found {found!r})" if isinstance(found, str | int | float) and not secret else ""
-        lines.append(f"{place_of(keys) or 'settings'}: {message}{shown}")
-    return "\n  ".join(lines)
+def _described(path: KeyPath, fault: ErrorDetails, message: str) -> str:
+    """Return what is wrong with a value, and the value unless it may be secret."""
+    found, place = fault.get("input"), ".".join(map(str, path))
+    message = _explanation(place, fault["type"], message)
+    if fault["type"] == "extra_forbidden" and path[0] == "upstreams" and isinstance(found, dict):
+        name = ".".join(map(str, path[1:]))  # [upstreams.docker.io]
+        message = f'the name of an upstream needs quotes: write [upstreams."{name}"]'
+    # A URL may contain a password, although it must not: do not show such a value.
+    secret = "password" in place or (isinstance(found, str) and "@" in found)
+    shown = f" (found {found!r})" if isinstance(found, str | int | float) and not secret else ""
+    return f"{message}{shown}"
 
 
 def _explanation(path: str, kind: str, message: str) -> str:
@@ -178,4 +160,4 @@ def _explanation(path: str, kind: str, message: str) -> str:
     if kind in _SECTION_ERRORS or path == "access":
         section = "[[access]] for each rule" if path.startswith("access") else f"[{path}]"
         return f"must be a section: write {section} and its keys below it"
-    return _EXPLANATIONS.get(kind) or message.removeprefix("Value error, ").replace("Input should be", "must be")
+    return _EXPLANATIONS.get(kind) or message.replace("Input should be", "must be")

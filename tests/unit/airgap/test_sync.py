@@ -100,6 +100,18 @@ def test_invalid_sync_file_is_explained(tmp_path: Path, text: str, said: str) ->
     assert said in str(caught.value)
 
 
+def test_message_has_a_line_for_each_fault(tmp_path: Path) -> None:
+    """The first line names the file."""
+    with pytest.raises(ListInvalid) as caught:
+        read(tmp_path, 'pins = 1\n[[images]]\nimages = ["a"]\npins = {x = 1}\n[export]\ndirectory = 1')
+    assert str(caught.value).splitlines() == [
+        f"the sync file {tmp_path}/sync.toml can't be used:",
+        "  [[images]] number 1, pins: unknown key; known keys: at, every, from, images, pin, platforms",
+        "  export.directory: Input should be a valid string",
+        "  pins: unknown key; known keys: at, every, export, images",
+    ]
+
+
 def test_missing_sync_file_is_an_error(tmp_path: Path) -> None:
     """The message contains the system's reason."""
     with pytest.raises(ListInvalid, match="No such file"):

@@ -102,6 +102,9 @@ WRONG = {
     "[log]\nlevel = 'x'": "log.level: must be 'debug', ",
     "[limits]\nconnections = 1.5": "limits.connections: must be an integer (found 1.5)",
     "[limits]\nconnections = 0": "limits.connections: must be greater than ",
+    "[credentials]\nhelper = 1": "credentials.helper: unknown key; known keys: docker_config, helper_timeout (found 1)",
+    "[upstreams.url]\nkey = 1": "upstreams.url.key: unknown key; known keys: ca_file, certificate_file, ",
+    "[[access]]\nallow = true\nx = 1": "[[access]] number 1, x: unknown key; known keys: allow, repositories, users (f",
 }
 
 
