@@ -20,8 +20,11 @@ from typing import Any, TextIO
 import orjson
 import structlog
 
+from mirror.primitives.lru import LruCache
+
 _BATCH_SECONDS = 0.05  # lines of this time are written together
 _MAX_QUEUED = 100_000  # lines, about 30 MiB; further lines are dropped and counted
+_MAX_KINDS = 1024  # of one RateLimitedLog: a kind may contain a path, of which there is no limit
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -167,14 +170,15 @@ class _LineWriter:
 
 
 class RateLimitedLog:
-    """Logs a recurring event at most once a minute for each *kind*, and counts the suppressed ones."""
+    """Logs a recurring event at most once a minute for each *kind*, and counts the suppressed ones.
+
+    It remembers _MAX_KINDS kinds. The next event of a forgotten kind is logged, without the count.
+    """
 
     def __init__(self, log: Any, *, interval: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:  # noqa: ANN401 - structlog's loggers are proxies
         self._log = log
-        self._interval = interval
-        self._clock = clock
-        self._last: dict[tuple[str, str], float] = {}
-        self._suppressed: dict[tuple[str, str], int] = {}
+        self._recent = LruCache[tuple[str, str], bool](_MAX_KINDS, ttl=interval, clock=clock)
+        self._suppressed = LruCache[tuple[str, str], int](_MAX_KINDS)
 
     def warning(self, event: str, kind: str = "", **facts: object) -> None:
         if self._is_due(event, kind):
@@ -185,14 +189,13 @@ class RateLimitedLog:
             self._log.info(event, **self._with_suppressed(event, kind, facts))
 
     def _is_due(self, event: str, kind: str) -> bool:
-        now = self._clock()
-        last = self._last.get((event, kind))
-        if last is not None and now < last + self._interval:
-            self._suppressed[event, kind] = self._suppressed.get((event, kind), 0) + 1
+        if (event, kind) in self._recent:
+            self._suppressed.set((event, kind), (self._suppressed.get((event, kind)) or 0) + 1)
             return False
-        self._last[event, kind] = now
+        self._recent.set((event, kind), True)
         return True
 
     def _with_suppressed(self, event: str, kind: str, facts: dict[str, object]) -> dict[str, object]:
-        suppressed = self._suppressed.pop((event, kind), 0)
+        suppressed = self._suppressed.get((event, kind))
+        self._suppressed.delete((event, kind))
         return {**facts, "suppressed": suppressed} if suppressed else facts

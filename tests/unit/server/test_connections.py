@@ -1,4 +1,4 @@
-"""Connections: descriptor limits, rate-limited events, partial requests, and the names in client certificates."""
+"""Connections: descriptor limits, partial requests, and the names in client certificates."""
 
 import resource
 import socket
@@ -9,7 +9,6 @@ import pytest
 from aiohttp import web
 
 from mirror.config import LimitSettings
-from mirror.observability.log import RateLimitedLog
 from mirror.server.connections import Connections, _common_name
 from mirror.server.fds import affordable_connections
 from mirror.server.framing import malformed
@@ -33,21 +32,6 @@ def test_descriptor_limit_is_raised() -> None:
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     limit = str(min(512, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     assert output == [limit] * 3
-
-
-def test_rate_limited_log() -> None:
-    """The first event is logged at once, then one a minute with the number of suppressed events."""
-    logged: list[tuple[str, dict[str, object]]] = []
-    now = [0.0]
-
-    class Log:
-        def info(self, event: str, **facts: object) -> None:
-            logged.append((event, facts))
-
-    limited = RateLimitedLog(Log(), clock=lambda: now[0])
-    for now[0] in (0.0, 1.0, 59.9, 60.0, 61.0):
-        limited.info("happened", at=int(now[0]))
-    assert logged == [("happened", {"at": 0}), ("happened", {"at": 60, "suppressed": 2})]
 
 
 async def _no_response(request: web.BaseRequest) -> web.StreamResponse:
