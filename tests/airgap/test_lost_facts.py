@@ -90,7 +90,7 @@ async def test_cache_without_fact_database_serves_every_image_offline(
 
 
 async def test_index_names_images_and_pins(tmp_path: Path, registry: Registry) -> None:
-    """For other programs, after each command: as descriptors of stored manifests under full names."""
+    """Each command writes them for other programs: as descriptors of stored manifests under full names."""
     cache = tmp_path / "cache"
     many, one, _ = await warmed(registry, cache)
 
@@ -122,7 +122,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE.keys())
 async def test_damaged_index_stops_no_start(tmp_path: Path, registry: Registry, content: bytes) -> None:
-    """And grants nothing."""
+    """The mirror starts with any content of index.json, which grants nothing."""
     cache = tmp_path / "cache"
     _, one, _ = await warmed(registry, cache)
     shutil.rmtree(cache / "ledger")

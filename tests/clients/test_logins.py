@@ -77,7 +77,7 @@ async def test_docker_logs_in_and_pulls(upstream: Registry, guarded: Mirror) -> 
 
 @pytest.mark.needs("busybox", "containerd", "docker", "docker-registry", "dockerd", root=True)
 async def test_docker_sends_docker_hub_login_to_its_mirror(upstream: Registry, guarded: Mirror) -> None:
-    """With `registry-mirrors` docker sends no other login: the mirror needs that user with that password."""
+    """docker sends no other login to `registry-mirrors`: the mirror needs that user with that password."""
     await upstream.push(images.runnable("as on Docker Hub"), "library/hub", "1")
 
     async with docker(guarded.url) as engine:

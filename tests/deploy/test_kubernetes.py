@@ -113,7 +113,7 @@ def test_configuration_agrees_with_volumes_and_ports(name: str, tmp_path: Path) 
 
 @BOTH
 def test_image_has_this_version(name: str) -> None:
-    """In all containers."""
+    """All containers have it."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert {one["image"] for one in containers(name)} == {f"registry.example.com/mirror:{version}"}
 

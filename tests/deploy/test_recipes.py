@@ -61,7 +61,7 @@ def test_recipe_command_lines_are_valid(name: str) -> None:
 
 @EACH
 def test_image_has_this_version(name: str) -> None:
-    """At every occurrence."""
+    """Every occurrence has it."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     tags = re.findall(rf"{IMAGE}:(\S+)", (FOLDER / name).read_text())
     assert set(tags) == {version}

@@ -18,7 +18,7 @@ def test_every_metric_is_documented() -> None:
 
 
 def test_every_outcome_is_documented() -> None:
-    """In the table of outcomes: those of answers, and the codes of all errors."""
+    """The table of outcomes has those of answers, and the codes of all errors."""
     table = (ROOT / "docs" / "operating.md").read_text().partition("| outcome | meaning |")[2].partition("\n\n")[0]
     documented = {name for cell in re.findall(r"^\|([^|]*)", table, re.MULTILINE) for name in re.findall(r"\w+", cell)}
     answers = {outcome.value for outcome in CacheOutcome} | {"aborted", "client_disconnected", "answered"}

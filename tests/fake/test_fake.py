@@ -14,7 +14,7 @@ from tests.fake.tokens import Basic, Bearer, TokenServer, basic
 
 
 async def test_blob_is_served_whole_and_journaled(registry: Registry, client: aiohttp.ClientSession) -> None:
-    """Without faults the registry is correct, and its journal records each request and the bytes sent."""
+    """The registry is correct without faults, and its journal records each request and the bytes sent."""
     async with client.get(blob_path(), headers={"X-Mine": "1"}) as answer:
         assert answer.status == 200
         assert answer.headers["Docker-Content-Digest"] == BLOB.digest
@@ -187,7 +187,7 @@ async def test_bearer_gate(registry: Registry, client: aiohttp.ClientSession) ->
 
 
 def test_challenge_spelling_can_vary() -> None:
-    """Without service, without quotes, beside other challenges, or with another realm after expiry."""
+    """A challenge can lack service and quotes, share its line or have others beside it, and change its realm."""
     tokens = TokenServer()
     gate = Bearer(tokens=tokens, service=None, quoted=False, beside=("Negotiate",), realm_after_expiry="http://other/")
     assert gate.challenges(None, "s") == ["Negotiate", f"Bearer realm={tokens.realm},scope=s"]

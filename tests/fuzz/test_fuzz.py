@@ -53,7 +53,7 @@ def test_malformed_response_is_detected(received: bytes) -> None:
 
 
 def test_wrong_bytes_are_detected() -> None:
-    """Of a whole blob, of one range, of several ranges."""
+    """A wrong byte of a whole blob, of one range or of several ranges is an error."""
     whole = b"HTTP/1.1 200 OK\r\nDocker-Content-Digest: %s\r\nContent-Length: 1\r\n\r\nx" % EMPTY.encode()
     part = whole.replace(b"200 OK", b"206 Partial Content\r\nContent-Range: bytes 1-1/3")
     for received in (whole, part):

@@ -123,7 +123,7 @@ async def test_denial_does_not_reveal_existence(client: Client, upstream: Upstre
 
 
 async def test_user_without_a_matching_rule_is_denied(client: Client, upstream: Upstream) -> None:
-    """Such a user gets 200 at /v2/, where clients test a login, and 403 at every repository."""
+    """The user gets 200 at /v2/, where clients test a login, and 403 at every repository."""
     upstream.publish(image(100), "v1")
     assert (await client.get("/v2/", GUEST)).status == 200
     assert (await client.get("/metrics", GUEST)).status == 200

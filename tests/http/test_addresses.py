@@ -131,7 +131,7 @@ async def test_redirect_from_public_to_public_address_is_followed(scene: Scene, 
 
 @pytest.mark.parametrize("host", [*INSIDE, *NUMBERS, *NEVER])
 async def test_redirect_from_public_to_private_address_is_refused(scene: Scene, host: str) -> None:
-    """In every spelling of the address; the inside servers receive no request."""
+    """Every spelling of the address is refused; the inside servers receive no request."""
     message = refused(await scene.redirected(scene.far, f"http://{host}:{scene.port}/token?sig=secret"), host="")
     assert host in NUMBERS or host.strip("[]").rstrip(".") in message or "::" in host
     assert scene.untouched()

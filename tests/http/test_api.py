@@ -106,7 +106,7 @@ async def test_client_authorization_is_not_forwarded(client: Client, upstream: U
 async def test_client_authorization_does_not_follow_redirects(
     client: Client, upstream: Upstream, cdn: Cdn, mirror: Mirror
 ) -> None:
-    """Neither for a blob nor for a manifest; and no log contains it."""
+    """It follows none for a blob or a manifest, and no log contains it."""
     upstream.registry.blobs_at = upstream.registry.manifests_at = cdn
     manifest = upstream.publish(image(1000), "v1")
     login = {"Authorization": "Basic Y2xpZW50Om93bi1zZWNyZXQ="}

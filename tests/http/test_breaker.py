@@ -85,7 +85,7 @@ async def test_failing_storage_on_another_port_is_not_the_registry(
 async def test_failing_token_service_is_not_an_outage_of_the_registry(
     client: Client, upstream: Upstream, tokens: TokenServer, failure: str
 ) -> None:
-    """With one repository's token service down, repositories without authentication work."""
+    """Repositories without authentication work while one repository's token service is down."""
     locked = Upstream(upstream.name, upstream.registry, "team/locked")
     upstream.registry.gate = LockedRepository(Bearer(tokens=tokens), locked.repository)
     locked.publish(image(10), "a", "b", "c")

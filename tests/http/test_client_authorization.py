@@ -85,7 +85,7 @@ def all_refused(replies: list[Reply], status: int) -> bool:
 async def test_cached_content_is_not_served_to_unauthorized_clients(
     client: Client, upstream: Upstream, private: Manifest
 ) -> None:
-    """Without a login, without access or with a wrong password nothing is served, though everything is cached."""
+    """A client without a login, without access or with a wrong password gets nothing, though everything is cached."""
     assert all_served(await pull(client, upstream, private, ALICE))
     await wait_until_hits(client, upstream, private)
     assert all_refused(await pull(client, upstream, private, None), 401)
@@ -116,7 +116,7 @@ async def test_private_digest_is_404_in_a_public_repository(
 
 
 async def test_public_content_needs_no_login(client: Client, upstream: Upstream, members: Members) -> None:
-    """Without Authorization, with podman's empty one, and with an anonymous token."""
+    """A client gets it without Authorization, with podman's empty one, and with an anonymous token."""
     public = public_of(upstream)
     manifest = public.publish(image(), "v1")
     for authorization in (None, "Basic Og==", await token_of(client, upstream, None)):
@@ -274,7 +274,7 @@ async def test_foreign_token_is_refused(
 async def test_login_is_sent_to_its_upstream_only(
     client: Client, mirror: Mirror, upstream: Upstream, upstreams: list[Upstream], hub: Registry, members: Members
 ) -> None:
-    """To no other upstream, however that is addressed, and not to the log."""
+    """No other upstream gets it, by any spelling of its address, nor does the log."""
     login = basic("alice", members.passwords["alice"])
     token = await token_of(client, upstream, login)
     others = [one for one in upstreams if one is not upstream][:3]

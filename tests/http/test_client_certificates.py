@@ -147,7 +147,7 @@ async def test_certificate_or_login_is_accepted(cert_or_login: Guarded) -> None:
 
 
 async def test_certificate_takes_precedence_over_login(cert_or_login: Guarded) -> None:
-    """With both, the user is the certificate's, and the password is not checked."""
+    """A client with both is the certificate's user, and its password is not checked."""
     target = "/v2/team/app/manifests/v1"
     for login in (ALICE, basic("alice", "wrong")):
         assert (await cert_or_login.get(target, cert_or_login.authority.client("node-1"), login)).status == 200

@@ -67,7 +67,7 @@ async def assert_pulled(client: Client, upstream: Upstream, manifest: Manifest, 
 
 
 async def test_helper_login_for_basic(client: Client, upstream: Upstream, helper: Helper) -> None:
-    """As with ECR. The helper runs once for many blobs, and not before a login is required."""
+    """ECR works like this. The helper runs once for many blobs, and not before a login is required."""
     open_to_all = upstream.publish(image(1), "open")
     await assert_pulled(client, upstream, open_to_all, "open")
     assert helper.runs == 0
@@ -88,7 +88,7 @@ async def test_helper_login_for_bearer(client: Client, upstream: Upstream, helpe
 
 
 async def test_helper_identity_token(client: Client, upstream: Upstream, helper: Helper, tokens: TokenServer) -> None:
-    """As with ACR: the user `<token>`. The identity token is sent by POST, never in a URL or a header."""
+    """ACR works like this: the user is `<token>`; the identity token is sent by POST, never in a URL or a header."""
     helper.set_login("<token>", "identity/secret+=")
     tokens.refresh_tokens = {"identity/secret+="}
     tokens.fields = ("access_token",)

@@ -122,7 +122,7 @@ async def test_every_configured_file_is_checked(doctor: Doctor) -> None:
 
 
 async def test_offline_sends_no_request_upstream(doctor: Doctor) -> None:
-    """Without a network, the other checks still run."""
+    """The other checks still run without a network."""
     async with Registry.running() as registry:
         said = await doctor.run(upstreams(registry.url), "--offline")
 
@@ -161,7 +161,7 @@ async def test_max_size_above_the_disk_size_is_a_warning(doctor: Doctor) -> None
 
 @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no /dev/shm here")
 async def test_cache_in_memory_is_a_warning(doctor: Doctor) -> None:
-    """Such a cache is lost at the next boot."""
+    """The next boot loses a cache in memory."""
     said = await doctor.run(upstreams("http://127.0.0.1:9"), "--offline", "--cache", "/dev/shm/not-made-by-doctor")
 
     assert any(line.startswith("warning") and "is in memory" in line for line in lines(said, "disk"))
@@ -244,7 +244,7 @@ async def test_upstream_with_5xx_is_a_problem(doctor: Doctor) -> None:
 
 
 async def test_wrong_login_is_a_problem_and_missing_login_a_warning(doctor: Doctor) -> None:
-    """Without a login, public images can still be pulled. The password is not printed."""
+    """Public images can still be pulled without a login. The password is not printed."""
     (doctor.directory / "password").write_text("wrong-secret")
     login = f'username = "me"\npassword_file = "{doctor.directory}/password"'
     async with Registry.running() as registry:
@@ -263,7 +263,7 @@ async def test_wrong_login_is_a_problem_and_missing_login_a_warning(doctor: Doct
 
 
 async def test_anonymous_token_service_is_ok(doctor: Doctor) -> None:
-    """As those of Docker Hub, ghcr.io and quay.io."""
+    """The token services of Docker Hub, ghcr.io and quay.io issue anonymous tokens."""
     async with Registry.running() as registry, TokenServer.running() as tokens:
         registry.gate = Bearer(tokens=tokens)
         said = await doctor.run(upstreams(registry.url))

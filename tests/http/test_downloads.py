@@ -149,7 +149,7 @@ async def test_head_during_a_download(client: Client, upstream: Upstream) -> Non
 
 
 async def test_many_slow_downloads_are_not_an_outage(client: Client, upstream: Upstream) -> None:
-    """With 150 slow layers the upstream stays up, and other requests to it are answered."""
+    """The upstream stays up with 150 slow layers, and other requests to it are answered."""
     manifest = upstream.publish(image(10), "v1")
     valve = Valve()
     upstream.registry.inject(Hold(valve, at=1000), "*/blobs/*")

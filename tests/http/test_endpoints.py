@@ -250,7 +250,7 @@ async def test_silent_endpoint_is_soon_skipped(client: Client, pair: Pair) -> No
 
 
 async def test_recovered_endpoint_is_used_again(client: Client, pair: Pair, mirror: Mirror) -> None:
-    """Without a restart; /readyz and /metrics show the state of each endpoint and of the upstream."""
+    """No restart is needed; /readyz and /metrics show the state of each endpoint and of the upstream."""
     name = pair.upstream.name
     first, second = (registry.url.partition("://")[2] for registry in (pair.first, pair.second))
     pair.publish(image(100), "v1")
@@ -279,7 +279,7 @@ async def test_recovered_endpoint_is_used_again(client: Client, pair: Pair, mirr
 
 @pytest.mark.parametrize("size", [4 * MIB, 10 * MIB], ids=["stored", "passed"])
 async def test_interrupted_blob_continues_at_the_next_endpoint(client: Client, pair: Pair, size: int) -> None:
-    """From the byte of the disconnect, within one response, stored or not; even if the first could deliver the rest."""
+    """It continues at that byte, in one response, stored or not, even if the first could deliver the rest."""
     blob = pair.publish_blob(Blob.noise(size))
     if size > CACHE:  # the first attempt finds out that it is too large to be stored
         assert (await client.get(pair.upstream.blob(blob))).whole

@@ -286,7 +286,7 @@ async def test_interrupted_unstored_stream_is_resumed(client: Client, upstream: 
 async def test_unexpectedly_large_blob_stays_within_the_limit(
     mirror: Mirror, client: Client, upstream: Upstream
 ) -> None:
-    """Without Content-Length the size is unknown: right bytes or a disconnect, and never above the limit."""
+    """The size is unknown without Content-Length: the client gets right bytes or a disconnect."""
     (large,) = blobs_of(upstream, 1, LIMIT + MIB)
     upstream.registry.inject(Unframed())
     with watch_size(mirror) as watch:
@@ -310,7 +310,7 @@ async def test_unexpectedly_large_blob_does_not_empty_the_cache(client: Client, 
 
 
 async def test_min_free_prevents_storing(tmp_path: Path, upstream: Upstream) -> None:
-    """With less free space than min_free nothing is stored, and everything is still served."""
+    """The mirror stores nothing while less than min_free is free, and still serves everything."""
     async with small_mirror(tmp_path, upstream, min_free="4000TiB") as (mirror, client):
         manifest = upstream.publish(image(1000, MIB), "v1")
         for _ in range(2):

@@ -53,7 +53,7 @@ async def test_half_close_within_a_request_ends_the_connection(mirror: Mirror) -
 
 
 async def test_http_1_0_with_a_half_close(mirror: Mirror) -> None:
-    """As the oldest scripts send it."""
+    """The oldest scripts send it."""
     async with RawConnection.to(mirror) as connection:
         await connection.send(b"GET /healthz HTTP/1.0\r\n\r\n")
         connection.close_sending()

@@ -122,7 +122,7 @@ async def test_connection_limit_refuses_new_ones_if_all_are_busy(
 
 
 async def test_client_that_reads_nothing_is_disconnected(client: Client, upstream: Upstream, mirror: Mirror) -> None:
-    """After `limits.unread`; also a client that leaves a complete response unread."""
+    """It is disconnected after `limits.unread`; so is a client that leaves a complete response unread."""
     blob = upstream.publish_blob(Blob.noise(16 * MIB))
     large = upstream.publish(image(10, tail=3 * MIB), "large")
     assert (await client.get(upstream.manifest("large"))).body == large.content

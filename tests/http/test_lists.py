@@ -165,7 +165,7 @@ async def test_referrers_filter_is_passed_upstream(client: Client, upstream: Ups
 
 
 async def test_ignored_referrers_filter_is_not_claimed(client: Client, upstream: Upstream) -> None:
-    """Without OCI-Filters-Applied, clients filter for themselves."""
+    """Clients filter for themselves if the response has no OCI-Filters-Applied."""
     subject, _ = publish_signed_image(upstream)
     upstream.registry.filters_referrers = False
     reply = await client.get(f"{referrers_target(upstream, subject)}?artifactType=x/sig")

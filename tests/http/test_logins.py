@@ -115,7 +115,7 @@ async def test_one_token_per_pull(client: Client, upstream: Upstream, tokens: To
 async def test_concurrent_requests_share_one_token_request(
     client: Client, upstream: Upstream, tokens: TokenServer
 ) -> None:
-    """Also when the very first requests are concurrent and the token service is slow."""
+    """The very first requests do too, if the token service is slow."""
     require_login(upstream, tokens)
     valve = Valve()
     tokens.inject(Hold(valve))
@@ -239,7 +239,7 @@ async def test_rate_limited_token_service(client: Client, upstream: Upstream, to
 async def test_login_secrets_are_not_logged(
     client: Client, upstream: Upstream, tokens: TokenServer, mirror: Mirror
 ) -> None:
-    """Neither password nor token, in any encoding, after successful and failed pulls."""
+    """The log has neither password nor token, in any encoding, after successful and failed pulls."""
     require_login(upstream, tokens)
     await assert_pulled(client, upstream, upstream.publish(image(1), "v1"))
     tokens.inject(Status(401))

@@ -180,7 +180,7 @@ async def test_manifest_with_a_wrong_digest_is_502(client: Client, upstream: Ups
 
 
 async def test_digest_of_a_tag_matches_its_bytes(client: Client, upstream: Upstream) -> None:
-    """Whatever upstream's header says, the digest sent is that of the bytes."""
+    """The mirror sends the digest of the bytes and ignores upstream's header."""
     manifest = upstream.publish(image(10), "v1")
     upstream.registry.inject(Wrong(at=5), method="GET", times=1)
     reply = await client.get(upstream.manifest("v1"))

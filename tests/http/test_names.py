@@ -24,7 +24,7 @@ def unused_name() -> str:
 
 
 async def test_all_spellings_of_an_image_share_a_cache_entry(client: Client, hub: Registry) -> None:
-    """With and without library/, docker.io in the path or in ns, and its other host names: one upstream request."""
+    """Docker Hub's names, in the path or in ns, and an optional library/ lead to one upstream request."""
     name = unused_name()
     manifest = image(100)
     hub.publish(f"library/{name}", manifest, "v1")

@@ -163,7 +163,7 @@ async def test_single_upstream_refusal_is_not_remembered(client: Client, upstrea
 
 @pytest.mark.parametrize("failure", LIMITED)
 async def test_rate_limit_lets_mirror_clients_fall_back(client: Client, upstream: Upstream, failure: str) -> None:
-    """With ns: 503, after which clients fall back at once; with the registry in the path there is no fallback: 429."""
+    """Clients with ns get 503 and fall back at once; those with the registry in the path can't, and get 429."""
     manifest = upstream.publish(image(100), "v1")
     await LIMITED[failure](upstream.registry)
     for target in (upstream.manifest("v1"), upstream.manifest(manifest), upstream.blob(manifest.blobs[1])):
@@ -176,7 +176,7 @@ async def test_rate_limit_lets_mirror_clients_fall_back(client: Client, upstream
 
 
 async def test_rate_limit_of_the_default_upstream(client: Client, hub: Registry) -> None:
-    """Without ns or a registry in the path, the client is dockerd with a mirror configured: 503."""
+    """A client without ns or a registry in the path is dockerd with a mirror configured, and gets 503."""
     hub.publish("library/limited", image(10), "v1")
     hub.inject(Status(429, {"Retry-After": "7"}), "*/limited/*")
     reply = await client.get("/v2/library/limited/manifests/v1")

@@ -104,7 +104,7 @@ async def test_invalid_range_is_ignored(client: Client, upstream: Upstream, blob
     ],
 )
 async def test_several_ranges(client: Client, upstream: Upstream, blob: Blob, spans: list[tuple[int, int]]) -> None:
-    """As sent by podman, stargz and SOCI: every part, in the requested order, without merging."""
+    """podman, stargz and SOCI get every part, in the requested order, without merging."""
     reply = await client.get(upstream.blob(blob), {"Range": "bytes=" + ",".join(f"{a}-{b}" for a, b in spans)})
     assert (reply.status, reply.whole) == (206, True), reply
     assert reply.length == len(reply.body)

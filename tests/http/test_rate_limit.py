@@ -104,7 +104,7 @@ async def test_pull_quota_expires_with_its_window(client: Client, upstream: Upst
 
 
 async def test_malformed_quota_headers_are_ignored(client: Client, upstream: Upstream, mirror: Mirror) -> None:
-    """Whatever the headers contain, the manifest is served."""
+    """The manifest is served with any content of the headers."""
     manifest = upstream.publish(image(100), "v1")
     upstream.registry.inject(Header("ratelimit-remaining", "a few"))
     upstream.registry.inject(Header("ratelimit-limit", "-1;w=;;,"))

@@ -23,7 +23,7 @@ DOCKERS_OWN = {"authentication required", "requested access to the resource is d
 async def test_refusal_is_final_for_dockerd(
     client: Client, upstream: Upstream, login: dict[str, str], status: int, code: str
 ) -> None:
-    """With Docker's own message or an empty detail, dockerd would retry for a minute."""
+    """dockerd would retry for a minute after Docker's own message or an empty detail."""
     manifest = upstream.publish(image(1000), "v1")
     targets = [upstream.manifest("v1"), upstream.manifest(manifest), *map(upstream.blob, manifest.blobs)]
     for target in targets:

@@ -18,7 +18,7 @@ def unused_name() -> str:
 
 
 async def test_docker_hub_image_in_every_clients_spelling(client: Client, hub: Registry) -> None:
-    """As sent by dockerd, containerd, BuildKit, podman, crane, and containerd with a path: fetched once."""
+    """dockerd, containerd with and without a path, BuildKit, podman and crane cause one fetch."""
     name = unused_name()
     manifest = image(100)
     hub.publish(f"library/{name}", manifest, "v1")

@@ -226,7 +226,7 @@ async def test_wrong_login_is_checked_once(client: Client) -> None:
 
 
 async def test_refused_logins_are_counted(client: Client) -> None:
-    """As errors, by their code."""
+    """The metric counts them as errors, by their code."""
     assert (await client.get("/v2/")).status == 401
     assert (await metrics(client))['mirror_requests_total{kind="error",outcome="unauthorized",upstream=""}'] >= 1
 

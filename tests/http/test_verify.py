@@ -88,7 +88,7 @@ async def test_repair_beside_a_running_mirror(tmp_path: Path, upstream: Upstream
 
 
 async def test_repaired_blob_of_another_size_is_served_whole(tmp_path: Path, upstream: Upstream) -> None:
-    """Without the fact database a truncated file has the size that it has, until its repair beside the mirror."""
+    """A truncated file counts as whole if the fact database is lost, until its repair beside the mirror."""
     manifest = await fill_cache(tmp_path, upstream)
     layer = manifest.blobs[2]
     file_of(tmp_path, layer).chmod(0o644)

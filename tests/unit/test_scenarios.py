@@ -46,7 +46,7 @@ def test_every_row_has_a_rule_and_tests() -> None:
 
 
 def test_every_named_test_exists_and_is_a_black_box_test() -> None:
-    """At the top level of the file, in a folder of black-box tests."""
+    """It is at the top level of its file, in a folder of black-box tests."""
     for number, _, tests in rows():
         for folder, file, name in TEST.findall(tests):
             assert folder in BLACK_BOX, f"{number}: {folder}"

@@ -87,7 +87,7 @@ async def failure(response: aiohttp.ClientResponse) -> protocol.Failure:
 
 
 async def test_a_malformed_request_is_a_400_that_names_the_field(socket: Path) -> None:
-    """For every endpoint with a body."""
+    """This holds for every endpoint with a body."""
     async with raw(socket) as session:
         for path, body, field in MALFORMED:
             content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -123,7 +123,7 @@ async def test_unknown_endpoint_is_a_json_error(socket: Path) -> None:
 
 
 async def test_an_internal_error_is_a_json_error(socket: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the name of its class; the log has the rest."""
+    """It contains the name of the error's class; the log has the rest."""
 
     async def fail(_: object) -> None:
         raise RuntimeError("secret")
@@ -150,7 +150,7 @@ async def test_a_request_of_another_version_is_refused(socket: Path, version: st
 
 @pytest.mark.parametrize(("version", "named"), [(None, "(none)"), ("2", "2")])
 async def test_a_response_of_another_version_is_refused(tmp_path: Path, version: str | None, named: str) -> None:
-    """Whatever else it says. Such a mirror counts as one that serves: it has locked the cache."""
+    """Its content does not matter. Such a mirror counts as one that serves: it has locked the cache."""
 
     async def answer(_: web.Request) -> web.Response:
         return web.json_response({"serving": False}, headers={} if version is None else {VERSION_HEADER: version})
@@ -175,7 +175,7 @@ async def test_a_response_of_another_version_is_refused(tmp_path: Path, version:
 
 
 async def test_a_response_that_can_not_be_read_is_reported(tmp_path: Path) -> None:
-    """Of our version, but without a field: no traceback."""
+    """The response has our version but lacks a field, and causes no traceback."""
 
     async def answer(_: web.Request) -> web.Response:
         return web.json_response({"images": 1}, headers={VERSION_HEADER: VERSION})

@@ -42,7 +42,7 @@ def test_bundle_replaces_only_regular_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("left", [20, 0])
 @pytest.mark.parametrize("limit", [None, 2**15])
 def test_full_disk_is_reported_and_leaves_no_files(tmp_path: Path, limit: int | None, left: int) -> None:
-    """Neither the bundle nor its list of contents, also if only the list did not fit."""
+    """Neither the bundle nor its list of contents is left, even if only the list did not fit."""
     contents, blobs = an_image(os.urandom(300_000))
     parts = write(tmp_path / "b.tar", contents, blobs, limit).parts
     pages = sum(-(-part.size // 4096) for part in parts)
@@ -53,7 +53,7 @@ def test_full_disk_is_reported_and_leaves_no_files(tmp_path: Path, limit: int | 
 
 
 def test_bundle_never_replaces_the_one_it_builds_on(tmp_path: Path) -> None:
-    """For each of its files, by each name and link."""
+    """Each of its files is protected, by each name and link."""
     contents, blobs = an_image(bytes(9000))
     write(tmp_path / "whole", contents, blobs)
     write(tmp_path / "split", contents, blobs, 3000)
@@ -132,7 +132,7 @@ def test_files_with_numbers_out_of_sequence_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.needs(root=True)
 def test_unreadable_layout_is_reported_as_unreadable(tmp_path: Path) -> None:
-    """Not as missing: the directory, a file in it, or a directory deep in it."""
+    """The message does not say missing, for the directory, a file in it, and a directory deep in it."""
     contents, blobs = an_image(b"x")
     write(tmp_path / "b.tar", contents, blobs)
     with TemporaryDirectory() as directory:

@@ -38,7 +38,7 @@ layers = st.lists(st.binary(max_size=5000), max_size=4)
 def test_written_bundle_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, own: list[bytes], limit: int | None
 ) -> None:
-    """As a single file or in parts of any size, with the digests in the list of contents."""
+    """It is a single file or parts of any size, with the digests in the list of contents."""
     target = tmp_path_factory.mktemp("bundle") / "week.tar"
     contents, blobs = an_image(*own)
     written = write(target, contents, blobs, limit)
@@ -114,7 +114,7 @@ def test_contents_survive_a_round_trip(blobs: list[tuple[Digest, int, bool]], na
     ).map(lambda x: json.dumps(x).encode())
 )
 def test_invalid_list_of_contents_is_rejected(text: bytes) -> None:
-    """With a message that names the file."""
+    """The message names the file."""
     with pytest.raises(BundleInvalid, match="here"):
         Contents.parse(text, where="here")
 
@@ -132,7 +132,7 @@ def test_known_blobs_are_omitted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [None, 4096])
 def test_truncated_bundle_is_rejected(tmp_path: Path, limit: int | None) -> None:
-    """At any position: in a header, in a blob, between two files."""
+    """It may end at any position: in a header, in a blob, between two files."""
     contents, blobs = an_image(b"x" * 3000, b"y" * 3000)
     write(tmp_path / "b.tar", contents, blobs, limit)
     (tmp_path / "b.tar.json").unlink()
@@ -171,7 +171,7 @@ def _entry(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
     ids=lambda entry: f"{entry.name} {entry.type!r}",
 )
 def test_harmful_entry_is_rejected(tmp_path: Path, entry: tarfile.TarInfo) -> None:
-    """Before any content of the archive is used."""
+    """The rejection precedes any use of the archive's content."""
     contents, blobs = an_image(b"x")
     write(tmp_path / "b.tar", contents, blobs)
     with tarfile.open(tmp_path / "b.tar", "a") as tar:
@@ -191,7 +191,7 @@ def test_harmful_entry_is_rejected(tmp_path: Path, entry: tarfile.TarInfo) -> No
     ],
 )
 def test_file_that_is_not_an_archive_is_rejected(tmp_path: Path, name: str, body: bytes, said: str) -> None:
-    """With a one-line message. Also an empty file: it is the result of a failed copy."""
+    """The message has one line. An empty file is rejected too: it is the result of a failed copy."""
     (tmp_path / name).write_bytes(body)
     with pytest.raises(BundleInvalid, match=said) as refused, opened(tmp_path / name) as archive:
         read_bundle(archive)
@@ -218,7 +218,7 @@ def test_compressed_archive_is_decompressed_once(tmp_path: Path, pack: Callable[
 @pytest.mark.needs("mount", root=True)
 @pytest.mark.parametrize(("disk", "spare"), [(MIB, 0), (5 * MIB, 0), (16 * MIB, 12 * MIB), (0, 0)])
 def test_compressed_archive_is_read_in_place_if_space_is_insufficient(tmp_path: Path, disk: int, spare: int) -> None:
-    """With one message that this is slow. The space must suffice for the content, twice, and for `min_free`."""
+    """One message says that this is slow. The space must suffice for the content, twice, and for `min_free`."""
     contents, blobs = an_image(os.urandom(50_000), bytes(3_000_000))
     write(tmp_path / "b.tar", contents, blobs)
     packed, messages = tmp_path / "b.tar.gz", list[str]()
@@ -233,7 +233,7 @@ def test_compressed_archive_is_read_in_place_if_space_is_insufficient(tmp_path: 
 
 @pytest.mark.parametrize("pack", PACKED.values(), ids=PACKED)
 def test_damaged_compressed_archive_is_reported(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
-    """With the fix: copy it again."""
+    """The message names the fix: copy it again."""
     contents, blobs = an_image(os.urandom(200_000))
     write(tmp_path / "b.tar", contents, blobs)
     whole = pack((tmp_path / "b.tar").read_bytes())
@@ -258,7 +258,7 @@ def test_damaged_blob_fails_the_export(tmp_path: Path) -> None:
 
 
 def test_docker_save_archive_gets_manifests(tmp_path: Path) -> None:
-    """With the config and layers unchanged, the digests of layers from the config, and symbolic links followed."""
+    """Config and layers are unchanged, the layers' digests come from the config, and symbolic links are followed."""
     layer = b"a layer's tar"
     config = json.dumps({"rootfs": {"type": "layers", "diff_ids": [str(Digest.of(layer))] * 2}}).encode()
     manifest = [{"Config": "c.json", "RepoTags": ["alpine:3.20"], "Layers": ["1/layer.tar", "2/layer.tar"]}]

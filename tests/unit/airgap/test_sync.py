@@ -35,7 +35,7 @@ def test_example_sync_file_is_valid(tmp_path: Path) -> None:
 
 
 def test_names_are_collected_from_all_lists(tmp_path: Path) -> None:
-    """Without duplicates, from sync files and image lists."""
+    """Names from sync files and image lists are returned once each."""
     (tmp_path / "list.txt").write_text("b:1\na:1\n")
     (tmp_path / "sync.toml").write_text(
         '[[images]]\nimages = ["a:1"]\nfrom = "list.txt"\n[[images]]\nimages = ["c:*"]\n'
@@ -93,7 +93,7 @@ def test_names_are_collected_from_all_lists(tmp_path: Path) -> None:
     ],
 )
 def test_invalid_sync_file_is_explained(tmp_path: Path, text: str, said: str) -> None:
-    """With the file, the key, and the allowed values."""
+    """The message names the file, the key and the allowed values."""
     with pytest.raises(ListInvalid) as caught:
         read(tmp_path, text)
     assert f"{tmp_path}/sync.toml" in str(caught.value)
@@ -137,7 +137,7 @@ def test_next_due_time_of_a_time_of_day(at: str, due: datetime) -> None:
 
 @given(moments, st.builds(At, st.integers(0, 23), st.integers(0, 59), st.none() | st.integers(0, 6)))
 def test_due_time_is_within_a_day_or_week(moment: datetime, at: At) -> None:
-    """At the configured hour, minute and weekday."""
+    """It has the configured hour, minute and weekday."""
     due = at.after(moment)
     assert moment < due <= moment + timedelta(days=1 if at.weekday is None else 7)
     assert (due.hour, due.minute, due.second, due.microsecond) == (at.hour, at.minute, 0, 0)

@@ -76,7 +76,7 @@ def test_first_matching_rule_decides(rules: list[Rule], caller: Caller, reposito
 
 @given(rules, callers, repositories)
 def test_denial_names_user_repository_and_rule(rules: list[Rule], caller: Caller, repository: Repository) -> None:
-    """And the section of the configuration to change."""
+    """The message also names the section of the configuration to change."""
     try:
         Rules(rules).require_allowed(caller, repository)
     except Denied as denied:
@@ -182,7 +182,7 @@ def test_rule_without_a_configured_upstream_is_refused(tmp_path: Path, pattern: 
     "pattern", ["*", "*.io/x", "d?cker.io/x", "docker.io/alpine", "QUAY.io/*", "index.docker.io/*"]
 )
 def test_rule_for_a_configured_upstream_or_a_glob_is_accepted(tmp_path: Path, pattern: str) -> None:
-    """Also if a glob matches the upstream's name."""
+    """A glob that matches the upstream's name is accepted too."""
     with environment():
         settings = read(tmp_path / "mirror.toml", f'[[access]]\nrepositories = ["{pattern}"]\nallow = true')
     assert settings.access[0].repositories == (pattern,)
@@ -190,7 +190,7 @@ def test_rule_for_a_configured_upstream_or_a_glob_is_accepted(tmp_path: Path, pa
 
 @pytest.mark.parametrize("key", ["users", "repositories"])
 def test_rule_with_an_empty_list_is_refused(tmp_path: Path, key: str) -> None:
-    """Such a rule could never match."""
+    """The rule could never match."""
     with environment(), pytest.raises(ConfigurationInvalid, match=rf"\[\[access\]\] number 1, {key}: "):
         read(tmp_path / "mirror.toml", f"[[access]]\n{key} = []\nallow = true")
 

@@ -45,7 +45,7 @@ def refused(text: str) -> str:
 
 @given(entries, st.data(), st.sampled_from(["\n", "\r\n", " \n", "\t\n"]))
 def test_htpasswd_file_yields_its_users(entries: dict[str, str], data: st.DataObject, ending: str) -> None:
-    """In any order, with comments and empty lines between entries, and any line ending."""
+    """Order, comments, empty lines between entries and the kind of line ending do not matter."""
     lines = [f"{user}:{hashed}" for user, hashed in entries.items()]
     for _ in range(data.draw(st.integers(0, 3))):
         lines.insert(data.draw(st.integers(0, len(lines))), data.draw(silent))
@@ -183,7 +183,7 @@ def test_reload_invalidates_cached_logins(loop: Loop, file: Path) -> None:
 
 
 def test_invalid_file_keeps_the_previous_users(loop: Loop, file: Path) -> None:
-    """Also users whose login was not cached yet."""
+    """Users whose login was not cached yet are kept too."""
 
     async def work() -> None:
         async with Logins(file) as logins:
@@ -251,7 +251,7 @@ def test_cancelled_caller_does_not_cancel_a_shared_check(loop: Loop, file: Path)
 
 
 def test_one_address_gets_half_of_the_free_places(loop: Loop, file: Path) -> None:
-    """However many logins it sends. All places are free again afterwards."""
+    """The number of its logins does not matter. All places are free again afterwards."""
 
     async def guesses(logins: Logins, address: str, count: int) -> int:
         """Return the number of logins that were checked."""

@@ -48,7 +48,7 @@ def test_parse_reverses_render(found: list[IndexEntry]) -> None:
 
 @given(entries())
 def test_it_is_an_image_index(entry: IndexEntry) -> None:
-    """As the specification defines it, with the full name where other programs look for it."""
+    """It is as the specification defines it, with the full name where other programs look for it."""
     document = json.loads(render([entry]))
     assert (document["schemaVersion"], document["mediaType"]) == (2, INDEX)
     (descriptor,) = document["manifests"]
@@ -60,7 +60,7 @@ def test_it_is_an_image_index(entry: IndexEntry) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_parsed(content: bytes) -> None:
-    """Not JSON, or no index: without entries."""
+    """Content that is not JSON or no index has no entries."""
     assert parse(content) == []
 
 

@@ -23,7 +23,7 @@ KUBERNETES = (  # of services called mirror, mirror-cache and mirror-server
 
 
 def test_documented_and_kubernetes_variables_are_accepted() -> None:
-    """Also variables without the prefix."""
+    """Variables without the prefix are accepted too."""
     own = [key.variable for section in ("server", "cache", "tags", "log") for key in reference.keys(section)]
 
     refuse_misspelled_variables(

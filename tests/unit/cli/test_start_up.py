@@ -48,7 +48,7 @@ def test_version_equals_that_of_the_package() -> None:
 
 @pytest.mark.parametrize("command", ["", *command_line.commands])
 def test_help_loads_no_large_library(command: str) -> None:
-    """Neither the help of the program nor that of a command."""
+    """Neither the help of the program nor that of a command loads one."""
     out, modules = loaded(*command.split(), "--help")
     assert out.startswith(f"Usage: mirror {command}".rstrip())
     assert not modules & HEAVY
@@ -78,7 +78,7 @@ def test_client_config_with_an_address_loads_no_settings(client: str) -> None:
 
 
 def test_client_config_reads_settings_that_name_upstreams() -> None:
-    """In a flag or a variable."""
+    """A flag or a variable names them."""
     arguments = ("client-config", "k3s", "--mirror", "http://mirror.test:5000")
     assert "new.test" in loaded(*arguments, "--upstream", "new.test=http://new.test")[0]
     assert "new.test" in loaded(*arguments, MIRROR_UPSTREAM="new.test=http://new.test")[0]

@@ -270,7 +270,7 @@ def test_kubernetes_manifests_install_hosts_toml() -> None:
 
 
 def test_advice_explains_the_login_of_a_mirror_with_users() -> None:
-    """Without users, no advice mentions a login."""
+    """No advice mentions a login if the mirror has no users."""
     asking = Mirrored(THERE.address, THERE.upstreams, has_users=True)
     for client in CLIENTS.values():
         if client is not KUBERNETES:
@@ -315,7 +315,7 @@ def test_invalid_address_is_refused(text: str) -> None:
 
 
 def test_mirror_is_detected_anywhere_in_a_configuration() -> None:
-    """As a URL, as the beginning of a location, as a key; but not a host that only resembles it."""
+    """A URL, the beginning of a location and a key count; a host that only resembles it does not."""
     here = HERE.address
     for client in (DOCKER, CONTAINERD, PODMAN, BUILDKIT):
         assert mentions(client.merged(None, HERE), here)

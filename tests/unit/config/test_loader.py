@@ -118,7 +118,7 @@ def test_fault_is_explained_in_terms_of_toml(file: Path, text: str, words: str) 
 
 @pytest.mark.parametrize("path", FEW, ids=".".join)
 def test_unknown_key_is_refused_with_its_path(file: Path, path: tuple[str, ...]) -> None:
-    """In every section; the message lists its keys."""
+    """The message lists the keys of the section."""
     unknown = (*path[:-1], f"{path[-1]}_x")
     message = said(file, written(unknown, "1"))
     assert ".".join(unknown) in message
@@ -127,7 +127,7 @@ def test_unknown_key_is_refused_with_its_path(file: Path, path: tuple[str, ...])
 
 @pytest.mark.parametrize("text", ["bogus = 1", "[bogus]\na = 1", '["server "]\na = 1', "[Server]\nlisten = 'a:1'"])
 def test_unknown_section_is_refused(file: Path, text: str) -> None:
-    """Or an unknown key outside sections."""
+    """An unknown key outside sections is refused too."""
     assert "unknown key" in said(file, text)
 
 
@@ -180,7 +180,7 @@ def test_listen_address_parses_to_host_and_port(file: Path, listen: str, host: s
     ],
 )
 def test_invalid_upstream_url_is_refused(file: Path, url: str) -> None:
-    """Also a URL with a login, which would appear in logs."""
+    """A URL with a login is refused too: it would appear in logs."""
     message = said(file, f'[upstreams."quay.io"]\nurl = "{url}"')
     assert "upstreams.quay.io.url" in message
 
@@ -224,13 +224,13 @@ def test_upstream_name_that_is_no_host_is_refused(file: Path, name: str) -> None
     ],
 )
 def test_contradiction_is_refused(file: Path, text: str, complaint: str) -> None:
-    """Also if each value alone is valid."""
+    """Each value alone may be valid."""
     assert complaint in said(file, text)
 
 
 @pytest.mark.parametrize("value", ["inf", "nan", "-inf", "1e999", '"' + "9" * 400 + 's"', "-1", "true"])
 def test_invalid_duration_is_refused(file: Path, value: str) -> None:
-    """Also a duration that no timer can be set to."""
+    """A duration that no timer can be set to is refused too."""
     assert "timeouts.first_byte" in said(file, f"[timeouts]\nfirst_byte = {value}")
 
 
@@ -299,7 +299,7 @@ SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 @given(st.integers(0, 2**63), st.sampled_from(sorted(UNITS)), st.sampled_from(["", " "]))
 def test_size_is_exact(number: int, unit: str, space: str) -> None:
-    """To the byte."""
+    """No byte is lost by rounding."""
     assert parse_size(number) == number
     assert parse_size(f"{number}{space}{unit}") == number * UNITS[unit]
 
@@ -312,7 +312,7 @@ def test_size_may_be_a_fraction_of_its_unit() -> None:
 
 @given(st.integers(0, 10**6), st.sampled_from(sorted(SECONDS)))
 def test_duration_parses_to_seconds(number: int, unit: str) -> None:
-    """In each unit."""
+    """Each unit is known."""
     assert parse_duration(f"{number}{unit}") == pytest.approx(number * SECONDS[unit])
     assert parse_duration(number) == number
 
@@ -328,7 +328,7 @@ def test_duration_parses_to_seconds(number: int, unit: str) -> None:
 @example("9" * 400)
 @example("9" * 400 + "d")
 def test_any_value_is_a_quantity_or_is_refused(value: object) -> None:
-    """With a ValueError, which becomes the message for the key."""
+    """The refusal is a ValueError, which becomes the message for the key."""
     for parse in (parse_size, parse_duration):
         try:
             quantity = parse(value)

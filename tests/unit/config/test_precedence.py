@@ -69,7 +69,7 @@ def test_every_key_is_in_the_table_of_precedence() -> None:
 def test_flag_overrides_variable_overrides_file_overrides_default(
     file: Path, section: str, key: str, variable: str, in_file: object, in_variable: object, in_flag: object
 ) -> None:
-    """For every key."""
+    """This holds for every key."""
 
     def value(flag: object = None) -> object:
         return getattr(getattr(read(file, text, **{section: {key: flag}}), section), key)
@@ -131,7 +131,7 @@ def test_offline_and_config_have_variables_too(file: Path) -> None:
 )
 @pytest.mark.parametrize("value", ["5m", "", "[1]", "{"])
 def test_variable_of_a_whole_section_is_refused_or_ignored(variable: str, value: str) -> None:
-    """Without a traceback. The message names the section."""
+    """No traceback is printed. The message names the section."""
     try:
         with environment(**{variable: value}):
             read_settings(None, {}, [])
@@ -152,7 +152,7 @@ def test_variable_of_a_whole_section_is_refused_or_ignored(variable: str, value:
     ],
 )
 def test_invalid_variable_is_refused(variable: str, value: str, path: str) -> None:
-    """With the path of the key, as in the file."""
+    """The message has the path of the key, as for the file."""
     with environment(**{variable: value}), pytest.raises(ConfigurationInvalid, match=path):
         read_settings(None, {}, [])
 

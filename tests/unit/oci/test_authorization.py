@@ -38,7 +38,7 @@ def test_bearer_header_parses_to_a_token(text: str) -> None:
     ],
 )
 def test_unusable_header_parses_to_none(header: str | None) -> None:
-    """Also podman's empty login, and control characters, which could break a line of a header or the log."""
+    """podman's empty login is unusable; so are control characters, which could break a line of a header or the log."""
     assert parse_authorization(header) is None
 
 

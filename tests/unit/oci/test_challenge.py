@@ -41,7 +41,7 @@ def written(draw: st.DrawFn, challenge: Challenge) -> str:
 
 @given(st.data(), st.lists(challenges, max_size=3))
 def test_challenges_survive_every_spelling(data: st.DataObject, wanted: list[Challenge]) -> None:
-    """In one header or several, in order, among unknown schemes."""
+    """They are in one header or several, in order, among unknown schemes."""
     texts = [data.draw(written(one)) for one in wanted]
     assert parse_challenges(texts) == tuple(wanted)
     others = data.draw(st.lists(st.sampled_from(["Negotiate", "NTLM TlRMTVNTUAAC==", 'Digest realm="a, Basic b"'])))
@@ -119,5 +119,5 @@ def test_challenges_of_real_registries_parse(header: str, challenge: Challenge) 
     ],
 )
 def test_unusable_header_yields_no_challenge(header: str) -> None:
-    """Such as a Bearer without a realm, or with bytes that can't go into a request."""
+    """A Bearer without a realm is unusable, and so is one with bytes that can't go into a request."""
     assert parse_challenges([header]) == ()

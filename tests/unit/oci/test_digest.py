@@ -83,7 +83,7 @@ def test_content_is_verified_in_pieces_of_any_size(pieces: list[bytes], algorith
 
 @given(st.binary(), st.binary(), algorithms)
 def test_other_content_fails_verification(content: bytes, other: bytes, algorithm: str) -> None:
-    """Whether a size was announced or not, right or wrong."""
+    """A size may have been announced or not, right or wrong."""
     verifier = Verifier(Digest.of(content, algorithm))
     verifier.feed([other])
     for size in (None, len(content), len(other)):

@@ -34,7 +34,7 @@ DIGEST = Digest.of(b"")
     ],
 )
 def test_image_name_is_expanded_as_docker_does(text: str, repository: Repository, reference: Tag | Digest) -> None:
-    """Without a registry: Docker Hub, whatever the mirror's default upstream is. Without a tag: latest."""
+    """The registry is Docker Hub and the tag is latest if the name has none; the default upstream does not matter."""
     assert parse_image(text, UPSTREAMS) == Image(repository, reference)
 
 
@@ -49,7 +49,7 @@ def test_image_name_is_expanded_as_docker_does(text: str, repository: Repository
     ],
 )
 def test_tag_pattern_parses_to_a_selection(text: str, pattern: str, count: int | None, stable: bool) -> None:
-    """By glob, and by version."""
+    """A pattern selects by glob or by version."""
     assert parse_image(text, UPSTREAMS) == Selection(ALPINE, pattern, count, stable)
 
 
@@ -110,7 +110,7 @@ def test_release_is_newer_than_its_pre_releases() -> None:
 
 @given(st.lists(tags), st.sampled_from(["*", "v*", "[0-9]*", "*.*"]), st.none() | st.integers(1, 3))
 def test_selection_returns_existing_tags_once(there: list[str], pattern: str, count: int | None) -> None:
-    """And no more than *count*."""
+    """It returns no more than *count*."""
     chosen = [image.reference for image in Selection(ALPINE, pattern, count).chosen(there)]
     assert len(set(chosen)) == len(chosen)
     assert {str(tag) for tag in chosen} <= set(there)

@@ -61,7 +61,7 @@ def test_address_has_the_zone_of_its_kind(text: str, zone: Zone) -> None:
 @given(V4)
 @example(IPv4Address("100.127.255.255"))
 def test_address_that_is_not_global_is_not_public(address: IPv4Address) -> None:
-    """By the special-purpose registry in `ipaddress`, except the documentation networks, which have no hosts."""
+    """The special-purpose registry in `ipaddress` decides, except for documentation networks, which have no hosts."""
     documentation = map(ip_network, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"))
     assume(not any(address in network for network in documentation))
     if not address.is_global or address.is_multicast:
@@ -195,7 +195,7 @@ def test_connection_outside_its_zone_is_refused(address: IPv4Address | IPv6Addre
 
 
 async def test_name_has_the_zone_of_its_addresses() -> None:
-    """From its resolution on; before that, PUBLIC, the most restrictive zone."""
+    """The zone is known from the name's resolution on; before that it is PUBLIC, the most restrictive one."""
     neighbourhood = ZoneResolver()
     assert neighbourhood.zone("localhost") is Zone.PUBLIC
     await neighbourhood.resolve("localhost", 80, socket.AF_UNSPEC)

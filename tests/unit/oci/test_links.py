@@ -29,7 +29,7 @@ def test_link_round_trips_through_the_parser(name: str, query: tuple[tuple[str, 
 
 @given(anything(links))
 def test_any_header_parses_without_an_error(link: str) -> None:
-    """To a query without ns, or to no next page."""
+    """The result is a query without ns, or no next page."""
     page = next_page(link)
     assert page is None or all(name != "ns" for name, _ in page)
 

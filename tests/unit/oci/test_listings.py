@@ -14,7 +14,7 @@ from tests.unit.texts import tags
 
 @given(st.sets(tags, max_size=30), st.integers(1, 10))
 def test_pages_contain_every_entry_once(entries: set[str], most: int) -> None:
-    """If the next-page queries are followed from the first page."""
+    """The client follows the next-page queries from the first page."""
     pairs: tuple[tuple[str, str], ...] | None = (("n", str(most)),)
     found: list[str] = []
     while pairs is not None:
@@ -63,7 +63,7 @@ CONFIG = {"mediaType": "x/config", "digest": str(Digest.of(b"")), "size": 0}
     ],
 )
 def test_referrer_has_a_complete_descriptor(content: dict[str, object], kind: str | None, annotations: object) -> None:
-    """With its artifactType, or else its config's media type (image-spec 1.1, "Guidelines for Artifact Usage")."""
+    """It has its artifactType, or else its config's media type (image-spec 1.1, "Guidelines for Artifact Usage")."""
     one = manifest(content)
     (entry,) = json.loads(referrers_index([one]))["manifests"]
     assert (entry["digest"], entry["size"], entry["mediaType"]) == (str(one.digest), len(one.body), OCI_MANIFEST)
@@ -75,5 +75,5 @@ def test_referrer_has_a_complete_descriptor(content: dict[str, object], kind: st
 
 
 def test_tag_list_names_its_repository() -> None:
-    """As registries format it."""
+    """Registries format it like this."""
     assert json.loads(tag_list("team/app", ["v1"])) == {"name": "team/app", "tags": ["v1"]}

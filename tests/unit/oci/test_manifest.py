@@ -59,7 +59,7 @@ def test_image_manifest_references_config_and_layers(wanted: list[Descriptor], m
 
 @given(st.lists(descriptors, unique_by=lambda one: one.digest, min_size=1), media_types)
 def test_index_references_its_manifests(wanted: list[Descriptor], media_type: str) -> None:
-    """And nothing else in it."""
+    """It references nothing else in it."""
     manifest = read({"manifests": list(map(described, wanted)), "layers": [described(wanted[0])]}, media_type)
     assert manifest.references == tuple(wanted)
     assert manifest.is_index

@@ -19,7 +19,7 @@ SAFE = re.compile(r"[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*")
 
 @given(names)
 def test_valid_name_parses_to_itself(name: str) -> None:
-    """Also with components such as `manifests` and `blobs`."""
+    """Components such as `manifests` and `blobs` are valid too."""
     assume(len(name) <= 255)
     assert parse_name(name) == name
 
@@ -157,13 +157,13 @@ def test_name_without_upstream_is_refused_if_there_is_no_default(name: str) -> N
 
 @given(st.text())
 def test_canonical_upstream_is_idempotent(host: str) -> None:
-    """Also for arbitrary text."""
+    """This holds for arbitrary text."""
     once = canonical_upstream(host)
     assert canonical_upstream(once) == once
 
 
 @given(st.text(), st.none() | st.text())
 def test_any_path_and_ns_raise_only_mirror_errors(path: str, ns: str | None) -> None:
-    """Also without any configured upstream."""
+    """This holds without any configured upstream too."""
     parsed(lambda: UPSTREAMS.repository(path, ns=ns), NameInvalid, NameUnknown)
     assert parsed(lambda: Upstreams([], default=None).repository(path, ns=ns), NameUnknown) is None

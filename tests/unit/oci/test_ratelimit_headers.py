@@ -46,6 +46,6 @@ def test_invalid_limit_parses_to_none(header: str | None) -> None:
 @example("1;" + " " * 10_000 + "x")
 @example("1" + ";w" * 10_000)
 def test_any_header_parses_in_linear_time(header: str) -> None:
-    """To a limit or to None, without an error."""
+    """The result is a limit or None, without an error."""
     quota = RateLimitHeader.parse(header)
     assert quota is None or (0 <= quota.pulls < 10**9 and (quota.window is None or 0 <= quota.window < 10**9))

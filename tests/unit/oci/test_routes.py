@@ -212,5 +212,5 @@ def test_empty_path_components_before_v2_are_refused(prefix: str) -> None:
     ],
 )
 def test_endpoints_of_the_mirror_itself_parse(target: str, route: Route) -> None:
-    """With or without a query."""
+    """A query is optional."""
     assert parse_route(target, UPSTREAMS) == route

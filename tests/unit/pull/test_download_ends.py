@@ -100,7 +100,7 @@ def test_end_of_a_blob_is_withheld_until_verified(scene: Scene) -> None:
 
 @pytest.mark.parametrize("at", [1, 100_000, 300_000])
 def test_wrong_byte_fails_the_download(scene: Scene, at: int) -> None:
-    """At any position: no reader gets the whole, no byte is stored or kept, and the next download starts at 0."""
+    """No reader gets the whole, no byte is stored or kept, and the next download starts at 0."""
     followers = [scene.follow(), scene.follow()]
     scene.send(at, wrong=True)
     if at < len(BLOB.body):
@@ -224,7 +224,7 @@ def test_received_bytes_are_kept_after_the_last_attempt(scene: Scene) -> None:
 
 
 def test_download_with_progress_is_never_given_up(scene: Scene) -> None:
-    """However often the upstream disconnects."""
+    """The number of the upstream's disconnects does not matter."""
     follower = scene.follow()
     for end in range(10_000, 300_000, 10_000):
         scene.send(end)
@@ -257,7 +257,7 @@ def test_download_completes_without_readers(scene: Scene) -> None:
 
 
 def test_late_reader_gets_the_whole_blob(scene: Scene) -> None:
-    """From its first byte, without a second connection."""
+    """The reader gets all bytes from the first, without a second connection."""
     scene.follow()
     scene.send(250_000)
     late = scene.follow()
@@ -290,7 +290,7 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 def test_full_disk_ends_the_download(scene: Scene) -> None:
-    """Also in the middle of a piece: the written bytes are removed, and their space is free."""
+    """It ends in the middle of a piece too: the written bytes are removed, and their space is free."""
     follower = scene.follow()
     with largest_file(123_456):
         scene.send(len(BLOB.body))
@@ -308,7 +308,7 @@ def test_full_disk_ends_the_download(scene: Scene) -> None:
 
 @pytest.mark.parametrize("steps", range(6))
 def test_shutdown_fails_running_downloads(scene: Scene, steps: int) -> None:
-    """Also a download whose task has not run yet: no reader waits forever."""
+    """A download whose task has not run yet fails too: no reader waits forever."""
 
     async def end() -> Follower:
         follower = Follower(scene.loop, scene.downloads, scene.source, expected_size=None, is_slow=False)

@@ -20,7 +20,7 @@ def test_slower_download_is_no_nearer(ahead: int, came: int, taken: float, patie
 
 @given(st.integers(2**21, 2**40), st.integers(1, 2**40), st.integers(1, 10**5), st.integers(1, 100))
 def test_range_is_far_if_it_takes_longer_than_patience(ahead: int, came: int, taken: int, patience: int) -> None:
-    """At the average rate so far."""
+    """The average rate so far decides."""
     assert is_far(ahead, received=came, seconds=float(taken), patience=float(patience)) == (
         ahead * taken > patience * came
     )

@@ -60,7 +60,7 @@ def test_offline_every_known_tag_is_fresh(checked: float, now: float, fresh_for:
 def test_stale_tag_is_served_while_the_upstream_fails(
     failure: type[MirrorError], checked: float, age: float, stale_for: float
 ) -> None:
-    """For `tags.stale_for` seconds."""
+    """It is served for `tags.stale_for` seconds."""
     fact = TagFact(DIGEST, checked)
     assert may_serve_stale(fact, failure("…"), now=checked + age, stale_for=stale_for) == (age < stale_for)
     assert not is_gone(failure("…"))

@@ -135,7 +135,7 @@ def test_failure_of_every_origin_is_the_last_ones() -> None:
 
 
 def test_disconnect_goes_on_from_the_offset() -> None:
-    """With the next origin, which has not failed yet, by an open-ended range."""
+    """The next origin, which has not failed yet, gets an open-ended range."""
     one, other = FakeOrigin("one", [500]), FakeOrigin("other")
     assert read(one, other) == BODY
     assert one.requested == [None]
@@ -195,7 +195,7 @@ def test_blob_of_unknown_size_that_ends_before_the_offset_is_another_blob() -> N
 
 
 def test_unknown_size_ends_with_the_connection() -> None:
-    """Without an announced size the end of a connection is the end of the blob."""
+    """The end of a connection is the end of the blob if no size was announced."""
     assert read(FakeOrigin("chunked", size=None)) == BODY
 
 

@@ -109,7 +109,7 @@ def test_span_is_received_completely(span: Span, disconnects: list[int], honors_
 
 @given(st.integers(0, SIZE - 1))
 def test_end_of_a_wrong_blob_is_withheld(at: int) -> None:
-    """Whatever the position of the wrong byte."""
+    """The position of the wrong byte does not matter."""
     body = BLOB.body[:at] + bytes([BLOB.body[at] ^ 1]) + BLOB.body[at + 1 :]
     got, failure = passed(Script(body, []), Span(0, SIZE))
     assert failure is DigestMismatch

@@ -182,7 +182,7 @@ def test_rendered_header_is_one_line(value: str) -> None:
 
 
 def test_rate_limit_is_429_if_the_path_names_the_upstream() -> None:
-    """Such a client has no registry to fall back to; a client of `registry-mirrors` falls back at a 503."""
+    """Its client has no registry to fall back to; a client of `registry-mirrors` falls back at a 503."""
     failure = UpstreamThrottled("too many", retry_after=7, upstream="quay.io")
     assert for_client(failure, by_path=False) is failure
     shown = for_client(failure, by_path=True)

@@ -122,7 +122,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(content=contents, size=sizes, reserved=st.booleans())
     def open_ingest(self, content: Content, size: int, reserved: bool) -> None:
-        """With the bytes that an earlier ingest left; space is reserved at once, or as bytes are received."""
+        """Start from the bytes that an earlier ingest left; reserve space at once, or as bytes are received."""
         arrival = self._arrival(content)
         if reserved:
             self._reserve(arrival)

@@ -154,7 +154,7 @@ TestFacts.settings = settings(max_examples=20, stateful_step_count=25)
 
 
 async def test_recording_one_more_digest_writes_one_row(tmp_path: Path) -> None:
-    """However many the repository holds: the size of the write-ahead log shows what was written."""
+    """The size of the write-ahead log does not depend on the number of the repository's digests."""
     path = tmp_path / "ledger"
     async with DiskFacts.open(path) as facts:
         for number in range(300):

@@ -72,7 +72,7 @@ async def store_and_read(store: DiskStore) -> None:
 async def test_planted_file_is_neither_followed_nor_waited_for(
     tmp_path: Path, place: str, plant: Callable[[Path], None], running: bool
 ) -> None:
-    """Whether it is planted before a start or while the mirror runs: what it leads to is not read and not changed."""
+    """The mirror neither reads nor changes the target of a link that is planted before a start or while it runs."""
     cache, secret = tmp_path / "cache", tmp_path / "secret"
     secret.write_bytes(SECRET)
     async with opened(cache) as store:

@@ -222,7 +222,7 @@ planted_rows = st.fixed_dictionaries(
 @settings(max_examples=80)
 @given(st.lists(planted_rows, min_size=1, max_size=4))
 def test_no_row_of_any_type_hides_another(planted: list[dict[str, object]]) -> None:
-    """Whatever type a column has: the mirror's own facts stay readable, and can be deleted."""
+    """The mirror's own facts stay readable and can be deleted, for any type of a column."""
 
     async def scene(path: Path) -> None:
         await fill(path)

@@ -91,7 +91,7 @@ def test_base_layer_stays_while_images_on_it_are_stored(tmp_path: Path) -> None:
 
 
 def test_a_use_reaches_through_two_levels(tmp_path: Path) -> None:
-    """Of an index, through its images, to their layers."""
+    """A use of an index reaches its images and their layers."""
     index = manifest("index", 50, IMAGE)
 
     async def scene() -> None:
@@ -130,7 +130,7 @@ def test_use_counts_while_it_is_being_applied(tmp_path: Path) -> None:
 
 
 def test_uses_are_applied_in_their_order(tmp_path: Path) -> None:
-    """Also by two concurrent calls of which the first takes longer."""
+    """This holds for two concurrent calls of which the first takes longer."""
 
     async def scene() -> None:
         async with stores(tmp_path, 300) as (store, facts):

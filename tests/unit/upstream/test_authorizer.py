@@ -143,7 +143,7 @@ async def test_client_without_a_login_is_anonymous(setup: Setup) -> None:
 
 
 async def test_client_token_is_sent_unchanged(setup: Setup) -> None:
-    """To the registry, never to a token service. A refusal is final: no challenge makes it send another login."""
+    """The registry gets it, never a token service. A refusal is final: no challenge makes it send another login."""
     setup.registry.gate = Bearer(tokens=setup.tokens)
     async with setup.authorizer() as ours:
         setup.source.now = Token("made-up")
@@ -208,7 +208,7 @@ async def test_token_is_reused_for_most_of_its_lifetime(setup: Setup) -> None:
 
 
 async def test_redirect_target_gets_no_login(setup: Setup) -> None:
-    """Also if it answers 401 or 403: its challenge is not answered."""
+    """Its challenge is not answered, even if it sends 401 or 403."""
     async with Registry.running() as elsewhere, setup.authorizer() as ours:
         setup.registry.inject(Redirect(f"{elsewhere.url}/data"))
         for code, headers in ((401, {"WWW-Authenticate": f'Bearer realm="{setup.tokens.realm}"'}), (403, {})):

@@ -135,7 +135,7 @@ def test_admits_agrees_with_require_closed_without_side_effects(is_broken: bool,
 
 @given(st.lists(st.sampled_from(["failed", "succeeded", "require_closed", "second", "minute"])))
 def test_recovered_upstream_is_probed_within_30_seconds(events: list[str]) -> None:
-    """After any sequence of events."""
+    """This holds after any sequence of events."""
     clock = Clock()
     breaker = CircuitBreaker("quay.io", clock=clock)
     for event in events:

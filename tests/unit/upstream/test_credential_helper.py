@@ -126,7 +126,7 @@ def test_not_found_means_no_login() -> None:
     ],
 )
 def test_invalid_response_is_an_error_without_its_content(said: bytes, code: int) -> None:
-    """Neither a login nor "no login"; the message contains nothing of the response."""
+    """It is neither a login nor "no login"; the message contains nothing of the response."""
     with pytest.raises(ValueError, match=r"^(failed|returned) ") as refusal:
         parse_response(said, code, SERVER)
     assert "hidden" not in str(refusal.value).lower()
@@ -140,7 +140,7 @@ def test_invalid_response_is_an_error_without_its_content(said: bytes, code: int
     st.integers(-255, 255),
 )
 def test_any_response_is_parsed_or_rejected(said: bytes, code: int) -> None:
-    """With ValueError only."""
+    """The rejection is always a ValueError."""
     try:
         found = parse_response(said, code, SERVER)
     except ValueError:
@@ -149,7 +149,7 @@ def test_any_response_is_parsed_or_rejected(said: bytes, code: int) -> None:
 
 
 async def test_helper_is_run_as_docker_runs_it(bench: Bench) -> None:
-    """With `get`, only the server on standard input, and the mirror's environment."""
+    """It gets the argument `get`, only the server on standard input, and the mirror's environment."""
     request = bench.helper(f"cat > asked\nenv > around\n{TELL.replace('$(cat)', '$(cat asked)')}")
     async with bench.helpers() as helpers:
         assert await helpers.ask(request) == Login("me", "s 1")
@@ -159,7 +159,7 @@ async def test_helper_is_run_as_docker_runs_it(bench: Bench) -> None:
 
 
 async def test_helper_may_ignore_its_standard_input(bench: Bench) -> None:
-    """Such as a helper with a single login."""
+    """A helper with a single login ignores it."""
     async with bench.helpers() as helpers:
         assert await helpers.ask(bench.helper('echo \'{"Username":"me","Secret":"s"}\'')) == Login("me", "s")
 
@@ -197,7 +197,7 @@ async def test_result_is_cached_for_a_while(
 
 
 async def test_refused_login_is_renewed_once(bench: Bench) -> None:
-    """Not right after a run, and not if another caller has renewed it already."""
+    """It is not renewed right after a run, nor if another caller has renewed it already."""
     request = bench.helper(TELL)
     async with bench.helpers() as helpers:
         first = await helpers.ask(request)
@@ -239,7 +239,7 @@ async def test_failed_helper_is_named_and_killed(bench: Bench, how: str, capfd: 
 
 @pytest.mark.parametrize("prepare", [lambda path: path.unlink(), lambda path: path.chmod(0o644)])
 async def test_unusable_program_is_named(bench: Bench, prepare: Callable[[Path], None]) -> None:
-    """Not installed, or not executable."""
+    """The program is not installed, or not executable."""
     request = bench.helper("")
     prepare(Path(request.program))
     async with bench.helpers() as helpers:
@@ -289,7 +289,7 @@ async def test_hanging_helper_does_not_delay_another(bench: Bench, tmp_path: Pat
 
 
 async def test_shutdown_kills_a_running_helper(bench: Bench) -> None:
-    """With its child processes, and without waiting for the time-out."""
+    """Its child processes end too, and nothing waits for the time-out."""
     request = bench.helper("sleep 60 & echo $$ $! > pids.new; mv pids.new pids; wait")
     started = time.monotonic()
     async with bench.helpers(timeout=60) as helpers:

@@ -26,7 +26,7 @@ def config(**members: object) -> DockerConfig:
 
 @given(hosts, texts.filter(lambda name: ":" not in name), secrets, st.booleans())
 def test_login_is_user_name_and_password(host: str, username: str, password: str, encoded: bool) -> None:
-    """In base64 as docker writes it (the first colon ends the name), or as two strings."""
+    """It is base64 as docker writes it (the first colon ends the name), or two strings."""
     plain = {"username": username, "password": password}
     entry: dict[str, str] = {"auth": basic(f"{username}:{password}")} if encoded else plain
     assert config(auths={host: entry}).logins == {host: Login(username, password)}
@@ -62,7 +62,7 @@ def test_every_kind_of_entry(entry: object, found: Credentials | None) -> None:
     ],
 )
 def test_every_spelling_of_a_host(key: str, host: str) -> None:
-    """With and without a scheme, a port or a path; Docker Hub has four names."""
+    """The scheme, port and path are optional; Docker Hub has four names."""
     entry = {"auth": basic("me:secret")}
     assert config(auths={key: entry}).logins == {host: Login("me", "secret")}
     assert config(credHelpers={key: "x"}).helper(host) == "x"
@@ -128,7 +128,7 @@ _entries = st.fixed_dictionaries({}, optional=dict.fromkeys(_SECRETS, _any))
     ).map(lambda found: json.dumps(found).encode())
 )
 def test_any_file_is_parsed_or_rejected(content: bytes) -> None:
-    """With ValueError only; each parsed login is valid in a header."""
+    """The rejection is always a ValueError; each parsed login is valid in a header."""
     try:
         found = DockerConfig.parse(content)
     except ValueError:

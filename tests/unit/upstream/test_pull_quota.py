@@ -17,6 +17,6 @@ def test_quota_is_low_below_a_tenth(left: int, limit: int) -> None:
 
 @given(seconds, seconds)
 def test_low_quota_extends_tag_freshness_and_never_shortens_it(usually: float, when_low: float) -> None:
-    """With enough pulls left, the usual freshness applies."""
+    """The usual freshness applies while enough pulls are left."""
     assert fresh_for(usually, when_low, low=False) == usually
     assert fresh_for(usually, when_low, low=True) == max(usually, when_low)

@@ -49,7 +49,7 @@ def test_requests_are_rejected_until_retry_after_is_over(announced: int | None, 
 
 @given(st.integers(0, 10**8))
 def test_number_in_retry_after_is_seconds(seconds: int) -> None:
-    """With or without surrounding white space."""
+    """White space around it is ignored."""
     assert retry_after(str(seconds)) == seconds
     assert retry_after(f" {seconds}\t") == seconds
 
@@ -80,5 +80,5 @@ def test_any_retry_after_is_parsed_without_error(header: str | None) -> None:
 
 @pytest.mark.parametrize("header", [None, "", "soon", "-1", "1.5", "0x1", "1 2", "Fri, 31 Feb 2024 00:00:00 GMT"])
 def test_invalid_retry_after_is_ignored(header: str | None) -> None:
-    """As if the header were absent."""
+    """The result is that of an absent header."""
     assert retry_after(header, now=NOW) is None

@@ -32,7 +32,7 @@ def read_detached(stream: DetachedStream) -> bytes:
 
 
 async def test_stream_states_start_size_and_validator(tmp_path: Path) -> None:
-    """Of a whole blob, and of a part of it."""
+    """It states them for a whole blob and for a part of it."""
     async with Registry.running() as registry:
         blob = Blob.noise(1000)
         registry.add("app", blob)

@@ -52,7 +52,7 @@ def test_changed_file_is_reloaded(path: Path) -> None:
 
 
 def test_file_is_checked_once_a_second_at_most(path: Path) -> None:
-    """Unless the caller requires a check now."""
+    """A caller may require a check now."""
     file = SecretFile("the.key", path, number, clock=lambda: 0.0)
     path.write_text("22")
     assert file.content() == 1
@@ -71,7 +71,7 @@ def test_invalid_file_prevents_the_start(path: Path, content: bytes | None) -> N
 
 @pytest.mark.parametrize("content", [b"hidden", None])
 def test_invalid_change_keeps_the_last_valid_content(path: Path, content: bytes | None) -> None:
-    """With a single warning; a valid file is loaded again."""
+    """It causes a single warning; a valid file is loaded again."""
     file = of(path)
     with capture_logs() as events:
         path.unlink() if content is None else path.write_bytes(content)
