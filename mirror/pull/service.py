@@ -133,17 +133,16 @@ class PullService:
                     return await self._by_digest(context, fact.digest, head_only=head_only)
                 except ManifestUnknown:
                     if offline:
-                        raise
-                    # The tag moved, the upstream deleted the manifest that it named, and the cache evicted it.
-                    return await self._fetch.fetched(context, tag)
+                        raise  # with the digest in the message; otherwise the tag moved, and its manifest is gone
             case Revalidate(fact):
                 return await self._revalidated(context, tag, fact)
             case Fetch():
-                if head_only and (result := await self._fetch.head(context, tag)) is not None:
-                    return result
-                return await self._fetch.fetched(context, tag)
+                pass
             case _:
                 assert_never(decision)
+        if head_only and (result := await self._fetch.head(context, tag)) is not None:
+            return result
+        return await self._fetch.fetched(context, tag)
 
     async def _by_digest(self, context: PullContext, digest: Digest, *, head_only: bool) -> ManifestResult:
         manifest = await self._catalog.manifest(digest)

@@ -117,8 +117,8 @@ HEADS: Rows = {
         *(State(hides=("size",)), NEW.digest, (NEW, STORED), [HEAD, GET]),
     ),
     "a fresh tag's evicted manifest is passed": (EVICTED, TAG, (OLD, PASSED), [HEAD]),
-    "a fresh tag whose evicted manifest is gone is fetched": (
-        *(replace(EVICTED, lacks=(OLD,)), TAG, (NEW, STORED), [HEAD, GET]),
+    "a fresh tag whose evicted manifest is gone is passed": (
+        *(replace(EVICTED, lacks=(OLD,)), TAG, (NEW, PASSED), [HEAD, HEAD]),
     ),
     "an expired tag is confirmed": (replace(STALE, serves=OLD), TAG, (OLD, HIT), [HEAD]),
     "a moved tag is fetched": (STALE, TAG, (NEW, STORED), [HEAD, GET]),
