@@ -148,9 +148,15 @@ class Upstreams:
 
 def not_configured(host: str) -> str:
     """Return the message for an upstream that is not configured, with its fix."""
-    shown = json.dumps(host[:80])
+    shown = json.dumps(_cut(host), ensure_ascii=False)
     return f"the upstream {shown} is not configured: add [upstreams.{shown}] with its url to the configuration"
 
 
 def _shown(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:80] + "…")
+    return repr(_cut(text))
+
+
+def _cut(text: str) -> str:
+    """Return at most 80 characters of *text*, escaped first: one character can become 12."""
+    escaped = text.encode("ascii", "backslashreplace").decode()
+    return escaped if len(escaped) <= 80 else escaped[:80] + "…"

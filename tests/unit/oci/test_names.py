@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from mirror.errors import DigestInvalid, NameInvalid, NameUnknown, TagInvalid
@@ -163,6 +163,7 @@ def test_canonical_upstream_is_idempotent(host: str) -> None:
 
 
 @given(st.text(), st.none() | st.text())
+@example("", "\U00010000" * 300)  # the longest escapes
 def test_any_path_and_ns_raise_only_mirror_errors(path: str, ns: str | None) -> None:
     """This holds without any configured upstream too."""
     parsed(lambda: UPSTREAMS.repository(path, ns=ns), NameInvalid, NameUnknown)

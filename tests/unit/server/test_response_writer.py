@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 
 from mirror.config import LimitSettings
+from mirror.server import response_writer
 from mirror.server.connections import Connections
 from mirror.server.framing import malformed
 from mirror.server.listener import Listener
@@ -64,13 +65,12 @@ class WholeFile:
 
 
 @pytest.fixture
-def file_on_disk() -> Iterator[IO[bytes]]:
-    """Yield a file that is not in the page cache, so that a thread has to send it."""
-    with tempfile.TemporaryFile(dir="/var/tmp") as file:
+def file_on_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[IO[bytes]]:
+    """Yield a file that the writer takes for one that is not in the page cache, so that a thread has to send it."""
+    monkeypatch.setattr(response_writer, "_is_in_memory", lambda file, offset: False)
+    with tempfile.TemporaryFile() as file:
         file.write(b"A" * SIZE)
         file.flush()
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         yield file
 
 
@@ -128,7 +128,7 @@ async def test_cancelled_writer_waits_for_its_thread(file_on_disk: IO[bytes]) ->
 
 
 async def _thread_started(threads: BusyThreads) -> None:
-    """Wait until a thread is about to send. If /var/tmp is in memory, no thread is used and this times out."""
+    """Wait until a thread is about to send."""
     async with asyncio.timeout(10):
         while not threads.started.is_set():  # noqa: ASYNC110 - a thread sets it
             await asyncio.sleep(0.001)
