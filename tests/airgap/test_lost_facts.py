@@ -92,23 +92,28 @@ async def test_cache_without_fact_database_serves_every_image_offline(
 async def test_index_names_images_and_pins(tmp_path: Path, registry: Registry) -> None:
     """Each command writes them for other programs: as descriptors of stored manifests under full names."""
     cache = tmp_path / "cache"
-    many, one, _ = await warmed(registry, cache)
+    many, one, sbom = await warmed(registry, cache)
+    first, second = f"docker.io/{REPOSITORY}:many", f"docker.io/{REPOSITORY}:v1"
+    attached = f"docker.io/{REPOSITORY}@{sbom.digest}"
 
     def names() -> dict[str, dict[str, object]]:
         document = json.loads((cache / "index.json").read_bytes())
         return {found["annotations"][REF_NAME]: found for found in document["manifests"]}
 
+    def pins() -> set[str]:
+        return {name for name, entry in names().items() if "vnd.oci-mirror.pinned" in str(entry["annotations"])}
+
     found = names()
-    assert found.keys() == {f"docker.io/{REPOSITORY}:many", f"docker.io/{REPOSITORY}:v1"}
-    for tag, manifest in (("many", many), ("v1", one)):
-        entry = found[f"docker.io/{REPOSITORY}:{tag}"]
+    assert found.keys() == {first, second, attached}
+    for name, manifest in ((first, many), (second, one), (attached, sbom)):
+        entry = found[name]
         assert (entry["digest"], entry["size"]) == (manifest.digest, len(manifest.content))
         assert entry["mediaType"] == manifest.media_type
+    assert pins() == {first}
     await succeeded("pin", f"{REPOSITORY}:v1", "--cache", cache)
-    pinned = names()
-    assert all("vnd.oci-mirror.pinned" in str(entry["annotations"]) for entry in pinned.values())
+    assert pins() == {first, second}
     await succeeded("rm", f"{REPOSITORY}:many", "--cache", cache)
-    assert names().keys() == {f"docker.io/{REPOSITORY}:v1"}
+    assert names().keys() == {second, attached}
 
 
 HOSTILE = {
