@@ -12,7 +12,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mirror.errors import StorageFailed
 from mirror.oci.digest import Digest
@@ -46,9 +46,10 @@ class Catalog:
         self._sizes = LruCache[tuple[Repository, Digest], int](_SIZES)
         self._holdings = LruCache[Repository, _Holdings](_REPOSITORIES)
         self._storing = KeyedLock[Digest]()
-        self._forgotten: list[set[Digest]] = []  # for each load of rights in progress: the digests forgotten since
-        facts.listen(self._forget)
+        self._loads: set[_Load] = set()
+        facts.listen(self._forget, self._forget_all)
         self._named: defaultdict[Repository, set[Tag]] | None = None  # all tags, after the first listing
+        self._new_names: list[tuple[Repository, Tag]] | None = None  # names that become known during that listing
         self._naming = asyncio.Lock()
 
     def tag_nowait(self, repository: Repository, tag: Tag) -> TagFact | None:
@@ -65,18 +66,38 @@ class Catalog:
         return fact
 
     async def tags(self, repository: Repository) -> dict[Tag, TagFact]:
-        """Return all known tags of a repository."""
+        """Return all known tags of a repository.
+
+        Raises:
+            StorageFailed: if they can't be read.
+        """
         async with self._naming:
             if self._named is None:
-                self._named = defaultdict(set)  # from now on new tags are added, also while the facts are read
-                for named, tag in await self._facts.tag_names():
-                    self._named[named].add(tag)
-        facts = {tag: await self.tag(repository, tag) for tag in tuple(self._named.get(repository, ()))}
+                self._named = await self._names()
+            names = tuple(self._named.get(repository, ()))
+        facts = {tag: await self.tag(repository, tag) for tag in names}
         return {tag: fact for tag, fact in facts.items() if fact is not None}
+
+    async def _names(self) -> defaultdict[Repository, set[Tag]]:
+        """Return all names, and those that become known while they are read.
+
+        Raises:
+            StorageFailed: if they can't be read.
+        """
+        self._new_names = []
+        try:
+            names = defaultdict[Repository, set[Tag]](set)
+            for repository, tag in [*await self._facts.tag_names(), *self._new_names]:
+                names[repository].add(tag)
+            return names
+        finally:
+            self._new_names = None
 
     async def keep_tag(self, repository: Repository, tag: Tag, fact: TagFact) -> None:
         if self._named is not None:
             self._named[repository].add(tag)
+        elif self._new_names is not None:
+            self._new_names.append((repository, tag))
         before = self._tags.get((repository, tag))
         self.names_changed |= before is None or before.digest != fact.digest
         self._tags.set((repository, tag), fact)
@@ -143,6 +164,7 @@ class Catalog:
                     await self.drop_holdings(repository, [manifest.digest])
                 raise
             self._manifests.set(manifest.digest, manifest)
+            self.names_changed = True  # again: index.json may have been written while the manifest was not stored
             if not (await self._held_by(repository)).has_row(manifest.digest):  # a damaged copy was removed meanwhile
                 await self._keep_facts(repository, manifest, proof)
         self.expect(repository, manifest)
@@ -193,32 +215,42 @@ class Catalog:
         holdings = await self._held_by(repository)
         held = {digest for digest in digests if holdings.has_row(digest)}
         holdings.remove(held)
-        for digest in held:
-            await self._facts.drop_held(repository, digest)
+        await self._facts.drop_held(repository, held)
 
     async def _held_by(self, repository: Repository) -> _Holdings:
-        holdings = self._holdings.get(repository)
-        if holdings is None:
-            forgotten = set[Digest]()
-            self._forgotten.append(forgotten)
+        while (holdings := self._holdings.get(repository)) is None:
+            load = _Load()
+            self._loads.add(load)
             try:
                 rows = await self._facts.held(repository)
-                manifests = [digest for digest, fact in rows.items() if fact.is_manifest]
-                loaded = _Holdings(rows, await self._facts.manifests(manifests))
+                manifests = await self._facts.manifests([digest for digest, fact in rows.items() if fact.is_manifest])
+                loaded = await asyncio.to_thread(_Holdings, rows, manifests)
+            except StorageFailed:
+                return _Holdings({}, {})  # unknown: the upstream is asked
             finally:
-                self._forgotten.remove(forgotten)
-            loaded.remove(forgotten)
-            # Another task may have loaded them meanwhile: a repository's rights are in memory only once.
-            holdings = self._holdings.get(repository) or loaded
-            self._holdings.set(repository, holdings)
+                self._loads.discard(load)
+            if not load.is_void:
+                loaded.remove(load.forgotten)
+                # Another task may have loaded them meanwhile: a repository's rights are in memory only once.
+                if repository not in self._holdings:
+                    self._holdings.set(repository, loaded)
         return holdings
 
     def _forget(self, digests: AbstractSet[Digest]) -> None:
         """Forget the rights to blobs that were removed, as the fact store does."""
         for holdings in self._holdings.values():
-            holdings.remove(digests)
-        for forgotten in self._forgotten:
-            forgotten.update(digests)
+            self.names_changed |= holdings.remove(digests)
+        for load in self._loads:
+            load.forgotten |= digests
+
+    def _forget_all(self) -> None:
+        """Forget all facts: the fact store lost its rows, and would not write again what is believed to be there."""
+        self.names_changed = True
+        self._tags.clear()
+        self._holdings.clear()
+        self._named = None
+        for load in self._loads:
+            load.is_void = True
 
     async def referrers(self, repository: Repository, subject: Digest) -> list[Manifest]:
         """Return the referrers of *subject* that are stored and to which the repository has a right.
@@ -271,6 +303,19 @@ class Catalog:
             return len(here) == len(manifest.references)
         complete = [await self._is_complete(child, arrived, depth - 1, known) for child in here]
         return bool(complete) and all(complete)
+
+
+@dataclass(eq=False, slots=True)
+class _Load:
+    """A load of the rights of one repository, while it reads.
+
+    Attributes:
+        forgotten: the digests whose facts were deleted meanwhile.
+        is_void: whether the fact store lost its rows meanwhile.
+    """
+
+    forgotten: set[Digest] = field(default_factory=set)
+    is_void: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,10 +373,15 @@ class _Holdings:
     def add_blob(self, digest: Digest) -> None:
         self._blobs.add(digest)
 
-    def remove(self, digests: AbstractSet[Digest]) -> None:
-        """Remove the rights to these digests that have rows. Takes time for the smaller of both sets."""
-        for digest in (digests & self._roots.keys()) | (digests & self._blobs):
+    def remove(self, digests: AbstractSet[Digest]) -> bool:
+        """Remove the rights to these digests that have rows. Return whether one was a right to a manifest.
+
+        Takes time for the smaller of both sets.
+        """
+        manifests = digests & self._roots.keys()
+        for digest in manifests | (digests & self._blobs):
             self._remove(digest)
+        return bool(manifests)
 
     def _remove(self, digest: Digest) -> None:
         self._blobs.discard(digest)

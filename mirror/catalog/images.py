@@ -7,6 +7,7 @@ held like blobs that are being read: they are never evicted.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
@@ -65,6 +66,8 @@ class Images:
         self._index = index
         self._changing = asyncio.Lock()
         self._pinned: set[Image] = set()
+        self._pins_are_lost = False  # whether the fact store lost its rows since they were read
+        facts.listen(lambda _: None, self._note_lost_pins)
         self._held: dict[Image, AsyncExitStack] = {}
 
     async def __aenter__(self) -> Self:
@@ -192,9 +195,10 @@ class Images:
         await self.save()
 
     async def _unpin(self, chosen: set[Image]) -> None:
-        for image in chosen & self._pinned:
+        dropped = chosen & self._pinned
+        self._pinned -= dropped  # before the facts: an image that is pinned again meanwhile stays pinned
+        for image in dropped:
             await self._facts.drop_pin(image)
-        self._pinned -= chosen
         async with self._changing:
             await self._release(chosen)
 
@@ -232,8 +236,21 @@ class Images:
         finally:
             self._catalog.names_changed |= not is_written
 
+    def _note_lost_pins(self) -> None:
+        self._pins_are_lost = True
+
     async def hold_pinned(self) -> None:
-        """Hold the content of the pinned images: tags may have moved, other platforms may have been pulled."""
+        """Hold the content of the pinned images: tags may have moved, other platforms may have been pulled.
+
+        Raises:
+            StorageFailed: if the fact store lost its rows, and the new ones can't be read.
+        """
+        if self._pins_are_lost:
+            known = await self._facts.pins()
+            for image in self._pinned - known:
+                await self._facts.keep_pin(image)
+            self._pinned |= known
+            self._pins_are_lost = False
         await self.hold(self._pinned)
         async with self._changing:
             await self._release(self._held.keys() - self._pinned)
@@ -299,6 +316,7 @@ class Images:
         Raises:
             StorageFailed: if a blob can't be removed, or the removal not be made durable.
         """
+        started = time.time()
         await self.hold_pinned()
         tags = await self._tags()
         for repository, held in (await self._facts.all_held()).items():
@@ -310,7 +328,7 @@ class Images:
         freed = 0
         async for digest in self._store.digests():
             if digest not in needed:
-                freed += await self._store.discard(digest)
+                freed += await self._store.discard(digest, unused_since=started)  # an image may have been pulled since
         await self.save()
         return freed
 

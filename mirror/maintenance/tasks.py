@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import structlog
@@ -56,22 +56,40 @@ async def _scrub(scrub: Scrub) -> None:
 
 
 async def _run(store: BlobStore, facts: FactStore, images: Images, rebuild: Rebuild) -> None:
+    async def forget_ingests() -> None:
+        await store.forget_ingests(older_than=_MAX_INGEST_AGE)
+
+    async def enforce_limits() -> None:
+        await store.reserve(0)  # other programs may have filled the disk: min_free holds for them too
+
     while True:
-        try:
-            await store.mend()
-            await facts.mend()
-            await rebuild.run()
-            await images.hold_pinned()  # their tags may have moved
-            await images.save_changed()
-            await store.flush()
-            await store.forget_ingests(older_than=_MAX_INGEST_AGE)
-            await store.reserve(0)  # other programs may have filled the disk: min_free holds for them too
-        except NoSpace as error:
-            rate_limited_log.warning("disk_too_full", reason=str(error))
-        except StorageFailed as error:
-            store.failed(error)
-        except MirrorError as error:
-            rate_limited_log.warning("maintenance_failed", reason=str(error))
-        except Exception:
-            log.exception("maintenance_crashed")  # continue: without maintenance no last use is written any more
+        for step in (
+            store.mend,
+            facts.mend,
+            rebuild.run,
+            images.hold_pinned,  # their tags may have moved
+            forget_ingests,
+            enforce_limits,
+            store.flush,
+        ):
+            await _attempt(step, store.failed)
+        await _attempt(images.save_changed, _note_unwritten_index)
         await asyncio.sleep(_INTERVAL)
+
+
+async def _attempt(step: Callable[[], Awaitable[None]], failed: Callable[[StorageFailed], None]) -> None:
+    """Run one step. Its failure is reported, and the later steps run all the same."""
+    try:
+        await step()
+    except NoSpace as error:
+        rate_limited_log.warning("disk_too_full", reason=str(error))
+    except StorageFailed as error:
+        failed(error)
+    except MirrorError as error:
+        rate_limited_log.warning("maintenance_failed", reason=str(error))
+    except Exception:
+        log.exception("maintenance_crashed")
+
+
+def _note_unwritten_index(error: StorageFailed) -> None:
+    rate_limited_log.warning("index_not_written", reason=str(error))

@@ -231,6 +231,7 @@ def _require_usable(path: Path) -> None:
         if b"Cache" not in tables or not database.execute("SELECT 1 FROM Cache LIMIT 1").fetchone():
             return
         row = database.execute("SELECT value FROM Cache WHERE key = ? AND raw = 1", (SCHEMA_KEY,)).fetchone()
+        database.execute(_RANGE, ("pin ", "pin!")).fetchall()  # unreadable pins must not be taken for none
     try:
         found = None if row is None or not isinstance(row[0], bytes) else decoded(row[0])
     except RowInvalid:

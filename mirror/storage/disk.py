@@ -92,7 +92,8 @@ class DiskStore:
             self._identity = scan.identity
             self._inventory.load(scan.table, since=started)
             self._space.load(scan.kept)
-        self._facts.forget_content(scan.absent)
+        if await self._facts.note_directory(scan.identity):  # otherwise their files may come back with their directory
+            self._facts.forget_content(digest for digest in scan.absent if digest not in self._inventory)
 
     @property
     def occupied(self) -> int:
@@ -178,7 +179,8 @@ class DiskStore:
         """Forget a blob whose file another program removed; only its file, if the whole directory is gone."""
         self._inventory.remove(digest)
         with suppress(StorageFailed):
-            if await self._threads.run(self._layout.identity) == self._identity:
+            is_same = await self._threads.run(self._layout.identity) == self._identity
+            if is_same and digest not in self._inventory:  # it may have been stored again meanwhile
                 self._facts.forget_content([digest])
 
     def _hide(self, digest: Digest, error: StorageFailed) -> None:
@@ -321,8 +323,8 @@ class DiskStore:
         with self.health.writing():
             await self._space.reserve(size)
 
-    async def discard(self, digest: Digest) -> int:
-        return await self._space.discard(digest)
+    async def discard(self, digest: Digest, *, unused_since: float | None = None) -> int:
+        return await self._space.discard(digest, unused_since)
 
     async def forget_ingests(self, *, older_than: float) -> None:
         await self._space.forget_kept(older_than=older_than)

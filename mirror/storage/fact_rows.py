@@ -1,22 +1,25 @@
 """Rows of the fact database, as a key-value store of JSON objects that keeps working while the disk is full.
 
 A damaged row counts as absent: every fact can be learned from the upstream or rebuilt from the cache directory. A row
-that can't be written is kept in memory, up to a limit, and written later.
+that can't be written is kept in memory, up to a limit, and written later. A list that can't be read is a failure: it
+must not be taken for an empty one, because content without facts is removed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import itertools
 import os
 import sqlite3
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import diskcache
 import structlog
@@ -26,13 +29,32 @@ from mirror.observability.log import RateLimitedLog
 from mirror.oci.digest import Digest
 from mirror.storage import database
 from mirror.storage.database import DAMAGE, RowInvalid
+from mirror.storage.pending_deletions import PendingDeletions
 
 _Result = TypeVar("_Result")
-Rows = Mapping[str, tuple[Mapping[str, object] | None, str | None]]
-"""By key: the value (None to delete the row), and the digest that the row is about."""
-
+_Fact = TypeVar("_Fact")
 BATCH = 1000  # rows of one transaction, about 50 ms: reads wait for it
 _MAX_UNWRITTEN = 65_536  # rows, about 30 MiB; above it the oldest are forgotten
+_DELETED_AT_ONCE = 100  # digests, about 20 ms: reads come in between
+
+
+class Row(NamedTuple):
+    """A row to write.
+
+    Attributes:
+        value: None to delete the row.
+        tag: the digest that the row is about; None if it is about no content.
+        order: of two changes, the later one has the higher number.
+    """
+
+    value: Mapping[str, object] | None
+    tag: str | None
+    order: int
+
+
+Rows = Mapping[str, Row]
+"""Rows to write, by key."""
+
 log = structlog.get_logger()
 
 
@@ -51,10 +73,12 @@ class FactRows:
         self._damage: str | None = None
         self._last_error = ""
         self._is_checked = not database.needs_later_check(self._path)
-        self._unwritten: OrderedDict[str, tuple[Mapping[str, object] | None, str | None]] = OrderedDict()
-        self._undeleted = set[str]()  # digests whose rows could not be deleted; for the fact thread
+        self._orders = itertools.count()
+        self._unwritten: OrderedDict[str, Row] = OrderedDict()
+        self._deletions = PendingDeletions()
         self._is_synced = True  # whether the last fsync succeeded
         self._listeners: list[Callable[[AbstractSet[Digest]], None]] = []
+        self._on_replaced: list[Callable[[], None]] = []
         self._invalid_reported = False
         self._rate_limited_log = RateLimitedLog(log)
         self.replaced = replaced
@@ -76,13 +100,26 @@ class FactRows:
                 yield facts
             finally:
                 await facts._write_unwritten()
-                await loop.run_in_executor(thread, facts._cache.close)
+                await loop.run_in_executor(thread, facts._close)
         finally:
             thread.shutdown()
 
+    def _close(self) -> None:
+        try:
+            if self._deletions:
+                self._delete(None)
+        except (*DAMAGE, diskcache.Timeout) as error:
+            self._note_failure(error, "deletions")  # the next start finds the content missing
+        self._cache.close()
+
     # Rows
 
-    async def _run(self, call: Callable[[], _Result], otherwise: _Result, *, key: str) -> _Result:
+    async def _run(self, call: Callable[[], _Result], *, key: str) -> _Result:
+        """Return the result of *call* on the fact thread.
+
+        Raises:
+            StorageFailed: if the database can't be read or written.
+        """
         running = asyncio.get_running_loop().run_in_executor(self._thread, call)
         try:
             return await asyncio.shield(running)  # the caller's cancellation must not cancel a queued write
@@ -91,7 +128,10 @@ class FactRows:
             raise
         except (*DAMAGE, diskcache.Timeout) as error:
             self._note_failure(error, key)
-            return otherwise
+            raise StorageFailed(
+                f"the fact database {self._path} can't be used: {self._last_error}; check the disk, its free space and "
+                f"permissions"
+            ) from error
 
     def _note_failure(self, error: Exception, key: str) -> None:
         self._last_error = str(error) or type(error).__name__
@@ -107,8 +147,10 @@ class FactRows:
 
     def _read(self, key: str) -> object:
         """Return the value of a row. On the fact thread."""
-        if key in self._unwritten:
-            return self._unwritten[key][0]
+        if (unwritten := self._unwritten.get(key)) is not None:
+            return unwritten.value
+        if self._deletions.has_key(key):
+            return None
         try:
             return self._cache.get(key)
         except RowInvalid:
@@ -116,9 +158,12 @@ class FactRows:
             return None
 
     async def _get(self, key: str) -> object:
-        if key in self._unwritten:
-            return self._unwritten[key][0]
-        return await self._run(lambda: self._read(key), None, key=key)
+        """Return the value of a row; None if there is none, or it can't be read."""
+        if (unwritten := self._unwritten.get(key)) is not None:
+            return unwritten.value
+        with suppress(StorageFailed):
+            return await self._run(lambda: self._read(key), key=key)
+        return None
 
     async def _get_fact(self, key: str, parse: Callable[[object], _Result | None]) -> _Result | None:
         return self._parsed(key, await self._get(key), parse)
@@ -134,52 +179,83 @@ class FactRows:
         return fact
 
     async def _set(self, key: str, value: Mapping[str, object] | None, tag: Digest | None = None) -> None:
-        row = (value, None if tag is None else str(tag))
-        self._unwritten[key] = row  # before the write: it stays there if the write fails or the caller is cancelled
-        self._unwritten.move_to_end(key)
+        await self._set_all({key: Row(value, None if tag is None else tag.text, next(self._orders))})
+
+    async def _set_all(self, rows: Rows) -> None:
+        for key, row in rows.items():
+            self._unwritten[key] = row  # first: it stays there if the write fails or the caller is cancelled
+            self._unwritten.move_to_end(key)
         while len(self._unwritten) > _MAX_UNWRITTEN:
             self._unwritten.popitem(last=False)
-        if await self._run(lambda: self._write({key: row}), False, key=key) and self._unwritten.get(key) is row:
-            del self._unwritten[key]
+        for at in range(0, len(rows), BATCH):
+            await self._write_set(dict(islice(rows.items(), at, at + BATCH)))
 
-    def _write(self, rows: Rows) -> bool:
-        late = self._undeleted.intersection(tag for _, tag in rows.values() if tag is not None)
+    async def _write_set(self, rows: Rows) -> bool:
+        """Write rows that are in `_unwritten`. Return whether that succeeded."""
+        with suppress(StorageFailed):
+            await self._run(lambda: self._write(rows), key=next(iter(rows)))
+            for key, row in rows.items():
+                if self._unwritten.get(key) is row:
+                    del self._unwritten[key]
+            return True
+        return False
+
+    def _write(self, rows: Rows) -> None:
+        """Write rows, after deletions that were to happen before. On the fact thread."""
+        due: dict[str, int] = {}
         with self._cache.transact():
-            for text in late:  # first: a later deletion would take the new row too
-                self._cache.evict(text)
-            for key, (value, tag) in rows.items():
-                if value is None:
+            for key, row in rows.items():
+                deleted = self._deletions.order(row.tag)
+                if deleted is not None and deleted > row.order:
+                    continue  # the content was removed after this fact was learned
+                if row.tag is not None and deleted is not None and row.tag not in due:
+                    due[row.tag] = deleted
+                    self._cache.evict(row.tag)
+                if row.value is None:
                     self._cache.delete(key)
                 else:
-                    self._cache.set(key, value, tag=tag)
-        self._undeleted -= late
-        return True
+                    self._cache.set(key, row.value, tag=row.tag)
+        self._deletions.remove(due)
 
     async def _write_unwritten(self) -> bool:
-        """Write and delete the rows for which that failed. Return whether it succeeded; later rows don't matter."""
-        if self._undeleted and not await self._run(self._delete_undeleted, False, key="deletions"):
-            return False
+        """Write the rows for which that failed. Return whether it succeeded; rows set meanwhile don't matter."""
         rows = dict(self._unwritten)
-        if rows and not await self._run(lambda: self._write(rows), False, key=f"{len(rows)} rows"):
-            return False
-        for key, row in rows.items():
-            if self._unwritten.get(key) is row:
-                del self._unwritten[key]
-        return True
+        return not rows or await self._write_set(rows)
 
-    async def _list(self, prefix: str) -> list[tuple[str, object]]:
-        """Return key and value of every row whose key begins with *prefix*."""
+    async def _list(
+        self, prefix: str, parse: Callable[[str, object], _Fact | None], collect: Callable[[Iterable[_Fact]], _Result]
+    ) -> _Result:
+        """Return the facts in all rows whose key begins with *prefix*. Rows without one count as absent.
 
-        def read() -> dict[str, object]:
-            found = dict(self._rows(prefix))
-            for key, (value, _) in tuple(self._unwritten.items()):
+        Args:
+            parse: returns the fact in a row, from key and value. On the fact thread.
+            collect: returns the result. On the fact thread.
+
+        Raises:
+            StorageFailed: if the rows can't be read.
+        """
+
+        def read() -> _Result:
+            found: dict[str, _Fact] = {}
+            with self._invalid_rows() as invalid:
+                for key, value in self._rows(prefix):
+                    if self._deletions.has_key(key):
+                        continue
+                    fact = parse(key, value)
+                    if fact is None:
+                        invalid.append(key)
+                    else:
+                        found[key] = fact
+            for key, row in tuple(self._unwritten.items()):
                 if key.startswith(prefix):
-                    found[key] = value
-            return found
+                    fact = None if row.value is None else parse(key, row.value)
+                    if fact is None:
+                        found.pop(key, None)
+                    else:
+                        found[key] = fact
+            return collect(found.values())
 
-        none: dict[str, object] = {}
-        found = await self._run(read, none, key=f"{prefix}…")
-        return [(key, value) for key, value in found.items() if value is not None]
+        return await self._run(read, key=f"{prefix}…")
 
     def _rows(self, prefix: str) -> Iterator[tuple[str, object]]:
         """Yield key and value of every valid row whose key begins with *prefix*. On the fact thread."""
@@ -209,41 +285,42 @@ class FactRows:
     def forget_content(self, digests: Iterable[Digest]) -> None:
         """Delete all facts about content that was removed: size and last use, manifest, and rights.
 
-        Returns at once. Facts that are kept after this call are written after the deletion.
+        Returns at once, and the facts are unknown from then on. Facts that are kept after this call stay.
         """
         removed = frozenset(digests)
         for forgotten in self._listeners:
             forgotten(removed)
-        texts = list(map(str, removed))
-        if self._unwritten:
-            tags = set(texts)
-            for key in [key for key, (_, tag) in self._unwritten.items() if tag in tags]:
-                del self._unwritten[key]
-        for at in range(0, len(texts), BATCH):
-            asyncio.get_running_loop().run_in_executor(self._thread, self._forget, texts[at : at + BATCH])
+        tags = {digest.text for digest in removed}
+        for key in [key for key, row in self._unwritten.items() if row.tag in tags]:
+            del self._unwritten[key]
+        self._deletions.add(tags, next(self._orders))
+        self._delete_later()
 
-    def listen(self, forgotten: Callable[[AbstractSet[Digest]], None]) -> None:
+    def listen(self, forgotten: Callable[[AbstractSet[Digest]], None], replaced: Callable[[], None]) -> None:
         self._listeners.append(forgotten)
+        self._on_replaced.append(replaced)
 
-    def _forget(self, texts: Sequence[str]) -> None:
-        """Delete all rows about these digests; later, if it fails. On the fact thread."""
+    def _delete_later(self) -> None:
+        if self._deletions.begin():
+            self._thread.submit(self._delete_some)
+
+    def _delete_some(self) -> None:
+        """Delete the rows about some digests, and queue the rest behind the reads that wait. On the fact thread."""
         try:
-            self._delete_about(texts)
+            self._delete(_DELETED_AT_ONCE)
         except (*DAMAGE, diskcache.Timeout) as error:
-            self._note_failure(error, texts[0])
-            if len(self._undeleted) < _MAX_UNWRITTEN:  # of the others, the next start finds the blobs missing
-                self._undeleted.update(texts)
+            self._note_failure(error, "deletions")
+            self._deletions.end()  # maintenance tries again
+        else:
+            if self._deletions.proceed():
+                self._thread.submit(self._delete_some)
 
-    def _delete_undeleted(self) -> bool:
-        while texts := tuple(islice(self._undeleted, BATCH)):
-            self._delete_about(texts)
-            self._undeleted.difference_update(texts)
-        return True
-
-    def _delete_about(self, texts: Iterable[str]) -> None:
+    def _delete(self, count: int | None) -> None:
+        some = self._deletions.some(count)
         with self._cache.transact():
-            for text in texts:
-                self._cache.evict(text)
+            for tag in some:
+                self._cache.evict(tag)
+        self._deletions.remove(some)
 
     # Durability and repair
 
@@ -266,6 +343,8 @@ class FactRows:
             raise StorageFailed(f"the fact database {self._path} can't be synced: {error}; check its disk") from error
 
     def _sync(self) -> None:
+        if database.identity_of(self._cache) != self._identity:
+            raise OSError(errno.ENOENT, "another program removed or replaced it")
         is_repeated, self._is_synced = not self._is_synced, False
         if is_repeated:  # Linux reports a failed write once, and then counts those pages as written: write them again
             database.checkpoint(self._path)
@@ -296,7 +375,10 @@ class FactRows:
                 self._thread, database.renewed, self._path, self._cache
             )
             self._identity, self._damage, self.replaced = database.identity_of(self._cache), None, reason
-            self._undeleted.clear()
+            self._deletions.clear()
+            for replaced in self._on_replaced:
+                replaced()
+        self._delete_later()
         await self._write_unwritten()
 
     def _check(self) -> None:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from itertools import islice
 
+from mirror.errors import StorageFailed
 from mirror.oci.digest import Digest
 from mirror.oci.image_names import Image
 from mirror.oci.names import Repository, Tag
 from mirror.storage import database
 from mirror.storage.blob_rows import NamedBlob, parse_blobs
-from mirror.storage.fact_rows import BATCH, FactRows
+from mirror.storage.fact_rows import BATCH, FactRows, Row
 from mirror.storage.facts import (
     HeldFact,
     ManifestFact,
@@ -57,20 +60,11 @@ class DiskFacts(FactRows):
 
     async def all_tags(self) -> Mapping[tuple[Repository, Tag], TagFact]:
         """Return all tags of all repositories."""
-        found: dict[tuple[Repository, Tag], TagFact] = {}
-        rows = await self._list("tag ")
-        with self._invalid_rows() as invalid:
-            for key, value in rows:
-                image, fact = parse_image(key.removeprefix("tag ")), TagFact.parse(value)
-                if image is None or fact is None or not isinstance(image.reference, Tag):
-                    invalid.append(key)
-                else:
-                    found[image.repository, image.reference] = fact
-        return found
+        return await self._list("tag ", _tag_fact, dict)
 
     async def tag_names(self) -> list[tuple[Repository, Tag]]:
         """Return the names of all tags of all repositories."""
-        return list(await self.all_tags())
+        return await self._list("tag ", _tag_fact, lambda facts: [name for name, _ in facts])
 
     # Manifests
 
@@ -85,58 +79,47 @@ class DiskFacts(FactRows):
             found = ((digest, self._read_fact(f"manifest {digest}", ManifestFact.parse)) for digest in chosen)
             return {digest: fact for digest, fact in found if fact is not None}
 
-        none: dict[Digest, ManifestFact] = {}
-        return await self._run(read, none, key="manifest …")
+        return await self._run(read, key="manifest …")
 
     async def keep_manifest(self, digest: Digest, fact: ManifestFact) -> None:
         await self._set(f"manifest {digest}", fact.row(), digest)
 
     async def add_manifests(self, facts: Mapping[Digest, ManifestFact]) -> bool:
         """Add those of *facts* whose manifests have none yet. Return whether that succeeded."""
-        known = await self.manifests(facts)
-        rows = {
-            f"manifest {digest}": (fact.row(), str(digest)) for digest, fact in facts.items() if digest not in known
-        }
-        return await self._run(lambda: self._write(rows), False, key="manifest …")
+        with suppress(StorageFailed):
+            known = await self.manifests(facts)
+            order = next(self._orders)
+            rows = {
+                f"manifest {digest}": Row(fact.row(), digest.text, order)
+                for digest, fact in facts.items()
+                if digest not in known
+            }
+            await self._run(lambda: self._write(rows), key="manifest …")
+            return True
+        return False
 
     # Rights
 
     async def held(self, repository: Repository) -> Mapping[Digest, HeldFact]:
         """Return the repository's rights with rows, without those to digests that its manifests reference."""
-        return (await self._held(f"held {repository} ")).get(repository, {})
+        return (await self._list(f"held {repository} ", _held_fact, _by_repository)).get(repository, {})
 
     async def keep_held(self, repository: Repository, digest: Digest, fact: HeldFact) -> None:
         await self._set(held_key(repository, digest), fact.row(), digest)
 
-    async def drop_held(self, repository: Repository, digest: Digest) -> None:
-        await self._set(held_key(repository, digest), None)
+    async def drop_held(self, repository: Repository, digests: Iterable[Digest]) -> None:
+        order = next(self._orders)
+        await self._set_all({held_key(repository, digest): Row(None, None, order) for digest in digests})
 
     async def all_held(self) -> Mapping[Repository, Mapping[Digest, HeldFact]]:
         """Return the same for every repository."""
-        return await self._held("held ")
-
-    async def _held(self, prefix: str) -> dict[Repository, dict[Digest, HeldFact]]:
-        found: defaultdict[Repository, dict[Digest, HeldFact]] = defaultdict(dict)
-        rows = await self._list(prefix)
-        with self._invalid_rows() as invalid:
-            for key, value in rows:
-                name, _, text = key.removeprefix("held ").partition(" ")
-                repository, digest, fact = parse_repository(name), Digest.parse_or_none(text), HeldFact.parse(value)
-                if repository is None or digest is None or fact is None:
-                    invalid.append(key)
-                else:
-                    found[repository][digest] = fact
-        return dict(found)
+        return await self._list("held ", _held_fact, _by_repository)
 
     # Pins
 
     async def pins(self) -> frozenset[Image]:
         """Return the images that are never evicted."""
-        rows = await self._list("pin ")
-        with self._invalid_rows() as invalid:
-            images = [parse_image(key.removeprefix("pin ")) if isinstance(row, dict) else None for key, row in rows]
-            invalid += [key for (key, _), image in zip(rows, images, strict=True) if image is None]
-        return frozenset(image for image in images if image is not None)
+        return await self._list("pin ", _pin, frozenset)
 
     async def keep_pin(self, image: Image) -> None:
         await self._set(f"pin {image}", {})
@@ -146,8 +129,15 @@ class DiskFacts(FactRows):
 
     # Sizes and last uses
 
+    async def note_directory(self, identity: Sequence[tuple[int, int]]) -> bool:
+        row: dict[str, object] = {"identity": [list(pair) for pair in identity]}
+        is_same = await self._get("meta directory") == row
+        if not is_same:
+            await self._set("meta directory", row)
+        return is_same
+
     async def load_blobs(self, take: Callable[[Sequence[NamedBlob]], None]) -> None:
-        """Call *take* on the fact thread with the blobs that have a row, some at a time."""
+        """Call *take* on the fact thread with the blobs that have a row, some at a time; with none if that fails."""
 
         def read() -> None:
             rows = database.blob_rows(self._path)
@@ -155,19 +145,26 @@ class DiskFacts(FactRows):
                 while batch := list(islice(rows, BATCH)):
                     blobs = parse_blobs(batch)
                     invalid += [key for (key, _), blob in zip(batch, blobs, strict=True) if blob is None]
+                    if self._deletions:
+                        blobs = [
+                            None if self._deletions.has_key(key.decode(errors="replace")) else blob
+                            for (key, _), blob in zip(batch, blobs, strict=True)
+                        ]
                     take([blob for blob in blobs if blob is not None])
 
-        await self._run(read, None, key="blob …")
+        with suppress(StorageFailed):
+            await self._run(read, key="blob …")
 
     async def keep_blobs(self, rows: Sequence[BlobRow]) -> bool:
         """Write size and last use of these blobs, in transactions of 1000 rows. Return whether that succeeded."""
-        ordered = sorted(rows)
-        for at in range(0, len(ordered), BATCH):
-            batch = ordered[at : at + BATCH]
-            written = {f"blob {text}": ({"size": size, "used": used}, text) for text, size, used in batch}
-            if not await self._run(lambda rows=written: self._write(rows), False, key="blob …"):  # type: ignore[misc]
-                return False
-        return True
+        ordered, order = sorted(rows), next(self._orders)
+        with suppress(StorageFailed):
+            for at in range(0, len(ordered), BATCH):
+                batch = ordered[at : at + BATCH]
+                written = {f"blob {text}": Row({"size": size, "used": used}, text, order) for text, size, used in batch}
+                await self._run(partial(self._write, written), key="blob …")
+            return True
+        return False
 
 
 def _object(row: object) -> Mapping[str, object] | None:
@@ -176,3 +173,27 @@ def _object(row: object) -> Mapping[str, object] | None:
 
 def _digest(row: object) -> Digest | None:
     return Digest.parse_or_none(row.get("digest")) if isinstance(row, dict) else None
+
+
+def _tag_fact(key: str, row: object) -> tuple[tuple[Repository, Tag], TagFact] | None:
+    image, fact = parse_image(key.removeprefix("tag ")), TagFact.parse(row)
+    if image is None or fact is None or not isinstance(image.reference, Tag):
+        return None
+    return (image.repository, image.reference), fact
+
+
+def _held_fact(key: str, row: object) -> tuple[Repository, Digest, HeldFact] | None:
+    name, _, text = key.removeprefix("held ").partition(" ")
+    repository, digest, fact = parse_repository(name), Digest.parse_or_none(text), HeldFact.parse(row)
+    return None if repository is None or digest is None or fact is None else (repository, digest, fact)
+
+
+def _by_repository(facts: Iterable[tuple[Repository, Digest, HeldFact]]) -> dict[Repository, dict[Digest, HeldFact]]:
+    found: defaultdict[Repository, dict[Digest, HeldFact]] = defaultdict(dict)
+    for repository, digest, fact in facts:
+        found[repository][digest] = fact
+    return dict(found)
+
+
+def _pin(key: str, row: object) -> Image | None:
+    return parse_image(key.removeprefix("pin ")) if isinstance(row, dict) else None

@@ -76,7 +76,8 @@ class BlobTable:
     def finish(self, absent: Iterable[str], unwritten: Iterable[str]) -> None:
         """End loading: remove *absent* blobs, mark the rows of *unwritten* ones as changed, and sort by last use."""
         slots = len(self._names)
-        self.stored = sum(self._sizes)
+        is_unique = len(self.slots) + len(self._free) == slots - 1  # a damaged database can have two rows of a blob
+        self.stored = sum(self._sizes if is_unique else [self._sizes[slot] for slot in self.slots.values()])
         self._changed.extend(bytes(slots - len(self._changed)))
         for links in (self._before, self._after):
             links.extend(array("i", bytes(4 * (slots - len(links)))))

@@ -231,8 +231,11 @@ class BlobStore(Protocol):
             StorageFailed: if a file can't be removed.
         """
 
-    async def discard(self, digest: Digest) -> int:
+    async def discard(self, digest: Digest, *, unused_since: float | None = None) -> int:
         """Remove a blob that is not held, with all facts about it. Return the bytes that became free.
+
+        Args:
+            unused_since: keep a blob that was used after this time (seconds since the epoch), or stored.
 
         Raises:
             StorageFailed: if it can't be removed.
@@ -301,10 +304,13 @@ class UsageStore(Protocol):
         """Write the sizes and last uses of these blobs. Return whether that succeeded."""
 
     def forget_content(self, digests: Iterable[Digest]) -> None:
-        """Delete all facts about content that was removed, in the background.
+        """Delete all facts about content that was removed. They are unknown at once, and deleted in the background.
 
         Facts about it that are written after this call are kept.
         """
+
+    async def note_directory(self, identity: Sequence[tuple[int, int]]) -> bool:
+        """Record device and inode of the directories. Return whether they are those that were recorded before."""
 
     async def manifests(self, digests: Iterable[Digest]) -> Mapping[Digest, ManifestFact]:
         """Return those of *digests* that are known as manifests: a use of a manifest is also one of its references."""
@@ -314,7 +320,8 @@ class FactStore(UsageStore, Protocol):
     """All facts: small, mutable, and kept over a restart.
 
     A fact is readable when the call that keeps it returns, also where the disk is full. It survives a crash of the
-    process then, but a power failure only after `sync`. A fact that can't be read counts as unknown.
+    process then, but a power failure only after `sync`. A fact that can't be read counts as unknown. A method that
+    returns several facts raises StorageFailed if they can't be read: they must not be taken for all that there are.
     """
 
     async def tag(self, repository: Repository, tag: Tag) -> TagFact | None: ...
@@ -345,10 +352,16 @@ class FactStore(UsageStore, Protocol):
     async def keep_held(self, repository: Repository, digest: Digest, fact: HeldFact) -> None:
         """Record the repository's right to a digest: one row, however many rights it has."""
 
-    async def drop_held(self, repository: Repository, digest: Digest) -> None: ...
+    async def drop_held(self, repository: Repository, digests: Iterable[Digest]) -> None:
+        """Delete the repository's rights to these digests: all at once, before any right that is kept later."""
 
-    def listen(self, forgotten: Callable[[AbstractSet[Digest]], None]) -> None:
-        """Call *forgotten* with the digests of each later `forget_content`, on the event loop, before it returns."""
+    def listen(self, forgotten: Callable[[AbstractSet[Digest]], None], replaced: Callable[[], None]) -> None:
+        """Call these on the event loop whenever facts are lost.
+
+        Args:
+            forgotten: called with the digests of each `forget_content`, before it returns.
+            replaced: called after the database was replaced by a new one: every fact may be lost.
+        """
 
     async def pins(self) -> frozenset[Image]:
         """Return the images that are never evicted."""

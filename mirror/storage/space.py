@@ -117,15 +117,16 @@ class Space:
             raise NoSpace(f"no space for more than {reserved} bytes of a blob of unknown size: raise max_size")
         await self.reserve(size)
 
-    async def discard(self, digest: Digest) -> int:
-        """Remove a blob that is not held. Return the bytes that became free.
+    async def discard(self, digest: Digest, unused_since: float | None) -> int:
+        """Remove a blob that is not held, nor was used since. Return the bytes that became free.
 
         Raises:
             StorageFailed: if it can't be removed.
         """
+        await self._usage.apply()
         async with self.lock:
-            size = self._inventory.size(digest)
-            if size is None or digest in self._inventory.held:
+            size, used = self._inventory.size(digest), self._inventory.last_use(digest) or 0.0
+            if size is None or digest in self._inventory.held or (unused_since is not None and used >= unused_since):
                 return 0
             return await self._evict([StoredBlob(digest, size)])
 

@@ -33,7 +33,7 @@ class Scan:
     table: BlobTable = field(default_factory=BlobTable)
     absent: list[Digest] = field(default_factory=list)
     kept: dict[Digest, int] = field(default_factory=dict)
-    identity: object = None
+    identity: tuple[tuple[int, int], ...] = ()
 
     def read_directory(self, layout: Layout) -> None:
         """Compare the rows with the files, and sort. Blocking: for a thread.

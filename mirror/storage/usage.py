@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
+from mirror.errors import StorageFailed
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import LARGEST
+from mirror.storage.facts import ManifestFact
 from mirror.storage.lru_inventory import Inventory
 from mirror.storage.protocols import UsageStore
 
@@ -36,7 +39,9 @@ class Usage:
         found: dict[Digest, tuple[Digest, ...]] = {}
         for _ in range(_MAX_DEPTH):
             small = [one for one in digests if (self._inventory.size(one) or LARGEST) < LARGEST and one not in found]
-            level = await self._facts.manifests(small) if small else {}
+            level: Mapping[Digest, ManifestFact] = {}
+            with suppress(StorageFailed):  # the references then keep their age
+                level = await self._facts.manifests(small) if small else {}
             found.update((digest, fact.references) for digest, fact in level.items())
             digests = {reference for fact in level.values() for reference in fact.references}
         return found

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mirror.errors import StorageFailed
 from mirror.oci.digest import Digest
 from mirror.oci.image_names import Image
 from mirror.oci.names import Repository, Tag
@@ -37,12 +38,15 @@ async def fill(path: Path) -> None:
 
 
 async def check_no_lie(facts: DiskFacts) -> None:
-    """A fact that is read was kept, or is unknown."""
+    """A fact that is read was kept, or is unknown; a list that can't be read is an error, and not an empty list."""
     assert await facts.tag(APP, LATEST) in {None, FACT}
     assert await facts.manifest(DIGESTS[0]) in {None, MANIFEST}
-    assert (await facts.held(APP)).items() <= HELD.items()
-    assert (await facts.all_tags()).items() <= {(APP, LATEST): FACT}.items()
-    assert await facts.pins() <= {IMAGES[0]}
+    with suppress(StorageFailed):
+        assert (await facts.held(APP)).items() <= HELD.items()
+    with suppress(StorageFailed):
+        assert (await facts.all_tags()).items() <= {(APP, LATEST): FACT}.items()
+    with suppress(StorageFailed):
+        assert await facts.pins() <= {IMAGES[0]}
     assert (await blobs_of(facts)).items() <= {digest.hex: row for digest, row in BLOBS.items()}.items()
 
 
@@ -61,7 +65,6 @@ async def blobs_of(facts: DiskFacts) -> dict[str, tuple[int, float]]:
 
     def take(blobs: Sequence[NamedBlob]) -> None:
         for name, size, used in blobs:
-            assert name not in found
             found[name] = (size, used)
 
     await facts.load_blobs(take)

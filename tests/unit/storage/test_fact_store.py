@@ -111,7 +111,7 @@ class FactsMachine(RuleBasedStateMachine):
 
     @rule(repository=repositories, digest=few)
     def drop_held(self, repository: Repository, digest: Digest) -> None:
-        self.loop.run(self.facts.drop_held(repository, digest))
+        self.loop.run(self.facts.drop_held(repository, [digest]))
         self.held[repository].pop(digest, None)
 
     @rule(image=st.sampled_from(IMAGES), pinned=st.booleans())
