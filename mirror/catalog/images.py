@@ -209,7 +209,10 @@ class Images:
             StorageFailed: if the facts or index.json can't be written.
         """
         await self.sync()
-        await self._write_index()
+        if not await self._write_index():
+            raise StorageFailed(
+                "the fact database was lost, and is being restored from index.json: run the command again in a minute"
+            )
 
     async def sync(self) -> None:
         """Make names, rights and pins survive a power failure; maintenance writes them to index.json.
@@ -228,13 +231,15 @@ class Images:
         if self._catalog.names_changed:
             await self._write_index()
 
-    async def _write_index(self) -> None:
+    async def _write_index(self) -> bool:
+        """Return whether it was written: not while a lost fact store is not restored from it."""
         self._catalog.names_changed = False  # first: later changes may be missing in the file
         is_written = False
         try:
             is_written = await self._index.write(self._pinned)
         finally:
             self._catalog.names_changed |= not is_written
+        return is_written
 
     def _note_lost_pins(self) -> None:
         self._pins_are_lost = True

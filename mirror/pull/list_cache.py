@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
-from mirror.errors import ContentUnknown, ManifestUnknown, RepositoryUnknown, UpstreamError
+from mirror.errors import ContentUnknown, ManifestUnknown, RepositoryUnknown, StorageFailed, UpstreamError
 from mirror.oci.digest import Digest
 from mirror.oci.listings import Query, of_type, referrers_index, tag_list
 from mirror.oci.manifest import OCI_INDEX
@@ -115,7 +116,9 @@ class ListCache:
         age = 0.0 if seen is None else self._clock() - seen.at
         if seen is not None and age < self._stale_for:
             return ListResult(seen.page, CacheOutcome.STALE, int(age), failure)
-        stored = await self._stored(key, seen_within=self._stale_for)
+        stored: Page | None = None
+        with suppress(StorageFailed):  # the upstream's failure is the answer then
+            stored = await self._stored(key, seen_within=self._stale_for)
         return None if stored is None else ListResult(stored, CacheOutcome.STALE, None, failure)
 
     async def _stored(self, key: ListKey, *, seen_within: float | None = None) -> Page | None:
