@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from types import TracebackType
 
-from mirror.errors import BlobUnknown, UpstreamMalformed
+from mirror.errors import BlobUnknown
 from mirror.oci.digest import Digest
 from mirror.oci.names import Repository
 from mirror.origin import ClientLogin, PullContext
 from mirror.primitives.singleflight import SingleFlight
-from mirror.pull.origins import Origins, ResumedStream
 from mirror.pull.protocols import StoredFacts, Upstream
 from mirror.pull.upstream_guard import UpstreamGuard
 
@@ -19,12 +17,9 @@ from mirror.pull.upstream_guard import UpstreamGuard
 class Rights:
     """The rights of repositories to blobs: blobs are shared between repositories, rights are not."""
 
-    def __init__(
-        self, upstreams: Mapping[str, Upstream], catalog: StoredFacts, origins: Origins, guard: UpstreamGuard
-    ) -> None:
+    def __init__(self, upstreams: Mapping[str, Upstream], catalog: StoredFacts, guard: UpstreamGuard) -> None:
         self._upstreams = upstreams
         self._catalog = catalog
-        self._origins = origins
         self._guard = guard
         self._confirming = SingleFlight[tuple[ClientLogin | None, Repository, Digest], int | None]()
 
@@ -51,19 +46,12 @@ class Rights:
         """Ask the upstream for the blob, record the right that its answer proves, and return the size.
 
         Returns:
-            The bytes of the blob by HEAD, or by the head of a GET if HEAD proves nothing; None if neither states them.
+            The bytes of the blob; None if the upstream does not state them.
 
         Raises:
             BlobUnknown, Denied, UpstreamError: if the upstream does not confirm it.
         """
-        size = await self._guard.ask(context, digest, self._ask_size(context, digest))
+        asking = self._upstreams[context.repository.upstream].blob_size(context, digest)
+        size = await self._guard.ask(context, digest, asking)
         await self._catalog.keep_holding(context.repository, digest, "confirmed")
-        return size
-
-    async def _ask_size(self, context: PullContext, digest: Digest) -> int | None:
-        size = await self._upstreams[context.repository.upstream].blob_size(context, digest)
-        if size is None:
-            with suppress(UpstreamMalformed):  # the upstream has the blob, encoded: its own length says nothing
-                async with ResumedStream(self._origins.for_clients(context), context, digest) as stream:
-                    size = stream.size
         return size

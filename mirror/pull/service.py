@@ -72,7 +72,7 @@ class PullService:
         self._stale_for = settings.stale_for
         self._guard = UpstreamGuard(missing_for=settings.missing_for, deadline=deadline, offline=offline)
         self._fetch = ManifestFetch(upstreams, store, catalog, self._guard)
-        self._rights = Rights(upstreams, catalog, origins, self._guard)
+        self._rights = Rights(upstreams, catalog, self._guard)
         self._is_complete = partial(catalog.is_complete, arrived=downloads.has_whole)
         self.lists = ListCache(upstreams, catalog, stale_for=settings.stale_for, offline=offline)
 

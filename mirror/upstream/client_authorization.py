@@ -120,9 +120,7 @@ class ClientAuthorization:
                     if await registry.resolve(context, route.reference) is None:
                         await registry.manifest(context, route.reference)
                 case BlobRoute():
-                    if await registry.blob_size(context, route.digest) is None:
-                        async with registry.origin.urgent.open(context, route.digest, None):
-                            pass
+                    await registry.blob_size(context, route.digest)
         except Denied as refusal:
             self._decisions.set(key, _Decision(str(refusal), self._clock() + self._refused_for))
             raise

@@ -206,7 +206,9 @@ class Registry:
             self.quota.update(response.headers)
 
     async def blob_size(self, context: PullContext, digest: Digest) -> int | None:
-        """Return the bytes of a blob by HEAD; None if HEAD proves nothing or states no size: then open the origin.
+        """Return the bytes of a blob; None if the upstream has it, but does not state its size.
+
+        If HEAD proves nothing or states no size, the head of a GET does: it takes no slot, as no blob is fetched.
 
         Raises:
             BlobUnknown, Denied, UpstreamError: if the upstream lacks it, refuses the client's login, or fails.
@@ -216,8 +218,11 @@ class Registry:
     async def _blob_size(self, context: PullContext, digest: Digest, endpoint: Endpoint) -> int | None:
         name = context.repository.name
         async with endpoint.request("HEAD", f"{name}/blobs/{digest}", name, {}, login=context.login) as response:
-            if response.status in _NO_HEAD:
-                return None
+            if response.status not in _NO_HEAD:
+                endpoint.require_success(response, BlobUnknown, f"{name}@{digest}", context.login)
+                if (size := content_length(response)) is not None:
+                    return size
+        async with endpoint.request("GET", f"{name}/blobs/{digest}", name, {}, login=context.login) as response:
             endpoint.require_success(response, BlobUnknown, f"{name}@{digest}", context.login)
             return content_length(response)
 

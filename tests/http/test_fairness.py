@@ -151,6 +151,35 @@ async def test_unstored_streams_use_half_of_the_slots(client: Client, upstream: 
         leave.set()
 
 
+async def test_right_to_a_blob_needs_no_slot(client: Client, upstream: Upstream) -> None:
+    """All slots are taken and the storage refuses HEAD: stored content and sizes are served at once."""
+    other = Upstream(upstream.name, upstream.registry, "other/app")
+    blob = upstream.publish_blob(Blob.noise(1000))
+    other.publish_blob(blob)
+    assert (await client.get(upstream.blob(blob))).body == blob.content
+    await wait_until_cached(client, upstream.blob(blob))
+    held = [upstream.publish_blob(Blob.noise(100_000)) for _ in range(AT_ONCE)]
+    upstream.registry.inject(Status(403), "*/blobs/*", method="HEAD")
+    for one in held:
+        upstream.registry.inject(Hold(at=500), f"*/blobs/{one.digest}")
+    async with asyncio.TaskGroup() as clients:
+        leave = asyncio.Event()
+
+        async def follow(blob: Blob) -> None:
+            async with client.open(upstream.blob(blob)):
+                await leave.wait()
+
+        for one in held:
+            clients.create_task(follow(one))
+        await upstream.registry.journal.until(lambda journal: bodies(journal) == AT_ONCE)
+        cold = upstream.publish_blob(Blob.noise(2000))
+        began = time.monotonic()
+        assert (await client.get(other.blob(blob))).body == blob.content
+        assert (await client.head(upstream.blob(cold))).length == cold.size
+        assert time.monotonic() - began < 2
+        leave.set()
+
+
 async def test_outage_is_reported_without_a_slot(client: Client, upstream: Upstream) -> None:
     """All slots are taken by stalled downloads: a request to an upstream that is down still fails at once."""
     held = [upstream.publish_blob(Blob.noise(100_000)) for _ in range(AT_ONCE)]

@@ -18,14 +18,12 @@ from mirror.errors import (
     ManifestUnknown,
     MirrorError,
     StorageFailed,
-    UpstreamMalformed,
 )
 from mirror.oci.authorization import Login
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest, ManifestHead
 from mirror.oci.names import Reference, Repository, Tag
-from mirror.oci.ranges import Span
-from mirror.origin import NO_LOGIN, Origin, PullContext
+from mirror.origin import NO_LOGIN, PullContext
 from mirror.pull.downloads import Download
 from mirror.pull.origins import Origins
 from mirror.pull.protocols import RunningDownloads, StoredFacts, Upstream
@@ -61,9 +59,8 @@ class FakeUpstream:
 
     Attributes:
         is_silent: whether it receives requests and never answers.
-        hides: what the answer to HEAD does not state: "digest", "media_type" or "size".
-        announces: the size of the layer by HEAD.
-        encodes: whether a GET of the layer is answered with a content coding, and so states no size.
+        hides: what the answer to HEAD does not state: "digest", "media_type" or "size"; of the layer, nor one to GET.
+        announces: the size of the layer.
     """
 
     serves: Manifest = NEW
@@ -74,7 +71,6 @@ class FakeUpstream:
     has_layer: bool = True
     hides: Iterable[str] = ()
     announces: int = 5
-    encodes: bool = False
     asked: list[str] = field(default_factory=list)
     was_asked: asyncio.Event = field(default_factory=asyncio.Event)
     quota: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(fresh_for=60.0))
@@ -110,18 +106,10 @@ class FakeUpstream:
         return self._find(reference)
 
     async def blob_size(self, context: PullContext, digest: Digest) -> int | None:
-        await self._ask("HEAD blob")
+        await self._ask("size of the blob")
         if not self.has_layer:
             raise BlobUnknown("the upstream's 404")
         return None if "size" in self.hides else self.announces
-
-    @asynccontextmanager
-    async def open(self, context: PullContext, digest: Digest, span: Span | None) -> AsyncIterator[object]:
-        """The origin of the layer, of which only the head of the answer is read."""
-        await self._ask("GET blob")
-        if self.encodes:
-            raise UpstreamMalformed("a content coding")
-        yield SimpleNamespace(start=0, size=5, validator=None)
 
 
 @dataclass
@@ -287,7 +275,6 @@ class State:
     has_layer: bool = True
     hides: Iterable[str] = ()
     announces: int = 5
-    encodes: bool = False
     context: PullContext = OURS
 
 
@@ -322,7 +309,6 @@ def scene(state: State) -> Scene:
         has_layer=state.has_layer,
         hides=state.hides,
         announces=state.announces,
-        encodes=state.encodes,
     )
     downloads = FakeDownloads(
         running=state.running,
@@ -337,7 +323,7 @@ def scene(state: State) -> Scene:
         cast(BlobStore, store),
         cast(StoredFacts, catalog),
         cast(RunningDownloads, downloads),
-        Origins({REPOSITORY.upstream: ()}, {REPOSITORY.upstream: (cast(Origin, upstream),)}),
+        Origins({REPOSITORY.upstream: ()}, {REPOSITORY.upstream: ()}),
         SETTINGS,
         deadline=state.deadline,
         offline=state.offline,
