@@ -338,18 +338,23 @@ class Downloads:
     async def _copy(self, download: Download, ingest: Ingest, stream: ResumedStream, *, skip: int) -> None:
         """Read from the origin while earlier bytes are hashed and written; *skip* bytes are in the file already."""
         ring = BufferRing()
+        reading = asyncio.create_task(self._read(download, stream, ring, skip))
         writing = asyncio.create_task(self._write(download, ingest, stream, ring))
+        writing.add_done_callback(lambda _: reading.cancel())  # if the disk fails while the origin is silent
         try:
-            while (buffer := await ring.next_empty()) is not None:
-                count = await stream.read_into(buffer)
-                if not count:
-                    break
-                download.received(count)
-                ring.submit(buffer, buffer[min(skip, count) : count])
-                skip -= min(skip, count)
+            await reading
         finally:
             ring.close()
-            await writing  # bytes received before a failure are kept
+            await writing  # bytes received before a failure are kept; a failure of the disk replaces the cancellation
+
+    async def _read(self, download: Download, stream: ResumedStream, ring: BufferRing, skip: int) -> None:
+        while (buffer := await ring.next_empty()) is not None:
+            count = await stream.read_into(buffer)
+            if not count:
+                break
+            download.received(count)
+            ring.submit(buffer, buffer[min(skip, count) : count])
+            skip -= min(skip, count)
 
     async def _write(self, download: Download, ingest: Ingest, stream: ResumedStream, ring: BufferRing) -> None:
         is_reserved = stream.size is not None
@@ -363,7 +368,7 @@ class Downloads:
                 ring.recycle(buffer)
                 download.set_written(ingest.written)
         finally:
-            ring.close()  # if the disk fails, reading must stop too
+            ring.close()  # a failed writer takes no more bytes
 
 
 def _for_readers(failure: MirrorError, download: Download) -> MirrorError:

@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirror.config import CacheSettings
-from mirror.errors import DigestMismatch, MirrorError, NoSpace, StorageFailed, UpstreamDisconnected, UpstreamUnavailable
+from mirror.errors import (
+    DigestMismatch,
+    MirrorError,
+    NoSpace,
+    StorageFailed,
+    UpstreamDisconnected,
+    UpstreamRefused,
+    UpstreamUnavailable,
+)
 from mirror.observability.metrics import Metrics
 from mirror.oci.ranges import Span
 from mirror.pull.downloads import Downloads
@@ -290,11 +298,10 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 def test_full_disk_ends_the_download(scene: Scene) -> None:
-    """It ends in the middle of a piece too: the written bytes are removed, and their space is free."""
+    """It ends in the middle of a piece, although the upstream is silent; bytes are removed, and their space is free."""
     follower = scene.follow()
     with largest_file(123_456):
-        scene.send(len(BLOB.body))
-        scene.end()
+        scene.send(len(BLOB.body) - 1)
     assert isinstance(follower.failure, StorageFailed)
     assert scene.source.connection is None
     assert len(scene.kept) == scene.store.occupied == 0
@@ -304,6 +311,25 @@ def test_full_disk_ends_the_download(scene: Scene) -> None:
     scene.send(len(BLOB.body))
     scene.end()
     assert again.got == BLOB.body
+
+
+def test_full_disk_ends_the_download_before_the_next_attempt(scene: Scene) -> None:
+    """Its readers do not wait for reconnects whose bytes nothing would store."""
+    follower = scene.follow()
+    with largest_file(123_456):
+        scene.connection.send(BLOB.body[:200_000])
+        scene.source.manner = Manner(refusal=UpstreamUnavailable("the upstream is down"))
+        scene.end(UpstreamDisconnected("the connection broke"))
+    assert isinstance(follower.failure, StorageFailed)
+    assert len(scene.source.connections) == 1
+
+
+def test_bytes_before_a_failure_of_the_upstream_are_written(scene: Scene) -> None:
+    """Reading ends at once, and the writer still takes what was received."""
+    scene.follow()
+    scene.connection.send(BLOB.body[:200_000])
+    scene.end(UpstreamRefused("the upstream's 403"))
+    assert scene.kept == BLOB.body[:200_000]
 
 
 @pytest.mark.parametrize("steps", range(6))
