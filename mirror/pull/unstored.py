@@ -17,7 +17,7 @@ from mirror.pull.downloads import Handoff
 from mirror.pull.origins import ResumedStream, releasable
 
 _BUFFER = 2**18  # bytes read at once
-_BATCH = 2**20  # bytes hashed at once
+_BATCH = 2**20  # bytes hashed at once, and received before the first is released
 
 
 class UnstoredStream:
@@ -66,6 +66,9 @@ class UnstoredStream:
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """Yield exactly the bytes of the span.
 
+        Of a stream that is verified, the first piece follows more than _BATCH bytes, or the verification of them all:
+        a failure before it becomes an error response instead of an aborted one.
+
         Raises:
             UpstreamDisconnected, IntegrityError: if the rest can't be received, or is not verified.
         """
@@ -75,15 +78,16 @@ class UnstoredStream:
             return
         verifier = self._handoff.verifier
         unreleased, unhashed = bytearray(self._handoff.withheld), bytearray()
-        released = self._span.start
+        released, is_begun = self._span.start, False
         async for piece in self._received():
             unreleased += piece
             unhashed += piece
             if len(unhashed) >= _BATCH:
                 await asyncio.to_thread(verifier.feed, [bytes(unhashed)])
                 unhashed.clear()
+            is_begun = is_begun or len(unreleased) > _BATCH
             count = releasable(released + len(unreleased), self._size) - released
-            if count > 0:
+            if is_begun and count > 0:
                 yield bytes(unreleased[:count])
                 del unreleased[:count]
                 released += count

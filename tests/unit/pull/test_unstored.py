@@ -13,12 +13,13 @@ from mirror.oci.digest import Digest
 from mirror.oci.ranges import Span
 from mirror.origin import PullContext
 from mirror.pull.unstored import UnstoredStream
-from tests.unit.contents import layer
+from tests.unit.contents import Content, layer
 from tests.unit.loops import new_loop
 from tests.unit.sources import CONTEXT
 
 BLOB = layer("passing", 3_000_000)
 SIZE = len(BLOB.body)
+FIRST = 2**20  # bytes that are received before any is released
 offsets = st.integers(0, SIZE - 1) | st.sampled_from([0, 1, 2**18, 2**20, SIZE - 1])
 spans = st.tuples(offsets, offsets).map(lambda pair: Span(min(pair), max(pair) + 1)) | st.just(Span(0, SIZE))
 
@@ -77,13 +78,13 @@ class Script:
             self.is_open = False
 
 
-def passed(script: Script, span: Span, size: int = SIZE) -> tuple[bytes, type[Exception] | None]:
+def passed(script: Script, span: Span, size: int = SIZE, blob: Content = BLOB) -> tuple[bytes, type[Exception] | None]:
     """Return the received bytes, and the type of the failure that ended the stream early."""
 
     async def scene() -> tuple[bytes, type[Exception] | None]:
         got = b""
         try:
-            async with UnstoredStream([script], CONTEXT, BLOB.digest, span, size) as stream:
+            async with UnstoredStream([script], CONTEXT, blob.digest, span, size) as stream:
                 async for piece in stream.pieces():
                     assert piece
                     got += piece
@@ -114,6 +115,27 @@ def test_end_of_a_wrong_blob_is_withheld(at: int) -> None:
     got, failure = passed(Script(body, []), Span(0, SIZE))
     assert failure is DigestMismatch
     assert len(got) < SIZE
+
+
+@pytest.mark.parametrize("size", [1, 2**16, 2**16 + 1, 400_000, FIRST])
+def test_failure_of_a_small_blob_is_raised_before_the_first_byte(size: int) -> None:
+    """Nothing is released of a blob of at most 1 MiB until all of it is verified: the client gets an error status."""
+    blob = layer("small", size)
+    for body, error in ((bytes(size), DigestMismatch), (blob.body[:-1], UpstreamDisconnected)):
+        script = Script(body, [], size=size)
+        assert passed(script, Span(0, size), size, blob) == (b"", error)
+    assert passed(Script(blob.body, [], size=size), Span(0, size), size, blob) == (blob.body, None)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2**18, FIRST - 1, FIRST])
+def test_failure_within_the_first_batch_is_raised_before_the_first_byte(length: int) -> None:
+    """The client gets an error status for a disconnect within the first 1 MiB of a larger blob too."""
+    assert passed(Script(BLOB.body[:length], []), Span(0, SIZE)) == (b"", UpstreamDisconnected)
+
+
+def test_part_of_a_blob_is_released_at_once() -> None:
+    """Nobody but its client can verify it, so waiting for more bytes would gain nothing."""
+    assert passed(Script(BLOB.body[:10], []), Span(0, 20)) == (BLOB.body[:10], UpstreamDisconnected)
 
 
 @given(spans, st.integers(1, 10))
