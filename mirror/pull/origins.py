@@ -82,9 +82,10 @@ class _Attempts:
         self.is_exhausted = False
 
     def failed(self, error: MirrorError, *, has_progressed: bool, now: float) -> None:
-        """Count a failure. Only an origin that is unavailable may recover; any other answer is final."""
+        """Count a failure. An origin that is unavailable or announces a wrong size may recover; the rest is final."""
         self.fruitless = 0 if has_progressed else self.fruitless + 1
-        self.is_exhausted = self.fruitless >= _MAX_FRUITLESS or not isinstance(error, UpstreamUnavailable)
+        may_recover = isinstance(error, UpstreamUnavailable | SizeMismatch)
+        self.is_exhausted = self.fruitless >= _MAX_FRUITLESS or not may_recover
         self.ready_at = now + random.uniform(self.pause / 2, self.pause)  # noqa: S311 - jitter
         self.pause = _PAUSES[0] if has_progressed else min(2 * self.pause, _PAUSES[1])
 
@@ -113,7 +114,8 @@ class ResumedStream:
         Args:
             start: the offset of the first byte.
             end: the offset after the last byte; None for the end of the blob.
-            size: the size that a client was already promised: an origin that announces another is wrong.
+            size: the size that a client was already promised: an origin that announces another is wrong, and tried
+                again like one that is unavailable.
             expected_size: the size that a manifest states, in case no origin announces one.
             on_size: is called with the size when an origin announces it.
         """
@@ -125,6 +127,7 @@ class ResumedStream:
         self._end = end
         self._expected_size = expected_size
         self._on_size = on_size
+        self._is_promised = size is not None
         self.size = size
         self._at = start
         self._opened_at = start
@@ -133,7 +136,7 @@ class ResumedStream:
         self._connection = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        """Open the first origin that answers.
+        """Open the first origin that answers. After a wrong size, each is tried as often as in the middle.
 
         Raises:
             MirrorError: if no origin answered; the failure of the last one.
@@ -143,10 +146,14 @@ class ResumedStream:
             try:
                 await self._open()
             except (ContentUnknown, UpstreamError, Denied) as error:
-                await self._disconnect(error)
-                if attempts is self._attempts[-1]:
+                if attempts is not self._attempts[-1]:
+                    await self._disconnect(error)
+                    attempts.failed(error, has_progressed=False, now=_now())
+                elif isinstance(error, SizeMismatch):
+                    await self._resume(error)
+                else:
+                    await self._disconnect(error)
                     raise
-                attempts.failed(error, has_progressed=False, now=_now())
             else:
                 break
         if self.size is None:
@@ -197,7 +204,7 @@ class ResumedStream:
         self._skip -= skipped
         count -= skipped
         if self.size is not None and self._at + count > self.size:
-            raise SizeMismatch(f"{self._current.origin.name} sends more than the {self.size} bytes of {self._digest}")
+            raise self._size_mismatch(f"sends more than the {self.size} bytes of {self._digest}")
         if self._end is not None:
             count = min(count, self._end - self._at)
         if skipped:
@@ -214,8 +221,7 @@ class ResumedStream:
         """
         end = self.size if self._end is None else self._end
         if self._skip and self.size is None:
-            name = self._current.origin.name
-            raise SizeMismatch(f"{name} sends {self._at - self._skip} bytes of {self._digest}, fewer than {self._at}")
+            raise self._size_mismatch(f"sends {self._at - self._skip} bytes of {self._digest}, fewer than {self._at}")
         if self._skip or (end is not None and self._at < end):
             raise UpstreamDisconnected(
                 f"{self._digest} ended after {self._at} of {'an unknown number of' if end is None else end} bytes"
@@ -227,15 +233,24 @@ class ResumedStream:
         is_whole = not self._at and (self._end is None or self._end == self.size)
         span = None if is_whole else Span(self._at, self._at if self._end is None else self._end)
         stream = await self._connection.enter_async_context(origin.open(self._context, self._digest, span))
-        if stream.size is not None:
-            if self.size is not None and stream.size != self.size:
-                raise SizeMismatch(
-                    f"{origin.name} announces {stream.size} bytes for {self._digest}, which has {self.size}"
-                )
-            if self.size is None:
-                self._on_size(stream.size)
+        if stream.size is not None and self.size is None:
+            self._on_size(stream.size)
             self.size = stream.size
+        elif stream.size is not None and not self._fits(stream.size):
+            raise self._size_mismatch(f"announces {stream.size} bytes for {self._digest}, which has {self.size}")
         self._stream, self._skip, self._opened_at = stream, self._at - stream.start, self._at
+
+    def _fits(self, announced: int) -> bool:
+        """Return whether an origin that announces this size has the wanted bytes.
+
+        The end of the blob is at the promised size only. A part before it is the same whichever size is right.
+        """
+        if announced == self.size:
+            return True
+        return self._is_promised and self._end is not None and self._end != self.size and self._end <= announced
+
+    def _size_mismatch(self, what: str) -> SizeMismatch:
+        return SizeMismatch(f"{self._current.origin.name} {what}", upstream=self._context.repository.upstream)
 
     async def _resume(self, error: MirrorError) -> None:
         """Continue from the current offset: with the origin that is ready first.
@@ -261,9 +276,9 @@ class ResumedStream:
             self._opened_at = self._at
             try:
                 await self._open()
-            except SizeMismatch:
-                raise
             except (ContentUnknown, UpstreamError, Denied) as failure:
+                if isinstance(failure, SizeMismatch) and not self._is_promised:
+                    raise  # one of two announced sizes is wrong, and readers have bytes of the first
                 error = failure
             else:
                 return

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.fake.content import Blob
-from tests.fake.faults import Cut, Fault, Hold, Wrong
+from tests.fake.content import Blob, image
+from tests.fake.faults import Cut, Fault, Hold, Resized, Wrong
 from tests.http.client import Client
 from tests.http.upstreams import IMPATIENT, Upstream
 
@@ -29,3 +29,30 @@ async def test_failure_within_the_first_mib_is_an_error_response(
     upstream.registry.heal()
     reply = await client.get(upstream.blob(blob))
     assert (reply.status, reply.whole, reply.body) == (200, True, blob.content), reply
+
+
+async def manifest_layer(client: Client, upstream: Upstream) -> Blob:
+    """Return the layer of an image whose manifest the mirror has, so that it knows the layer's size."""
+    manifest = upstream.publish(image(SIZE), "v1")
+    assert (await client.get(upstream.manifest("v1"))).status == 200
+    return next(blob for blob in manifest.blobs if blob.size == SIZE)
+
+
+@pytest.mark.parametrize("by", [-10, 10])
+async def test_wrong_announced_size_is_tried_again(client: Client, upstream: Upstream, by: int) -> None:
+    """The manifest states the size: one response with another one costs the client nothing but time."""
+    blob = await manifest_layer(client, upstream)
+    upstream.registry.inject(Resized(by), method="GET", times=1)
+    reply = await client.get(upstream.blob(blob))
+    assert (reply.status, reply.whole, reply.body) == (200, True, blob.content), reply
+
+
+@pytest.mark.parametrize("by", [-10, 10])
+async def test_part_within_a_wrong_announced_size_is_served(client: Client, upstream: Upstream, by: int) -> None:
+    """A range in the middle has the same bytes; the whole is an error response that names the upstream."""
+    blob = await manifest_layer(client, upstream)
+    upstream.registry.inject(Resized(by), method="GET")
+    reply = await client.get(upstream.blob(blob), {"Range": "bytes=100000-299999"})
+    assert (reply.status, reply.body) == (206, blob.content[100_000:300_000]), reply
+    reply = await client.get(upstream.blob(blob))
+    assert (reply.status, reply.error["detail"]) == (502, {"error": "SizeMismatch", "upstream": upstream.name}), reply

@@ -59,6 +59,7 @@ class FakeOrigin:
     script: list[int | MirrorError] = field(default_factory=list)
     ranges: bool = True
     size: int | None = len(BODY)
+    wrong_sizes: list[int] = field(default_factory=list)
     cut_at_end: bool = False
     requested: list[Span | None] = field(default_factory=list)
     ended_with: list[type[BaseException] | None] = field(default_factory=list)
@@ -73,8 +74,9 @@ class FakeOrigin:
         start = span.start if span is not None and self.ranges else 0
         end = span.end if span is not None and span.end > span.start and self.ranges else len(BODY)
         is_cut = start + step < end or self.cut_at_end
+        size = self.wrong_sizes.pop(0) if self.wrong_sizes else self.size
         try:
-            yield Stream(start, BODY[start : min(end, start + step)], is_cut, self.size)
+            yield Stream(start, BODY[start : min(end, start + step)], is_cut, size)
         except BaseException as error:
             self.ended_with.append(type(error))
             raise
@@ -82,12 +84,14 @@ class FakeOrigin:
             self.ended_with.append(None)
 
 
-def read(*origins: FakeOrigin, start: int = 0, end: int | None = None, step: int = 300) -> bytes:
+def read(
+    *origins: FakeOrigin, start: int = 0, end: int | None = None, step: int = 300, size: int | None = None
+) -> bytes:
     """Read the whole stream in virtual time."""
 
     async def scene() -> bytes:
         got, buffer = b"", memoryview(bytearray(step))
-        async with ResumedStream(origins, CONTEXT, DIGEST, start=start, end=end) as stream:
+        async with ResumedStream(origins, CONTEXT, DIGEST, start=start, end=end, size=size) as stream:
             while count := await stream.read_into(buffer):
                 got += bytes(buffer[:count])
         return got
@@ -177,6 +181,45 @@ def test_another_size_is_another_blob() -> None:
     one, other = FakeOrigin("one", [500]), FakeOrigin("other", size=len(BODY) + 1)
     with pytest.raises(SizeMismatch, match="other announces"):
         read(one, other)
+
+
+@pytest.mark.parametrize("wrong", [0, len(BODY) - 1, len(BODY) + 1])
+@pytest.mark.parametrize("start", [0, 1000])
+def test_wrong_size_is_tried_again(wrong: int, start: int) -> None:
+    """If a client was promised the size, an origin may announce a wrong one at first, or after a disconnect."""
+    origin = FakeOrigin("one", wrong_sizes=[wrong])
+    assert read(origin, start=start, end=len(BODY), size=len(BODY)) == BODY[start:]
+    assert origin.ended_with == [SizeMismatch, None]
+    origin = FakeOrigin("one", [500], wrong_sizes=[len(BODY), wrong, wrong])
+    assert read(origin, start=start, end=len(BODY), size=len(BODY)) == BODY[start:]
+    assert origin.ended_with == [UpstreamDisconnected, SizeMismatch, SizeMismatch, None]
+
+
+def test_wrong_size_asks_the_next_origin_first() -> None:
+    """No pause is necessary before another origin."""
+    one, other = FakeOrigin("one", size=len(BODY) + 1), FakeOrigin("other")
+    assert read(one, other, size=len(BODY)) == BODY
+    assert [len(one.requested), len(other.requested)] == [1, 1]
+    assert read(other, one, size=len(BODY)) == BODY
+
+
+def test_wrong_size_is_given_up() -> None:
+    """The error names the upstream."""
+    origin = FakeOrigin("one", size=len(BODY) + 1)
+    with pytest.raises(SizeMismatch, match="one announces") as failure:
+        read(origin, size=len(BODY))
+    assert failure.value.detail == {"upstream": CONTEXT.repository.upstream}
+    assert len(origin.requested) == MAX_FRUITLESS
+
+
+@pytest.mark.parametrize("wrong", [1500, len(BODY) + 1])
+def test_wrong_size_does_not_concern_a_part_within_it(wrong: int) -> None:
+    """The part has the same bytes whichever size is right; the end of the blob does not."""
+    origin = FakeOrigin("one", [100, 100], size=wrong)
+    assert read(origin, start=1000, end=1500, size=len(BODY)) == BODY[1000:1500]
+    assert len(origin.requested) == 3
+    with pytest.raises(SizeMismatch):
+        read(origin, start=1000, end=len(BODY), size=len(BODY))
 
 
 def test_disconnect_after_the_last_byte_is_the_end() -> None:
