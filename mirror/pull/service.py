@@ -247,14 +247,16 @@ class PullService:
         try:
             download = await self._follow(exits, context, digest)
         except StorageFailed as error:
-            size = await self._size_of_unstorable(context, digest, error)
-            self._catalog.expect_size(repository, digest, size)
-            return self._unstored(context, digest, size)
+            return self._unstored(context, digest, await self._size_of_unstorable(context, digest, error))
         unstored = unstored_streams(self._origins, context, digest, download.size)
         return BlobResult(download.size, outcome, DownloadContent(download, unstored))
 
     async def _size_of_unstorable(self, context: PullContext, digest: Digest, error: StorageFailed) -> int:
-        size = error.detail.get("size") or self._catalog.expected_size(context.repository, digest)
+        """Return the size that a manifest states, or else the one that the upstream announces.
+
+        An announced size counts for this pull only: nothing verifies it, and the next answer may be right.
+        """
+        size = self._catalog.expected_size(context.repository, digest) or error.detail.get("size")
         if not isinstance(size, int):
             size, _ = await self._blob_size(context, digest)
         if size is None:

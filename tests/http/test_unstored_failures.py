@@ -56,3 +56,17 @@ async def test_part_within_a_wrong_announced_size_is_served(client: Client, upst
     assert (reply.status, reply.body) == (206, blob.content[100_000:300_000]), reply
     reply = await client.get(upstream.blob(blob))
     assert (reply.status, reply.error["detail"]) == (502, {"error": "SizeMismatch", "upstream": upstream.name}), reply
+
+
+@pytest.mark.parametrize("by", [-10, 10])
+async def test_wrong_announced_size_is_not_remembered(client: Client, upstream: Upstream, by: int) -> None:
+    """No manifest states the size: after one response with a wrong one, the next pulls have the right one."""
+    blob = upstream.publish_blob(Blob.noise(SIZE))
+    upstream.registry.inject(Resized(by), method="GET", times=1)
+    assert (await client.get(upstream.blob(blob))).status == 502
+    headed = await client.head(upstream.blob(blob))
+    assert (headed.status, headed.length) == (200, SIZE), headed
+    ranged = await client.get(upstream.blob(blob), {"Range": "bytes=-10"})
+    assert (ranged.status, ranged.body) == (206, blob.content[-10:]), ranged
+    reply = await client.get(upstream.blob(blob))
+    assert (reply.status, reply.whole, reply.body) == (200, True, blob.content), reply

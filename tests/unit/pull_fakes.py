@@ -181,9 +181,6 @@ class FakeCatalog:
 
     def expect(self, repository: Repository, manifest: Manifest) -> None: ...
 
-    def expect_size(self, repository: Repository, digest: Digest, size: int) -> None:
-        self.sizes[digest] = size
-
     def expected_size(self, repository: Repository, digest: Digest) -> int | None:
         return self.sizes.get(digest)
 
