@@ -9,7 +9,8 @@ import orjson
 
 from mirror.storage.facts import moment_of
 
-_KEYS = {76: b"blob sha256:", 140: b"blob sha512:"}  # the prefix of a key, by its length
+_KEYS = {76: b"blob sha256:", 140: b"blob sha512:"}  # the prefix of a key, by its length in bytes
+_HEX = b"0123456789abcdef"
 _MAX_VALUE = 4096  # bytes
 NamedBlob = tuple[str, int, float]
 """The hex digits of a blob's digest, its size, and its last use in seconds since the epoch."""
@@ -22,14 +23,12 @@ def parse_blobs(rows: Sequence[tuple[bytes, bytes | None]]) -> list[NamedBlob | 
 
 
 def _blob(key: bytes, value: object) -> NamedBlob | None:
-    if isinstance(value, dict) and key.startswith(_KEYS.get(len(key), b"-")):
+    name = key[12:]
+    # Hex digits only: a start builds a digest from each name.
+    if isinstance(value, dict) and key.startswith(_KEYS.get(len(key), b"-")) and not name.translate(None, _HEX):
         size, used = value.get("size"), moment_of(value.get("used"))
-        try:
-            name = key[12:].decode()
-        except UnicodeDecodeError:
-            return None
         if used is not None and type(size) is int and 0 <= size < 2**63:
-            return name, size, used
+            return name.decode("ascii"), size, used
     return None
 
 

@@ -4,6 +4,7 @@ import orjson
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mirror.oci.digest import Digest
 from mirror.storage.blob_rows import parse_blobs, parse_values
 
 ROW = b'{"size":1,"used":2.0}'
@@ -43,3 +44,23 @@ def test_key_determines_the_digest() -> None:
     ]
     blobs = parse_blobs([(key, ROW) for key in keys])
     assert blobs == [("0" * 64, 1, 2.0), None, ("0" * 128, 1, 2.0), None]
+
+
+hexes = st.text("0123456789abcdef", min_size=64, max_size=64)
+names = st.one_of(
+    hexes | hexes.map(str.upper) | hexes.map(lambda text: text + "\n") | hexes.map(lambda text: text * 2),
+    st.text("0aé٣g/.", min_size=31, max_size=128),
+    st.integers(31, 128).map(lambda length: "é" * length),
+)
+prefixes = st.sampled_from(["blob sha256:", "blob sha512:", "blob sha1:", "held sha256:", ""])
+
+
+@given(st.binary(max_size=150) | st.builds(lambda prefix, name: (prefix + name).encode(), prefixes, names))
+@example(("blob sha256:" + "é" * 32).encode())
+@example(("blob sha512:" + "é" * 64).encode())
+@example(b"blob sha256:" + b"A" * 64)
+@example(b"blob sha256:" + b"0" * 63 + b"\n")
+def test_name_of_a_blob_is_that_of_a_digest(key: bytes) -> None:
+    """The start builds a digest from each name: any other name would stop it."""
+    digest = Digest.parse_or_none(key.decode("latin-1").removeprefix("blob ")) if key.startswith(b"blob ") else None
+    assert parse_blobs([(key, ROW)]) == [None if digest is None else (digest.hex, 1, 2.0)]

@@ -13,8 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from mirror.config import CacheSettings
+from mirror.observability.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.oci.names import Tag
+from mirror.storage.disk import DiskStore
 from mirror.storage.fact_store import DiskFacts
 from tests.unit.loops import new_loop
 from tests.unit.storage.kept_facts import (
@@ -250,3 +253,34 @@ def test_no_row_of_any_type_hides_another(planted: list[dict[str, object]]) -> N
         (root / "kept").write_text("kept")
         loop.run(scene(root / "ledger"))
         assert (root / "kept").read_text() == "kept"
+
+
+names = st.text("0aAé٣/", min_size=1, max_size=128) | st.integers(1, 128).map(lambda length: "é" * length)
+
+
+@settings(max_examples=40)
+@given(st.lists(names, min_size=1, max_size=4), st.sampled_from(["sha256", "sha512"]))
+@example(["é" * 32], "sha256")
+@example(["a" * 64, "A" * 64], "sha256")
+def test_no_key_of_a_row_stops_a_start(planted: list[str], algorithm: str) -> None:
+    """The start builds digests from the keys of blobs: a planted key is at worst a blob without a file."""
+
+    async def scene(path: Path) -> None:
+        await fill(path / "ledger")
+        with closing(sqlite3.connect(path / "ledger" / "cache.db")) as database:
+            for name in planted:
+                database.execute(
+                    "INSERT OR IGNORE INTO Cache (key, raw, mode, value) VALUES (?, 1, 1, ?)",
+                    (f"blob {algorithm}:{name}", '{"size":1,"used":1.0}'),
+                )
+            database.commit()
+        kept = path / "blobs" / DIGESTS[0].algorithm / DIGESTS[0].hex
+        kept.parent.mkdir(parents=True)
+        kept.touch()
+        cache = CacheSettings(path=path, max_size=2**20, min_free=0)
+        async with DiskFacts.open(path / "ledger") as facts, DiskStore.at(cache, facts, Metrics()) as store:
+            assert len(store) == 1
+            assert DIGESTS[0] in store
+
+    with directory() as root, new_loop() as loop:
+        loop.run(scene(root))
