@@ -77,20 +77,30 @@ class DiskIngest:
 
     def _open(self) -> None:
         with storage_errors(f"{self.digest} can't be stored"):
-            truncate = 0 if self.reserved else os.O_TRUNC
-            flags = os.O_RDWR | os.O_CREAT | truncate
-            try:
-                self._descriptor, _ = open_file(self._path, flags)
-            except NotRegular as error:
-                log.warning("ingest_replaced", path=self._path, reason=error.strerror)
-                os.unlink(self._path)  # the link itself; all names in this directory are the mirror's
-                self._descriptor, _ = open_file(self._path, flags | os.O_EXCL)
+            self._descriptor = self._opened()
             while self.written < self.reserved:
                 piece = os.pread(self._descriptor, _REREAD, self.written)
                 if not piece:
                     break
                 self._verifier.feed([piece])
                 self.written += len(piece)
+
+    def _opened(self) -> int:
+        """Return a file descriptor of the file, which is made writable or replaced if it can't be written."""
+        flags = os.O_RDWR | os.O_CREAT | (0 if self.reserved else os.O_TRUNC)
+        try:
+            return open_file(self._path, flags)[0]
+        except NotRegular as error:
+            reason = error.strerror
+        except PermissionError as error:
+            reason = error.strerror
+            with suppress(OSError):  # a commit made it read-only, and was killed before the rename
+                _make_writable(self._path)
+                return open_file(self._path, flags)[0]
+        with suppress(FileNotFoundError):
+            os.unlink(self._path)  # a link itself; all names in this directory are the mirror's
+            log.warning("ingest_replaced", path=self._path, reason=reason)
+        return open_file(self._path, flags | os.O_EXCL)[0]
 
     async def close(self) -> None:
         """Close the file; remove it if no download can resume it.
@@ -191,3 +201,11 @@ class DiskIngest:
         if self._descriptor >= 0:
             with storage_errors(f"{self.digest} can't be restarted"):
                 os.ftruncate(self._descriptor, 0)
+
+
+def _make_writable(path: str) -> None:
+    descriptor, _ = open_file(path)
+    try:
+        os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
