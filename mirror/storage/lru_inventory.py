@@ -1,6 +1,7 @@
 """Inventory of stored blobs: the size of each, its last use, its holders, and the LRU order. In memory, without I/O.
 
-Invariants: `occupied` is the sum of the stored and the reserved bytes; `oldest_first` is the order of last use.
+Invariants: `occupied` is the sum of the stored and the reserved bytes, `evictable` that of the stored ones without a
+holder; `oldest_first` is the order of last use.
 
 A cache may hold a million blobs, so a blob is a slot in a few arrays instead of an object: about 230 bytes each with
 its name. The order is a doubly linked list inside two of the arrays (`_before`, `_after`); slot 0 is its head.
@@ -17,7 +18,7 @@ from itertools import count
 
 from mirror.oci.digest import Digest
 from mirror.storage.blob_rows import NamedBlob
-from mirror.storage.eviction import StoredBlob
+from mirror.storage.eviction import NameAndSize
 
 _HEAD = 0
 _PARTS, _SAMPLES = 16, 1024  # of the sort at the start
@@ -122,7 +123,7 @@ class BlobTable:
             self._link(slot)
             self._mark(slot)
 
-    def oldest_first(self) -> Iterator[tuple[str, int]]:
+    def oldest_first(self) -> Iterator[NameAndSize]:
         """Yield name and size of each blob. The table must not change meanwhile."""
         slot = self._after[_HEAD]
         while slot != _HEAD:
@@ -183,13 +184,19 @@ class Inventory:
         self._blobs = BlobTable()
         self._hidden: set[Digest] = set()
         self._just_used: dict[Digest, float] = {}  # in the order of use; not yet applied to the LRU order
-        self._holders: Counter[Digest] = Counter()
+        self._holders: Counter[str] = Counter()  # by name
+        self._held = 0  # bytes of stored blobs that have a holder
         self._reserved = 0
 
     @property
     def occupied(self) -> int:
         """Bytes of all stored blobs, and bytes that are reserved."""
         return self._blobs.stored + self._reserved
+
+    @property
+    def evictable(self) -> int:
+        """Bytes of all stored blobs that nobody holds, hidden ones included."""
+        return self._blobs.stored - self._held
 
     def __len__(self) -> int:
         return len(self._blobs.slots)
@@ -222,16 +229,19 @@ class Inventory:
             found.remove(name)
             found.add(name, size, used)
         self._blobs = found
+        self._held = sum(found.size(name) or 0 for name in self._holders)
         self._hidden.clear()
 
     def add(self, digest: Digest, size: int, *, now: float) -> None:
         """Add a blob that was just committed, as the one used last."""
         self.remove(digest)
         self._blobs.add(digest.hex, size, now)
+        self._held += self._held_bytes(digest.hex)
 
     def remove(self, digest: Digest) -> bool:
         """Remove a blob. Return whether it was there."""
         self._hidden.discard(digest)  # in any case: a blob that is added later must not be hidden
+        self._held -= self._held_bytes(digest.hex)
         return self._blobs.remove(digest.hex)
 
     def reserve(self, size: int) -> None:
@@ -239,16 +249,24 @@ class Inventory:
         self._reserved += size
 
     def hold(self, digest: Digest) -> None:
-        self._holders[digest] += 1
+        self._holders[digest.hex] += 1
+        if self._holders[digest.hex] == 1:
+            self._held += self._held_bytes(digest.hex)
 
     def release(self, digest: Digest) -> None:
-        self._holders[digest] -= 1
-        if not self._holders[digest]:
-            del self._holders[digest]
+        if self._holders[digest.hex] == 1:
+            self._held -= self._held_bytes(digest.hex)
+            del self._holders[digest.hex]
+        else:
+            self._holders[digest.hex] -= 1
+
+    def _held_bytes(self, name: str) -> int:
+        """Return the bytes of a blob that is stored and has a holder; 0 of any other."""
+        return (self._blobs.size(name) or 0) if name in self._holders else 0
 
     @property
-    def held(self) -> Mapping[Digest, int]:
-        """The number of holders of each digest that has any."""
+    def held(self) -> Mapping[str, int]:
+        """The number of holders of each blob that has any, also of one that is not stored, by name."""
         return self._holders
 
     def note_use(self, digest: Digest, *, now: float) -> None:
@@ -266,9 +284,9 @@ class Inventory:
         """Move a blob to the end of the order. Calls must come in the order of time."""
         self._blobs.use(digest.hex, now)
 
-    def oldest_first(self) -> Iterator[StoredBlob]:
-        """Yield all blobs in the order of last use."""
-        return (StoredBlob(digest_of(name), size) for name, size in self._blobs.oldest_first())
+    def oldest_first(self) -> Iterator[NameAndSize]:
+        """Yield name and size of each blob in the order of last use. The inventory must not change meanwhile."""
+        return self._blobs.oldest_first()
 
     def last_use(self, digest: Digest) -> float | None:
         """Return when a blob was last used, in seconds since the epoch; None if it is not stored."""

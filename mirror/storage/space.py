@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -19,9 +20,9 @@ from mirror.config import CacheSettings
 from mirror.errors import NoSpace, StorageFailed
 from mirror.observability.metrics import Metrics
 from mirror.oci.digest import Digest
-from mirror.storage.eviction import StoredBlob, choose_victims
+from mirror.storage.eviction import NameAndSize, choose_victims
 from mirror.storage.layout import Layout, storage_errors
-from mirror.storage.lru_inventory import Inventory
+from mirror.storage.lru_inventory import Inventory, digest_of
 from mirror.storage.threads import DiskThreads
 from mirror.storage.usage import Usage
 
@@ -35,6 +36,14 @@ class OpenIngest(Protocol):
     digest: Digest
     reserved: int
     written: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Victim:
+    """A blob that is being evicted."""
+
+    digest: Digest
+    size: int
 
 
 class Space:
@@ -77,7 +86,7 @@ class Space:
         Raises:
             StorageFailed: if the free space can't be determined.
         """
-        return self._victims(await self._excess(size)) is not None
+        return await self._excess(size) <= sum(self.kept.values()) + self._inventory.evictable
 
     async def reserve(self, size: int) -> None:
         """Reserve *size* bytes and evict blobs for them.
@@ -126,13 +135,15 @@ class Space:
         await self._usage.apply()
         async with self.lock:
             size, used = self._inventory.size(digest), self._inventory.last_use(digest) or 0.0
-            if size is None or digest in self._inventory.held or (unused_since is not None and used >= unused_since):
+            is_used = unused_since is not None and used >= unused_since
+            if size is None or is_used or digest.hex in self._inventory.held:
                 return 0
-            return await self._evict([StoredBlob(digest, size)])
+            return await self._evict([(digest.hex, size)])
 
-    def _victims(self, excess: int) -> list[StoredBlob] | None:
+    def _victims(self, excess: int) -> list[NameAndSize] | None:
         excess -= sum(self.kept.values())
-        return choose_victims(self._inventory.oldest_first(), excess=excess, held=self._inventory.held)
+        blobs = self._inventory
+        return choose_victims(blobs.oldest_first(), excess=excess, evictable=blobs.evictable, held=blobs.held)
 
     async def _free(self, excess: int, size: int) -> None:
         while excess > 0:  # again if readers opened victims while others were removed
@@ -181,9 +192,9 @@ class Space:
             self.keep(digest, size)  # the file is still there, and counts
             raise
 
-    async def _evict(self, chosen: Sequence[StoredBlob]) -> int:
+    async def _evict(self, chosen: Sequence[NameAndSize]) -> int:
         """Remove blobs, except those that were opened since they were chosen. Return the bytes that became free."""
-        removed: list[StoredBlob] = []
+        removed: list[_Victim] = []
         try:
             for at in range(0, len(chosen), _EVICTED_AT_ONCE):
                 await self._remove(chosen[at : at + _EVICTED_AT_ONCE], removed)
@@ -193,19 +204,20 @@ class Space:
                 log.info("blobs_evicted", blobs=len(removed), bytes=freed)
         return freed
 
-    async def _remove(self, chosen: Iterable[StoredBlob], removed: list[StoredBlob]) -> None:
+    async def _remove(self, chosen: Iterable[NameAndSize], removed: list[_Victim]) -> None:
         """Remove blobs that no reader holds, and add them to *removed*.
 
         Raises:
             StorageFailed: if a file can't be removed; it and the later ones stay.
         """
         ended = asyncio.Event()
-        victims: list[StoredBlob] = []
-        for stored in chosen:
-            if stored.digest not in self._inventory.held and self._inventory.remove(stored.digest):
-                self.evicting[stored.digest] = ended  # nothing waits between these lines: a later reader waits for it
-                victims.append(stored)
-        gone: list[StoredBlob] = []
+        victims: list[_Victim] = []
+        for name, size in chosen:
+            digest = digest_of(name)
+            if name not in self._inventory.held and self._inventory.remove(digest):
+                self.evicting[digest] = ended  # nothing waits between these lines: a later reader waits for it
+                victims.append(_Victim(digest, size))
+        gone: list[_Victim] = []
         try:
             await self._threads.run(partial(self._unlink_all, victims, gone))
         finally:  # also if the caller was cancelled
@@ -218,7 +230,7 @@ class Space:
                 del self.evicting[stored.digest]
             ended.set()
 
-    def _unlink_all(self, chosen: Sequence[StoredBlob], gone: list[StoredBlob]) -> None:
+    def _unlink_all(self, chosen: Sequence[_Victim], gone: list[_Victim]) -> None:
         for stored in chosen:
             _unlink(self._layout.blob(stored.digest))
             gone.append(stored)

@@ -1,25 +1,42 @@
 """LRU eviction: which blobs make space."""
 
+from collections.abc import Iterator
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.oci.digest import Digest
-from mirror.storage.eviction import StoredBlob, choose_victims
+from mirror.storage.eviction import NameAndSize, choose_victims
 
 stored = st.lists(st.integers(0, 50), max_size=12).map(
-    lambda sizes: [StoredBlob(Digest.of(bytes([number])), size) for number, size in enumerate(sizes)]
+    lambda sizes: [(f"{at:x}", size) for at, size in enumerate(sizes)]
 )
 
 
 @given(stored, st.integers(-10, 400), st.sets(st.integers(0, 11)))
-def test_victims_are_the_oldest_blobs_without_a_hold(blobs: list[StoredBlob], excess: int, holding: set[int]) -> None:
+def test_victims_are_the_oldest_blobs_without_a_hold(blobs: list[NameAndSize], excess: int, holding: set[int]) -> None:
     """As many as are needed, in order; None if all of them would free too little."""
-    held = {blobs[number].digest for number in holding if number < len(blobs)}
-    free = [blob for blob in blobs if blob.digest not in held and blob.size]
-    chosen = choose_victims(blobs, excess=excess, held=held)
+    held = {f"{number:x}" for number in holding}  # some are not stored
+    free = [(name, size) for name, size in blobs if name not in held and size]
+    evictable = sum(size for _, size in free)
+    chosen = choose_victims(blobs, excess=excess, evictable=evictable, held=held)
     if chosen is None:
-        assert sum(blob.size for blob in free) < excess
+        assert evictable < excess
         return
     assert chosen == free[: len(chosen)]
-    assert sum(blob.size for blob in chosen) >= excess
-    assert not chosen or sum(blob.size for blob in chosen[:-1]) < excess
+    assert sum(size for _, size in chosen) >= excess
+    assert not chosen or sum(size for _, size in chosen[:-1]) < excess
+
+
+def test_no_more_blobs_are_inspected_than_needed() -> None:
+    """A store may have a million blobs, and the event loop waits: none is inspected for what is impossible."""
+    inspected: list[str] = []
+
+    def blobs() -> Iterator[NameAndSize]:
+        for number in range(100):
+            inspected.append(f"{number}")
+            yield f"{number}", 10
+
+    assert choose_victims(blobs(), excess=991, evictable=990, held={"0"}) is None
+    assert inspected == []
+    assert choose_victims(blobs(), excess=20, evictable=990, held={"0"}) == [("1", 10), ("2", 10)]
+    assert len(inspected) <= 4

@@ -89,6 +89,15 @@ class InventoryMachine(RuleBasedStateMachine):
             if digest in self.sizes:
                 self.used[digest] = max(self.used[digest], now)
 
+    @rule(digest=digests)
+    def hide_for_a_while(self, digest: Digest) -> None:
+        """A hidden blob keeps its space, and can be evicted."""
+        self.inventory.hide(digest)
+        assert digest not in self.inventory
+        assert self.inventory.size(digest) is None
+        self.bytes_are_counted()
+        self.inventory.show(digest)
+
     @rule()
     def reload(self) -> None:
         """The written rows load as the same inventory, in the order of last use."""
@@ -103,8 +112,9 @@ class InventoryMachine(RuleBasedStateMachine):
         self.reserved = 0
 
     @invariant()
-    def occupied_is_the_sum(self) -> None:
+    def bytes_are_counted(self) -> None:
         assert self.inventory.occupied == sum(self.sizes.values()) + self.reserved
+        assert self.inventory.evictable == sum(size for digest, size in self.sizes.items() if not self.held[digest])
 
     @invariant()
     def stored_blobs_were_added_and_not_removed(self) -> None:
@@ -146,13 +156,11 @@ class InventoryMachine(RuleBasedStateMachine):
     @invariant()
     def order_follows_the_last_use(self) -> None:
         order = sorted(self.sizes, key=lambda digest: self.used[digest])
-        assert [(one.digest, one.size) for one in self.inventory.oldest_first()] == [
-            (digest, self.sizes[digest]) for digest in order
-        ]
+        assert list(self.inventory.oldest_first()) == [(digest.hex, self.sizes[digest]) for digest in order]
 
     @invariant()
     def held_counts_the_holders(self) -> None:
-        assert dict(self.inventory.held) == {digest: count for digest, count in self.held.items() if count}
+        assert dict(self.inventory.held) == {digest.hex: count for digest, count in self.held.items() if count}
 
 
 TestInventory = InventoryMachine.TestCase
