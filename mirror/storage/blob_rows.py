@@ -23,9 +23,10 @@ def parse_blobs(rows: Sequence[tuple[bytes, bytes | None]]) -> list[NamedBlob | 
 
 
 def _blob(key: bytes, value: object) -> NamedBlob | None:
-    name = key[12:]
+    prefix, name = _KEYS.get(len(key)), key[12:]
     # Hex digits only: a start builds a digest from each name.
-    if isinstance(value, dict) and key.startswith(_KEYS.get(len(key), b"-")) and not name.translate(None, _HEX):
+    is_valid = prefix is not None and key.startswith(prefix) and not name.translate(None, _HEX)
+    if is_valid and isinstance(value, dict):
         size, used = value.get("size"), moment_of(value.get("used"))
         if used is not None and type(size) is int and 0 <= size < 2**63:
             return name.decode("ascii"), size, used
