@@ -60,6 +60,8 @@ class Scrub:
                 await self._read(inspection, threads)
             except (IntegrityError, StorageFailed) as damage:
                 await self._store.condemn(digest, str(damage), seen=inspection.seen)
+            else:
+                self._store.correct_size(digest, inspection.at)
 
     async def _read(self, inspection: Inspection, threads: DiskThreads) -> None:
         while not inspection.is_over:

@@ -13,8 +13,8 @@ from mirror.storage.layout import Layout, open_file, open_regular, storage_error
 _JSON_HEAD = 16  # bytes, enough to tell JSON from an archive
 
 
-class BlobDamaged(Exception):
-    """The file of a blob exists, but has another size."""
+class SizeDiffers(Exception):
+    """The file of a blob has another size than recorded: one of them is damaged."""
 
 
 class DiskBlob:
@@ -37,7 +37,7 @@ def opened(layout: Layout, digest: Digest, size: int) -> int:
 
     Raises:
         FileNotFoundError: if it does not exist.
-        BlobDamaged: if it has another size.
+        SizeDiffers: if it has another size.
         StorageFailed: if it can't be opened.
     """
     with storage_errors("a stored blob can't be read"):
@@ -49,7 +49,7 @@ def opened(layout: Layout, digest: Digest, size: int) -> int:
             if status.st_size == size:
                 return descriptor
             os.close(descriptor)
-            raise BlobDamaged(f"the file has {status.st_size} bytes instead of {size}")
+            raise SizeDiffers(f"the file has {status.st_size} bytes instead of {size}")
     raise missing
 
 

@@ -37,7 +37,7 @@ class DiskFiles:
 
     def inspection(self, digest: Digest) -> FileInspection | None:
         path = self._layout.blob(digest)
-        return FileInspection(path, digest, None) if os.path.lexists(path) else None
+        return FileInspection(path, digest) if os.path.lexists(path) else None
 
 
 def _exists(path: Path) -> bool:

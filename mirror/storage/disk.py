@@ -21,7 +21,8 @@ from mirror.errors import DiskFull, StorageFailed
 from mirror.observability.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.primitives.singleflight import KeyedLock
-from mirror.storage.blob import BlobDamaged, DiskBlob, close_opened, document, opened
+from mirror.storage.blob import DiskBlob, SizeDiffers, close_opened, document, opened
+from mirror.storage.damaged_blobs import DamagedBlobs
 from mirror.storage.disk_health import DiskHealth
 from mirror.storage.ingest import DiskIngest
 from mirror.storage.inspection import FileInspection
@@ -61,7 +62,7 @@ class DiskStore:
         self._writers = KeyedLock[Digest]()
         self._puts = KeyedLock[Digest]()
         self._identity: object = None
-        self._condemned: set[Digest] = set()  # damaged blobs that could not be removed
+        self._damaged = DamagedBlobs(layout, self._inventory, facts, self.health, metrics, threads)
         metrics.cache_limit_bytes.set(settings.max_size)
         metrics.cache_writable.set_function(lambda: self.health.is_writable)
         metrics.cache_bytes.set_function(lambda: self._inventory.occupied)
@@ -80,7 +81,8 @@ class DiskStore:
             await threads.run(layout.create)
             await store._load()
             try:
-                yield store
+                async with store._damaged.verifying():
+                    yield store
             finally:
                 await store._usage.write(limit=_ROWS_AT_STOP)
 
@@ -149,31 +151,41 @@ class DiskStore:
     @asynccontextmanager
     async def _opened(self, digest: Digest) -> AsyncIterator[DiskBlob | None]:
         async with self.hold(digest):
-            size = self._inventory.size(digest)
-            descriptor = None if size is None else await self._descriptor(digest, size)
-            if size is None or descriptor is None:
+            found = await self._descriptor(digest)
+            if found is None:
                 yield None
                 return
+            descriptor, size = found
             try:
                 yield DiskBlob(size, descriptor, partial(self._hide, digest))
             finally:
                 os.close(descriptor)
 
-    async def _descriptor(self, digest: Digest, size: int) -> int | None:
-        """Open a blob. Return None, and treat it as a miss from now on, if it can't be read or is damaged."""
+    async def _descriptor(self, digest: Digest) -> tuple[int, int] | None:
+        """Open a blob, and return its file descriptor and size.
+
+        Return None, and treat it as a miss from now on, if it can't be read or is damaged.
+        """
+        try:
+            while (size := self._inventory.size(digest)) is not None:
+                try:
+                    return await self._open_file(digest, size), size
+                except SizeDiffers as difference:
+                    if not await self._damaged.is_intact(digest, str(difference)):
+                        break
+        except FileNotFoundError:
+            await self._forget_removed(digest)
+        except StorageFailed as error:
+            self._hide(digest, error)
+        return None
+
+    async def _open_file(self, digest: Digest, size: int) -> int:
         opening = self._threads.start(partial(opened, self._layout, digest, size))
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
             opening.add_done_callback(close_opened)  # the client left while the file was being opened
             raise
-        except FileNotFoundError:
-            await self._forget_removed(digest)
-        except BlobDamaged as damage:
-            await self.condemn(digest, str(damage))
-        except StorageFailed as error:
-            self._hide(digest, error)
-        return None
 
     async def _forget_removed(self, digest: Digest) -> None:
         """Forget a blob whose file another program removed; only its file, if the whole directory is gone."""
@@ -206,28 +218,13 @@ class DiskStore:
         return await self._threads.run(read)
 
     def inspection(self, digest: Digest) -> FileInspection | None:
-        size = self._inventory.size(digest)
-        return None if size is None else FileInspection(self._layout.blob(digest), digest, size)
+        return FileInspection(self._layout.blob(digest), digest) if digest in self else None
+
+    def correct_size(self, digest: Digest, size: int) -> None:
+        self._damaged.correct_size(digest, size)
 
     async def condemn(self, digest: Digest, reason: str, *, seen: os.stat_result | None = None) -> None:
-        self._inventory.hide(digest)  # first: no reader may open it any more
-        self._metrics.blobs_damaged.inc()
-        log.warning("blob_damaged", digest=str(digest), reason=reason)
-        await self._remove_condemned(digest, seen)
-
-    async def _remove_condemned(self, digest: Digest, seen: os.stat_result | None) -> None:
-        try:
-            is_gone = await self._threads.run(partial(_unlink, self._layout.blob(digest), seen))
-        except StorageFailed as error:
-            self._condemned.add(digest)  # it takes its space until it can be removed
-            self.health.unreadable(error)
-        else:
-            self._condemned.discard(digest)
-            if is_gone:
-                self._inventory.remove(digest)
-                self._facts.forget_content([digest])
-            else:
-                self._inventory.show(digest)  # it was fetched again in the meantime
+        await self._damaged.condemn(digest, reason, seen)
 
     # Storing
 
@@ -305,7 +302,7 @@ class DiskStore:
 
     def _add(self, digest: Digest, size: int) -> None:
         """Count a blob that was just committed. It is about to be used, with what it references."""
-        self._condemned.discard(digest)  # the right content replaced a file that could not be removed
+        self._damaged.replaced(digest)
         self._inventory.add(digest, size, now=time.time())
         self.use(digest)
 
@@ -363,9 +360,8 @@ class DiskStore:
                 await self._threads.run(self._layout.create)
                 await self._reload()
             self.health.mended()
-            self._inventory.show_hidden(but=self._condemned)
-            for digest in list(self._condemned):
-                await self._remove_condemned(digest, None)
+            self._inventory.show_hidden(but=self._damaged.unremoved)
+            await self._damaged.remove_again()
 
     async def _reload(self) -> None:
         """Load the directories again if they are not those that were loaded before."""
@@ -384,12 +380,3 @@ class DiskStore:
 
 def _sorted(names: Sequence[str], prefix: str) -> list[str]:
     return sorted(name for name in names if name.startswith(prefix))
-
-
-def _unlink(path: str, seen: os.stat_result | None) -> bool:
-    """Remove a file, unless it is not the one that was *seen*. Return whether no file is there now."""
-    with storage_errors("a damaged blob can't be removed"), suppress(FileNotFoundError):
-        if seen is not None and not os.path.samestat(seen, os.stat(path)):
-            return False
-        os.unlink(path)
-    return True

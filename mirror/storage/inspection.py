@@ -16,10 +16,8 @@ from mirror.storage.layout import open_file, storage_errors
 class FileInspection:
     """The inspection of the file at *path*; see `mirror.storage.protocols.Inspection`."""
 
-    def __init__(self, path: str, digest: Digest, size: int | None) -> None:
-        """*size*: the bytes that the blob has; None if only the digest is known."""
+    def __init__(self, path: str, digest: Digest) -> None:
         self._path = path
-        self._size = size
         self._verifier = Verifier(digest)
         self._file = -1
         self.is_over = False
@@ -50,7 +48,7 @@ class FileInspection:
         if piece:
             self._verifier.feed([piece])
         else:
-            self._verifier.finish(self._size)
+            self._verifier.finish(None)  # its digest decides: a recorded size may be wrong
             self.is_over = True
 
     def _piece(self, limit: int) -> bytes:

@@ -114,6 +114,14 @@ class BlobTable:
         self._free.append(slot)
         return True
 
+    def resize(self, name: str, size: int) -> None:
+        """Replace the size of a blob, if it is in the table."""
+        slot = self.slots.get(name)
+        if slot is not None:
+            self.stored += size - self._sizes[slot]
+            self._sizes[slot] = size
+            self._mark(slot)
+
     def use(self, name: str, now: float) -> None:
         """Move a blob to the end of the order, if it is in the table."""
         slot = self.slots.get(name)
@@ -243,6 +251,12 @@ class Inventory:
         self._hidden.discard(digest)  # in any case: a blob that is added later must not be hidden
         self._held -= self._held_bytes(digest.hex)
         return self._blobs.remove(digest.hex)
+
+    def resize(self, digest: Digest, size: int) -> None:
+        """Correct the size of a blob, if it is stored."""
+        self._held -= self._held_bytes(digest.hex)
+        self._blobs.resize(digest.hex, size)
+        self._held += self._held_bytes(digest.hex)
 
     def reserve(self, size: int) -> None:
         """Count *size* bytes for content in progress; a negative size returns them."""

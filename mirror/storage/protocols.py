@@ -130,7 +130,7 @@ class Inspection(AbstractContextManager["Inspection"], Protocol):
 
         Raises:
             StorageFailed: if the disk can't read them.
-            IntegrityError: if the content has another size or digest.
+            IntegrityError: if the content has another digest.
         """
 
 
@@ -243,6 +243,9 @@ class BlobStore(Protocol):
 
     def inspection(self, digest: Digest) -> Inspection | None:
         """Return an inspection of a blob; None if it is not stored."""
+
+    def correct_size(self, digest: Digest, size: int) -> None:
+        """Record the bytes of a blob that was verified just now: the row of its size may be damaged."""
 
     async def condemn(self, digest: Digest, reason: str, *, seen: os.stat_result | None = None) -> None:
         """Remove a blob that was found to be damaged, with all facts about it.

@@ -49,6 +49,14 @@ class InventoryMachine(RuleBasedStateMachine):
         self.inventory.remove(digest)
         self.strike(digest)
 
+    @rule(digest=digests, size=sizes)
+    def resize(self, digest: Digest, size: int) -> None:
+        """The row with the corrected size is written again."""
+        self.inventory.resize(digest, size)
+        if digest in self.sizes:
+            self.sizes[digest] = size
+            self.written.pop(digest, None)
+
     @rule(size=sizes)
     def reserve(self, size: int) -> None:
         self.inventory.reserve(size)
