@@ -87,7 +87,7 @@ class Catalog:
         self._new_names = []
         try:
             names = defaultdict[Repository, set[Tag]](set)
-            for repository, tag in [*await self._facts.tag_names(), *self._new_names]:
+            for repository, tag in [*await self._facts.all_tags(), *self._new_names]:
                 names[repository].add(tag)
             return names
         finally:

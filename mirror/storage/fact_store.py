@@ -62,10 +62,6 @@ class DiskFacts(FactRows):
         """Return all tags of all repositories."""
         return await self._list("tag ", _tag_fact, dict)
 
-    async def tag_names(self) -> list[tuple[Repository, Tag]]:
-        """Return the names of all tags of all repositories."""
-        return await self._list("tag ", _tag_fact, lambda facts: [name for name, _ in facts])
-
     # Manifests
 
     async def manifest(self, digest: Digest) -> ManifestFact | None:

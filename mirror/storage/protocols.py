@@ -336,9 +336,6 @@ class FactStore(UsageStore, Protocol):
     async def all_tags(self) -> Mapping[tuple[Repository, Tag], TagFact]:
         """Return all tags of all repositories."""
 
-    async def tag_names(self) -> Iterable[tuple[Repository, Tag]]:
-        """Return the names of all tags of all repositories."""
-
     async def manifest(self, digest: Digest) -> ManifestFact | None: ...
 
     async def keep_manifest(self, digest: Digest, fact: ManifestFact) -> None: ...
