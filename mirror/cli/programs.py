@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -60,13 +60,13 @@ def verify(settings: Settings, *, repair: bool, jobs: int) -> Findings:
         MirrorError: if the check can't run.
     """
     _log_errors_only(settings)
-    return uvloop.run(_verify(settings, repair=repair, jobs=jobs))
+    return _run(_verify(settings, repair=repair, jobs=jobs))
 
 
 def diagnose(settings: Settings, *, config: Path | None, root: Path) -> list[doctor.Finding]:
     """Check everything that the mirror needs."""
     _log_errors_only(settings)
-    return uvloop.run(doctor.diagnose(settings, config=config, root=root))
+    return _run(doctor.diagnose(settings, config=config, root=root))
 
 
 def run_with_client(settings: Settings, job: Callable[[AdminClient], Awaitable[_Result]]) -> _Result:
@@ -83,7 +83,21 @@ def run_with_client(settings: Settings, job: Callable[[AdminClient], Awaitable[_
             return await job(client)
 
     _log_errors_only(settings)
-    return uvloop.run(run())
+    return _run(run())
+
+
+def _run(main: Coroutine[object, None, _Result]) -> _Result:
+    """Run a command's coroutine, and return its result.
+
+    Raises:
+        KeyboardInterrupt: at SIGINT. If that arrives while the loop ends, uvloop reports that it can't close the loop.
+    """
+    try:
+        return uvloop.run(main)
+    except RuntimeError as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
 
 
 def _log_errors_only(settings: Settings) -> None:

@@ -23,10 +23,9 @@ def parse_blobs(rows: Sequence[tuple[bytes, bytes | None]]) -> list[NamedBlob | 
 
 
 def _blob(key: bytes, value: object) -> NamedBlob | None:
-    prefix, name = _KEYS.get(len(key)), key[12:]
+    name = key[12:]
     # Hex digits only: a start builds a digest from each name.
-    is_valid = prefix is not None and key.startswith(prefix) and not name.translate(None, _HEX)
-    if is_valid and isinstance(value, dict):
+    if isinstance(value, dict) and key[:12] == _KEYS.get(len(key)) and not name.translate(None, _HEX):
         size, used = value.get("size"), moment_of(value.get("used"))
         if used is not None and type(size) is int and 0 <= size < 2**63:
             return name.decode("ascii"), size, used

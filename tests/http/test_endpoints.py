@@ -280,9 +280,9 @@ async def test_recovered_endpoint_is_used_again(client: Client, pair: Pair, mirr
 @pytest.mark.parametrize("size", [4 * MIB, 10 * MIB], ids=["stored", "passed"])
 async def test_interrupted_blob_continues_at_the_next_endpoint(client: Client, pair: Pair, size: int) -> None:
     """It continues at that byte, in one response, stored or not, even if the first could deliver the rest."""
-    blob = pair.publish_blob(Blob.noise(size))
-    if size > CACHE:  # the first attempt finds out that it is too large to be stored
-        assert (await client.get(pair.upstream.blob(blob))).whole
+    manifest = pair.publish(image(size), "v1")
+    assert (await client.get(pair.upstream.manifest("v1"))).status == 200  # it states a size too large to be stored
+    blob = next(blob for blob in manifest.blobs if blob.size == size)
     pair.first.inject(Cut(at=size // 2), times=1)
     reply = await client.get(pair.upstream.blob(blob))
     assert (reply.status, reply.whole) == (200, True)

@@ -56,6 +56,7 @@ prefixes = st.sampled_from(["blob sha256:", "blob sha512:", "blob sha1:", "held 
 
 
 @given(st.binary(max_size=150) | st.builds(lambda prefix, name: (prefix + name).encode(), prefixes, names))
+@example(b"-")
 @example(("blob sha256:" + "é" * 32).encode())
 @example(("blob sha512:" + "é" * 64).encode())
 @example(b"blob sha256:" + b"A" * 64)
