@@ -11,6 +11,7 @@ from typing import TypeVar
 import aiohttp
 from pydantic import TypeAdapter, ValidationError
 
+from mirror.admin.message import Message, explain
 from mirror.admin.protocol import (
     HOLD_EVENTS,
     VERSION,
@@ -28,7 +29,6 @@ from mirror.admin.protocol import (
     ImageList,
     ImageSelection,
     ImportRequest,
-    Message,
     MirrorStatus,
     RemovedImages,
     RepairedBlob,
@@ -37,7 +37,6 @@ from mirror.admin.protocol import (
     StreamFailed,
     WarmRequest,
     WarmUpdate,
-    explain,
 )
 from mirror.errors import MirrorError, StorageFailed
 from mirror.oci.digest import Digest
@@ -170,7 +169,7 @@ class AdminClient:
 
     async def _post(self, path: str, message: Message, model: type[_Response]) -> _Response:
         with self._connection_errors():
-            async with self._session.post(path, data=message.model_dump_json().encode()) as response:
+            async with self._session.post(path, data=message.to_json().encode()) as response:
                 return await self._read(response, model)
 
     @asynccontextmanager
@@ -180,7 +179,7 @@ class AdminClient:
         """Send a request whose response is a stream of *events*; leaving the context closes the connection."""
         async with AsyncExitStack() as exits:
             with self._connection_errors():
-                request = self._session.post(path, data=message.model_dump_json().encode())
+                request = self._session.post(path, data=message.to_json().encode())
                 response = await exits.enter_async_context(request)
                 await self._require_success(response)
 

@@ -11,15 +11,14 @@ import structlog
 from aiohttp import web
 from pydantic import ValidationError
 
+from mirror.admin.message import Message, explain
 from mirror.admin.protocol import (
     VERSION,
     VERSION_HEADER,
     AdminRequestInvalid,
     AdminVersionMismatch,
     Failure,
-    Message,
     StreamFailed,
-    explain,
 )
 from mirror.errors import MirrorError
 
@@ -43,7 +42,7 @@ async def read_request(request: web.Request, model: type[_Request]) -> _Request:
 
 def respond(message: Message, *, status: int = 200) -> web.Response:
     """Return *message* as a JSON response."""
-    return web.Response(text=message.model_dump_json(), status=status, content_type="application/json")
+    return web.Response(text=message.to_json(), status=status, content_type="application/json")
 
 
 class LineStream:
@@ -63,7 +62,7 @@ class LineStream:
         async with self._writing:
             if not self.response.prepared:
                 await self.response.prepare(self._request)
-            await self.response.write(message.model_dump_json().encode() + b"\n")
+            await self.response.write(message.to_json().encode() + b"\n")
 
     @asynccontextmanager
     async def repeating(self, message: Callable[[], Message]) -> AsyncIterator[None]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, TypeAdapter
 
 from mirror.admin import MAX_WARM_JOBS
-from mirror.errors import MirrorError
+from mirror.admin.message import Message
+from mirror.errors import MirrorError, NameInvalid
 from mirror.oci.digest import Digest
 from mirror.oci.platforms import Platform
 
@@ -56,17 +57,24 @@ def _parsed_by(parse: Callable[[str], _Value], kind: type[_Value]) -> PlainValid
     return PlainValidator(validate)
 
 
+def _require_unicode(name: str) -> str:
+    """Return *name*, unless it has a surrogate: within `[]` of a pattern, its escape would match other characters.
+
+    Raises:
+        NameInvalid: if it has one.
+    """
+    if any("\ud800" <= character <= "\udfff" for character in name):
+        raise NameInvalid(f"{name[:255]!a} is not the name of an image, as it is not UTF-8: mirror ls lists all names")
+    return name
+
+
 DigestText = Annotated[Digest, _parsed_by(Digest.parse, Digest), PlainSerializer(str)]
 PlatformText = Annotated[Platform, _parsed_by(Platform.parse, Platform), PlainSerializer(str)]
+NameText = Annotated[str, AfterValidator(_require_unicode)]
+"""A name or a pattern that selects images of the cache."""
 Size = Annotated[int, Field(ge=0)]
 Timestamp = Annotated[float, Field(allow_inf_nan=False)]
 """Seconds since the epoch."""
-
-
-class Message(BaseModel):
-    """A request, a response, or a line of a response. Unknown fields and values of another type are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Failure(Message):
@@ -144,7 +152,7 @@ class ImageSelection(Message):
         which: all images or all pinned images, in addition to those that *images* names.
     """
 
-    images: tuple[str, ...] = ()
+    images: tuple[NameText, ...] = ()
     which: Literal["all", "pinned"] | None = None
 
 
@@ -378,15 +386,3 @@ HOLD_EVENTS: TypeAdapter[BlobsHeld | StreamFailed] = TypeAdapter(
 WARM_EVENTS: TypeAdapter[WarmUpdate | StreamFailed] = TypeAdapter(
     Annotated[WarmUpdate | StreamFailed, Field(discriminator="event")]
 )
-
-
-def explain(error: ValidationError) -> str:
-    """Return the faults of a message: each field's path with the reason."""
-    faults = []
-    for fault in error.errors(include_url=False, include_context=False, include_input=False):
-        field = ".".join(map(str, fault["loc"])) or "body"
-        faults.append(f"{field}: {fault['msg'].removeprefix('Value error, ')}")
-    return "; ".join(faults[:_MAX_FAULTS]) + (f"; and {len(faults) - _MAX_FAULTS} more" * (len(faults) > _MAX_FAULTS))
-
-
-_MAX_FAULTS = 10

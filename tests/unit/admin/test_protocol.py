@@ -4,6 +4,8 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 import aiohttp
 import pytest
@@ -13,15 +15,17 @@ from hypothesis import strategies as st
 
 from mirror.admin import protocol
 from mirror.admin.client import AdminClient, AdminRefused
-from mirror.admin.protocol import VERSION, VERSION_HEADER, AdminVersionMismatch, ImageSelection, Message, WarmRequest
+from mirror.admin.message import Message
+from mirror.admin.protocol import VERSION, VERSION_HEADER, AdminVersionMismatch, ImageSelection, WarmRequest
 from mirror.admin.unix_socket import administered
 from mirror.assembly import assembled
 from mirror.catalog.images import Images
 from mirror.config import read_settings
-from mirror.errors import StorageFailed
+from mirror.errors import NameInvalid, StorageFailed
 from mirror.observability.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.oci.platforms import Platform
+from tests.layers import ROOT
 from tests.unit.configurations import environment
 
 DIGEST = str(Digest.of(b"content"))
@@ -223,7 +227,66 @@ MODELS = [
 def test_every_message_survives_its_json(model: type[Message], data: st.DataObject) -> None:
     """A message that one side sends is read unchanged by the other side."""
     message = data.draw(st.from_type(model))
-    assert model.model_validate_json(message.model_dump_json()) == message
+    assert model.model_validate_json(message.to_json()) == message
+
+
+TEXTS = st.text(st.sampled_from('\ud800\udbff\udc00\udcff\udfff\\"[*a\0é\U0001f600'), max_size=6)
+NUMBERS: dict[object, st.SearchStrategy[Any]] = {int: st.integers(1, 9), float: times}  # every field allows them
+
+
+def with_any_text(kind: object) -> st.SearchStrategy[Any]:
+    """Values of a type of fields, with TEXTS for every text in them."""
+    arguments = get_args(kind)
+    if get_origin(kind) is Annotated:
+        return with_any_text(arguments[0])
+    if kind is str:
+        return TEXTS
+    if get_origin(kind) is tuple:
+        return st.lists(with_any_text(arguments[0]), min_size=1, max_size=3).map(tuple)
+    if get_origin(kind) in {Union, UnionType}:
+        return st.one_of(*map(with_any_text, arguments))
+    if isinstance(kind, type) and issubclass(kind, Message):
+        return st.builds(kind, **fields_with_any_text(kind))
+    return NUMBERS[kind] if kind in NUMBERS else st.from_type(cast("type[object]", kind))
+
+
+def fields_with_any_text(model: type[Message]) -> dict[str, st.SearchStrategy[Any]]:
+    """Values of all fields of a message."""
+    kinds = {name: field.annotation for name, field in model.model_fields.items()}
+    return {name: with_any_text(kind) for name, kind in kinds.items()}
+
+
+def escaped(value: object) -> object:
+    """The value with every surrogate replaced by its escape."""
+    if isinstance(value, str):
+        return "".join(f"\\u{ord(one):x}" if "\ud800" <= one <= "\udfff" else one for one in value)
+    if isinstance(value, dict):
+        return {key: escaped(one) for key, one in value.items()}
+    return tuple(map(escaped, value)) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+@given(data=st.data())
+@settings(max_examples=50)
+def test_any_text_can_be_sent(model: type[Message], data: st.DataObject) -> None:
+    """No text of a request or response causes an error that is not a MirrorError; the reader gets surrogates escaped.
+
+    Only the names of an ImageSelection are refused instead.
+    """
+    fields = data.draw(st.fixed_dictionaries(fields_with_any_text(model)))
+    try:
+        message = model(**fields)
+    except NameInvalid:
+        assert model is ImageSelection
+        assert escaped(fields) != fields
+        return
+    assert model.model_validate_json(message.to_json().encode()).model_dump() == escaped(message.model_dump())
+
+
+def test_messages_are_sent_by_to_json_only() -> None:
+    """`model_dump_json` fails for text that is not Unicode."""
+    sources = {path.relative_to(ROOT).as_posix(): path.read_text() for path in ROOT.rglob("*.py")}
+    assert {path for path, source in sources.items() if "model_dump_json" in source} == {"admin/message.py"}
 
 
 def test_there_are_messages() -> None:
