@@ -174,7 +174,7 @@ def _summary(image: StoredImage) -> ImageSummary:
         upstream=image.image.repository.upstream,
         digest=image.digest,
         media_type=image.media_type,
-        platforms=image.platforms,
+        platforms=tuple(map(str, image.platforms)),
         size=image.size,
         shared=image.shared,
         complete=image.is_complete,

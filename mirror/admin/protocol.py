@@ -119,6 +119,7 @@ class ImageSummary(Message):
     """One image of the cache; the fields of `mirror ls --json`.
 
     Attributes:
+        platforms: those in the index, as it spells them; they may break the grammar of a request's platforms.
         size: bytes of the image that are stored.
         shared: bytes of those that other images also need.
         checked: when the upstream last confirmed the tag; None for an image that was pulled by digest.
@@ -129,7 +130,7 @@ class ImageSummary(Message):
     upstream: str
     digest: DigestText
     media_type: str = Field(serialization_alias="mediaType")
-    platforms: tuple[PlatformText, ...]
+    platforms: tuple[str, ...]
     size: Size
     shared: Size
     complete: bool

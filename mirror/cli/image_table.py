@@ -57,7 +57,7 @@ def _row(image: ImageSummary) -> Mapping[str, str]:
     return {
         "IMAGE": image.name,
         "DIGEST": image.digest.hex[:12],
-        "PLATFORMS": " ".join(map(str, image.platforms)),
+        "PLATFORMS": " ".join(image.platforms),
         "SIZE": format_size(image.size),
         "SHARED": format_size(image.shared),
         "AGE": _since(image.checked),

@@ -10,10 +10,11 @@ import pytest
 
 from tests.airgap.command import Result, mirror_command, succeeded
 from tests.airgap.test_refused_images import bundle
-from tests.fake.content import image
+from tests.fake.content import OCI_INDEX, Manifest, descriptor, image
 from tests.fake.registry import Registry
 
 BYTE = "\udcff"  # the byte FF in an argument
+PLATFORMS = ("platform", ""), ("Windows NT", "x86"), ("\ud800", "amd64")
 
 
 async def cached(cache: Path) -> set[str]:
@@ -106,3 +107,19 @@ async def test_import_of_a_name_that_is_not_unicode_fails_this_image(tmp_path: P
     assert result.status == 1, result
     assert [line.startswith(r"\udcff: ") for line in lines(result)] == [True]
     assert await cached(tmp_path / "cache") == {"app:v1"}
+
+
+async def test_images_with_any_platform_are_listed(tmp_path: Path) -> None:
+    """An index can name platforms that break the grammar of `--platform`: empty, with blanks, not Unicode."""
+    children = [image(100) for _ in PLATFORMS]
+    entries = [
+        {**descriptor(child, child.media_type), "platform": {"os": os, "architecture": architecture}}
+        for child, (os, architecture) in zip(children, PLATFORMS, strict=True)
+    ]
+    body = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+    async with Registry.running() as registry:
+        registry.publish("team/app", Manifest.of(body, OCI_INDEX, children=tuple(children)), "v1")
+        await succeeded("warm", "team/app:v1", "--cache", tmp_path, "--upstream", f"docker.io={registry.url}")
+    (listed,) = json.loads((await succeeded("ls", "--json", "--cache", tmp_path)).out)
+    assert listed["platforms"] == ["platform", "Windows NT/x86", r"\ud800/amd64"]
+    assert "app:v1" in (await succeeded("ls", "--cache", tmp_path)).out
