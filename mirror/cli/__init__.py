@@ -20,6 +20,7 @@ from mirror.cli.bundles import export_command, import_command
 from mirror.cli.client_config import client_config_command
 from mirror.cli.doctor import doctor_command
 from mirror.cli.images import gc_command, ls_command, pin_command, rm_command, stats_command, unpin_command
+from mirror.cli.options import UNUSABLE
 from mirror.cli.serve import serve_command
 from mirror.cli.verify import verify_command
 from mirror.cli.warm import warm_command
@@ -27,10 +28,17 @@ from mirror.observability.version import VERSION
 
 
 class _InOrder(click.Group):
-    """A group that lists its commands in the order in which they were added."""
+    """The group of all commands, which lists them in the order in which they were added."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's
         return list(self.commands)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Print the help if there are no arguments. click itself would print it on standard error."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help())
+            ctx.exit(UNUSABLE)
+        return super().parse_args(ctx, args)
 
 
 @click.group(cls=_InOrder)

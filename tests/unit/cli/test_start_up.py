@@ -54,6 +54,13 @@ def test_help_loads_no_large_library(command: str) -> None:
     assert not modules & HEAVY
 
 
+def test_no_arguments_print_the_help_on_standard_output() -> None:
+    """The status is 2, as no command ran."""
+    ended = subprocess.run([sys.executable, "-m", "mirror"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (2, "")
+    assert ended.stdout == loaded("--help")[0]
+
+
 @pytest.mark.parametrize(
     ("words", "completed"), [("mirror ", "doctor"), ("mirror serve --l", "--listen"), ("mirror client-config k", "k3s")]
 )
