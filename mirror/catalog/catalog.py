@@ -244,7 +244,7 @@ class Catalog:
             load.forgotten |= digests
 
     def _forget_all(self) -> None:
-        """Forget all facts: the fact store lost its rows, and would not write again what is believed to be there."""
+        """Forget all facts, because the fact store lost its rows: a fact in memory would never be written again."""
         self.names_changed = True
         self._tags.clear()
         self._holdings.clear()

@@ -143,7 +143,7 @@ def _explain(
 
 
 def _described(path: KeyPath, fault: ErrorDetails, message: str) -> str:
-    """Return what is wrong with a value, and the value unless it may be secret."""
+    """Return the fault of a value, with the value unless it may be secret."""
     found, place = fault.get("input"), ".".join(map(str, path))
     message = _explanation(place, fault["type"], message)
     if fault["type"] == "extra_forbidden" and path[0] == "upstreams" and isinstance(found, dict):

@@ -203,7 +203,7 @@ class Inventory:
 
     @property
     def evictable(self) -> int:
-        """Bytes of all stored blobs that nobody holds, hidden ones included."""
+        """Bytes of all stored blobs that have no holder, hidden ones included."""
         return self._blobs.stored - self._held
 
     def __len__(self) -> int:

@@ -68,7 +68,7 @@ async def test_unreadable_pins_are_damage_at_the_start(tmp_path: Path, monkeypat
 
 
 async def test_facts_learned_after_a_loss_are_written(tmp_path: Path) -> None:
-    """What is in memory must not count as written in the new database."""
+    """A fact in memory does not count as written in the new database."""
     async with cache_at(tmp_path) as cache:
         manifest = await cache.pull(APP, V1)
         shutil.rmtree(tmp_path / "ledger")

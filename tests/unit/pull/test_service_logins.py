@@ -88,7 +88,7 @@ async def test_requests_are_collapsed_only_with_those_of_the_same_login(name: st
 @pytest.mark.parametrize("name", CALLERS)
 @pytest.mark.parametrize("request_name", MISSING)
 async def test_404_is_cached_for_the_mirrors_own_requests_only(name: str, request_name: str) -> None:
-    """One row of CALLERS: the 404 that one client sees may hide what another one may pull."""
+    """One row of CALLERS: a shared 404 would hide content that another client may pull."""
     first, second, _, requests = CALLERS[name]
     state, ask = MISSING[request_name]
     one = scene(state)

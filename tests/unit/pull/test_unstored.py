@@ -134,7 +134,7 @@ def test_failure_within_the_first_batch_is_raised_before_the_first_byte(length: 
 
 
 def test_part_of_a_blob_is_released_at_once() -> None:
-    """Nobody but its client can verify it, so waiting for more bytes would gain nothing."""
+    """Only its client can verify it, so waiting for more bytes would gain nothing."""
     assert passed(Script(BLOB.body[:10], []), Span(0, 20)) == (BLOB.body[:10], UpstreamDisconnected)
 
 

@@ -28,7 +28,7 @@ def test_victims_are_the_oldest_blobs_without_a_hold(blobs: list[NameAndSize], e
 
 
 def test_no_more_blobs_are_inspected_than_needed() -> None:
-    """A store may have a million blobs, and the event loop waits: none is inspected for what is impossible."""
+    """An impossible request inspects no blob: a store may have a million, and the event loop waits."""
     inspected: list[str] = []
 
     def blobs() -> Iterator[NameAndSize]:

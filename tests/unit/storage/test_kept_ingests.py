@@ -28,7 +28,7 @@ async def opened(path: Path) -> AsyncIterator[DiskStore]:
 
 @pytest.fixture
 def ordinary_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `os.open` refuse what the kernel refuses to any user but root, who may run the tests."""
+    """Make `os.open` refuse a file as the kernel does for every user but root, because root may run the tests."""
     actual = os.open
 
     def refuse(path: str | Path, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
