@@ -11,18 +11,21 @@ from mirror.oci.image_names import Image
 from mirror.oci.names import Tag
 from mirror.storage import database
 from mirror.storage.facts import TagFact
-from tests.unit.catalog.caches import APP, IMAGE, V1, Cache, cache_at
+from tests.unit.catalog.caches import APP, IMAGE, V1, cache_at
+
+LEAVES = {10, 13}  # the first byte of a page of rows, of an index or a table (SQLite file format, 1.6)
 
 
-def damage(cache: Cache, prefix: str) -> None:
-    """Overwrite the pages of the database that hold keys with this prefix, but not the page of the schema."""
-    file = cache.path / "ledger" / "cache.db"
+def damage(path: Path, prefix: str) -> None:
+    """Overwrite the pages of the database that hold rows with this prefix only."""
+    file = path / "ledger" / "cache.db"
     database.checkpoint(file.parent)
     content = bytearray(file.read_bytes())
     size = int.from_bytes(content[16:18], "big")
     for at in range(size, len(content), size):
         page = content[at : at + size]
-        if prefix.encode() in page and b"meta rebuilt" not in page:
+        others = (kind for kind in (b"meta ", b"manifest ", b"held ", b"pin ") if not prefix.encode().startswith(kind))
+        if page[0] in LEAVES and prefix.encode() in page and not any(kind in page for kind in others):
             content[at : at + size] = bytes(size)
     file.write_bytes(content)
 
@@ -39,7 +42,7 @@ async def test_names_and_content_survive_unreadable_facts(tmp_path: Path, how: s
         if how == "removed":
             shutil.rmtree(tmp_path / "ledger")
         else:
-            damage(cache, f"tag {APP}:t")
+            damage(tmp_path, f"tag {APP}:t")
         for operation in (cache.images.collect, cache.images.save, cache.images.all):
             with pytest.raises(StorageFailed, match="fact database"):
                 await operation()
@@ -62,7 +65,7 @@ async def test_unreadable_pins_are_damage_at_the_start(tmp_path: Path, monkeypat
         await cache.pull(APP, V1)
         images = [IMAGE, *(Image(APP, Tag(f"t{number}")) for number in range(300))]
         await cache.images.pin(images)
-        damage(cache, "pin ")
+    damage(tmp_path, "pin ")
     async with cache_at(tmp_path) as cache:
         assert IMAGE in await cache.facts.pins()
 
@@ -85,6 +88,8 @@ async def test_success_is_not_reported_for_a_removed_database(tmp_path: Path) ->
     async with cache_at(tmp_path) as cache:
         await cache.pull(APP, V1)
         shutil.rmtree(tmp_path / "ledger")
+        with pytest.raises(StorageFailed, match="removed or replaced"):
+            await cache.facts.sync()
         with pytest.raises(StorageFailed, match="fact database"):
             await cache.images.pin([IMAGE])
         await cache.facts.mend()
